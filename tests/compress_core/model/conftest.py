@@ -1,0 +1,110 @@
+"""Tiny random checkpoints made by transformers, and a tokenizer for them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+torch.set_num_threads(1)
+
+# widths that are no power of two; grouped-query attention; three layers
+SHAPE: dict[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 48,
+    "intermediate_size": 84,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": None,
+    "eos_token_id": 0,
+    "pad_token_id": None,
+    "initializer_range": 0.15,
+}
+CORPUS = "\n\n".join(
+    f"Number {n} is followed by {n + 1}; twice that is {2 * n}, and its square is {n * n}. Café № {n}."
+    for n in range(400)
+)
+
+
+@pytest.fixture(scope="session")
+def corpus_text() -> str:
+    return CORPUS
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Directories of a Qwen2 (biases, tied), a Llama (untied) and a Mistral (sliding window) with random weights."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    makers = {
+        "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SHAPE, tie_word_embeddings=True)),
+        "llama": (LlamaForCausalLM, LlamaConfig(**SHAPE, tie_word_embeddings=False)),
+        "mistral": (MistralForCausalLM, MistralConfig(**SHAPE, sliding_window=7, tie_word_embeddings=False)),
+    }
+    tokenizer = _tokenizer()
+    out = {}
+    for number, (name, (model_class, config)) in enumerate(makers.items()):
+        torch.manual_seed(number)
+        model = model_class(config)
+        with torch.no_grad():  # biases and norms that matter
+            for parameter_name, parameter in model.named_parameters():
+                if parameter_name.endswith("bias"):
+                    parameter.normal_(std=0.3)
+                elif "norm" in parameter_name:
+                    parameter.add_(0.2 * torch.randn_like(parameter))
+        out[name] = root / name
+        model.save_pretrained(out[name])
+        tokenizer.save_pretrained(out[name])
+    return out
+
+
+def _tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=SHAPE["vocab_size"],
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([CORPUS], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+
+
+@pytest.fixture
+def qwen2(tiny_checkpoints: dict[str, Path]) -> Path:
+    return tiny_checkpoints["qwen2"]
+
+
+@pytest.fixture
+def broken_copy(qwen2: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny Qwen2 that a test may damage."""
+    return Path(shutil.copytree(qwen2, tmp_path / "broken"))
+
+
+@pytest.fixture(scope="session")
+def write_safetensors() -> Callable[..., None]:
+    """Write a raw safetensors file from a header dict and data bytes, valid or not."""
+
+    def write(path: Path, header: dict[str, Any] | bytes, data: bytes = b"", promised: int | None = None) -> None:
+        raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+        path.write_bytes((len(raw) if promised is None else promised).to_bytes(8, "little") + raw + data)
+
+    return write

@@ -1,0 +1,148 @@
+"""The linear relaxation of the multiple-choice knapsack: dominance, convex hulls, multiplier, first incumbent.
+
+Kellerer, Pferschy, Pisinger, *Knapsack Problems* (2004), ch. 11: the relaxation is solved by walking down the
+steepest segments of the lower convex hulls of all classes (Dyer 1984, Zemel 1984); at most one class is fractional.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: rounds of single-row improvement of the first incumbent; it only has to be good, the enumeration makes it best
+_IMPROVEMENT_ROUNDS = 64
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class SortedTable:
+    """The available, undominated options, each row sorted by bytes; what is not there has error inf.
+
+    ``errors`` (n, k) float64 strictly falling along a row, ``nbytes`` (n, k) int64 strictly rising, ``column`` (n, k)
+    int64 the option's column in the caller's table.
+    """
+
+    errors: NDArray[np.float64]
+    nbytes: NDArray[np.int64]
+    column: NDArray[np.int64]
+
+
+def sort_and_drop_dominated(errors: NDArray[np.float64], nbytes: NDArray[np.int64]) -> SortedTable:
+    """Sort each row by (bytes, error) and drop every option that another one beats in both.
+
+    Of options equal in both the one in the lower column stays, so the result does not depend on chance.
+    """
+    n, k = errors.shape
+    order = np.lexsort((errors, nbytes), axis=-1)
+    e = np.take_along_axis(errors, order, axis=1)
+    w = np.take_along_axis(nbytes, order, axis=1)
+    best_before = np.full((n, k), np.inf)
+    np.minimum.accumulate(e[:, :-1], axis=1, out=best_before[:, 1:])
+    keep = e < best_before
+    # a stable sort of (not keep) moves the kept options to the front in their order
+    front = np.argsort(~keep, axis=1, kind="stable")
+    kept = np.take_along_axis(keep, front, axis=1)
+    width = int(kept.sum(axis=1).max())
+    front = front[:, :width]
+    kept = kept[:, :width]
+    e = np.where(kept, np.take_along_axis(e, front, axis=1), np.inf)
+    w = np.where(kept, np.take_along_axis(w, front, axis=1), 0)
+    # padding repeats the last kept option's bytes so that differences never overflow
+    w = np.maximum.accumulate(w, axis=1)
+    return SortedTable(e, w, np.take_along_axis(order, front, axis=1))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Relaxation:
+    """Multiplier of the relaxation and a feasible choice near it (positions in the sorted table)."""
+
+    #: slope of the segment that no longer fits; 0 where the budget binds nothing
+    multiplier: float
+    binding: bool
+    position: NDArray[np.int64]
+
+
+def _hull_segments(
+    table: SortedTable,
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Segments of all lower convex hulls: (slope > 0, row, bytes, position at the end), in order within a row."""
+    n, k = table.errors.shape
+    rows = np.arange(n)
+    at = np.zeros(n, dtype=np.int64)
+    columns = np.arange(k)
+    slopes, owners, steps, ends = [], [], [], []
+    while True:
+        here_e = table.errors[rows, at]
+        here_w = table.nbytes[rows, at]
+        ahead = (columns[None, :] > at[:, None]) & np.isfinite(table.errors)
+        active = ahead.any(axis=1)
+        if not active.any():
+            break
+        gain = np.where(ahead, here_e[:, None] - table.errors, -np.inf)
+        cost = np.where(ahead, table.nbytes - here_w[:, None], 1)
+        slope = gain / cost
+        # of equally steep ends the farthest, to have few segments
+        target = k - 1 - np.argmax(slope[:, ::-1], axis=1)
+        target = np.where(active, target, at)
+        idx = rows[active]
+        slopes.append(slope[idx, target[idx]])
+        owners.append(idx)
+        steps.append(cost[idx, target[idx]])
+        ends.append(target[idx])
+        at = target
+    if not slopes:
+        empty = np.zeros(0, dtype=np.int64)
+        return np.zeros(0), empty, empty, empty
+    return np.concatenate(slopes), np.concatenate(owners), np.concatenate(steps), np.concatenate(ends)
+
+
+def _improve(table: SortedTable, position: NDArray[np.int64], room: int) -> NDArray[np.int64]:
+    """Change one row at a time, best gain first, while it fits the room that is left (bytes; may start negative)."""
+    rows = np.arange(len(position))
+    position = position.copy()
+    for _ in range(_IMPROVEMENT_ROUNDS):
+        gain = table.errors[rows, position][:, None] - table.errors
+        cost = table.nbytes - table.nbytes[rows, position][:, None]
+        fits = cost <= room
+        if room >= 0:
+            fits &= gain > 0
+        best = np.where(fits, gain, -np.inf)
+        flat = int(np.argmax(best))
+        if not np.isfinite(best.flat[flat]):
+            break
+        i, j = divmod(flat, table.errors.shape[1])
+        room -= int(cost[i, j])
+        position[i] = j
+    return position
+
+
+def _value(table: SortedTable, position: NDArray[np.int64]) -> tuple[float, int]:
+    rows = np.arange(len(position))
+    return math.fsum(table.errors[rows, position]), int(table.nbytes[rows, position].sum())
+
+
+def relax(table: SortedTable, budget: int) -> Relaxation:
+    """Solve the relaxation and round it to a feasible choice. The smallest options must fit the budget."""
+    n = len(table.errors)
+    slope, row, step, end = _hull_segments(table)
+    position = np.zeros(n, dtype=np.int64)
+    room = budget - int(table.nbytes[:, 0].sum())
+    order = np.argsort(-slope, kind="stable")
+    used = np.cumsum(step[order])
+    n_taken = int(np.searchsorted(used, room, side="right"))
+    taken = order[:n_taken]
+    # positions rise along a row's hull, so the last one taken is the largest
+    np.maximum.at(position, row[taken], end[taken])
+    if n_taken == len(order):
+        return Relaxation(0.0, False, position)
+    room -= int(used[n_taken - 1]) if n_taken else 0
+    candidates = [_improve(table, position, room)]
+    split = order[n_taken]
+    over = position.copy()
+    over[row[split]] = end[split]
+    candidates.append(_improve(table, over, room - int(step[split])))
+    feasible = [p for p in candidates if _value(table, p)[1] <= budget]
+    best = min(feasible, key=lambda p: _value(table, p)[0])
+    return Relaxation(float(slope[split]), True, best)

@@ -1,0 +1,224 @@
+"""solve_allocation: the exact multiple-choice knapsack, to the byte, with its certificate.
+
+min Σ_i e_{i, c_i}  subject to  Σ_i w_{i, c_i} ≤ B, one option c_i per row. NP-hard in general, but with many rows and
+few options the Lagrangian bound settles nearly all of them (Pisinger 1995). Steps: drop dominated options; solve
+the linear relaxation over convex hulls for λ and a first incumbent; fix every option whose reduced cost exceeds the
+gap between incumbent and bound; enumerate what is left (``core``).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from compress_core.allocate.core import CoreClass, enumerate_core
+from compress_core.allocate.relaxation import Relaxation, SortedTable, relax, sort_and_drop_dominated
+from compress_core.allocate.solution import AllocationSolution
+from compress_core.errors import ConfigError, InfeasibleBudget, NonFiniteValues
+
+#: states (not seconds, so that the answer does not depend on the machine) after which the enumeration gives up
+WORK_LIMIT = 20_000_000
+#: bits for sums of scaled errors; leaves room for λ·w of the same size and for differences
+_SUM_BITS = 59
+_MAX_BYTES = 2**53
+#: beyond it differences and slopes of errors could overflow
+_MAX_ERROR = 1e150
+
+
+def lagrangian_bound(errors: ArrayLike, nbytes: ArrayLike, budget: int, multiplier: float) -> float:
+    """Σ_i min_k (e_ik + λ·w_ik) − λ·B: a lower bound of every feasible objective, for any λ ≥ 0.
+
+    Written as Σ_i min_k (e_ik + λ·(w_ik − ŵ_i)) − λ·(B − Σ ŵ_i) with ŵ_i the smallest bytes of row i, which is the same
+    number with less cancellation.
+    """
+    e = np.asarray(errors, dtype=np.float64)
+    w = np.asarray(nbytes, dtype=np.int64)
+    smallest = np.where(np.isfinite(e), w, np.iinfo(np.int64).max).min(axis=1)
+    per_row = (e + multiplier * (w - smallest[:, None])).min(axis=1)
+    return math.fsum([*per_row.tolist(), -multiplier * (budget - int(smallest.sum()))])
+
+
+def _check(errors: ArrayLike, nbytes: ArrayLike, budget: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    e = np.asarray(errors, dtype=np.float64)
+    w = np.asarray(nbytes)
+    if e.ndim != 2 or e.shape != w.shape or not e.size:
+        raise ConfigError(
+            f"errors and nbytes must be tables of one shape (matrices, options), not {e.shape} and {w.shape}"
+        )
+    if w.dtype.kind not in "iu":
+        raise ConfigError(f"nbytes must be integers, not {w.dtype}: bytes come from the serialiser, never from a rate")
+    if isinstance(budget, bool) or not isinstance(budget, int | np.integer):
+        raise ConfigError(f"the budget must be a whole number of bytes, not {budget!r}")
+    bad = np.isnan(e) | np.isneginf(e)
+    if bad.any():
+        i, j = (int(x) for x in np.argwhere(bad)[0])
+        raise NonFiniteValues(f"the error of matrix {i}, option {j} is {e[i, j]}: mark what is not available with +inf")
+    if np.abs(e[np.isfinite(e)]).max(initial=0.0) > _MAX_ERROR:
+        raise ConfigError(f"an error exceeds {_MAX_ERROR:g}: mark what is not available with +inf")
+    w = w.astype(np.int64)
+    available = np.isfinite(e)
+    empty = np.flatnonzero(~available.any(axis=1))
+    if len(empty):
+        raise ConfigError(f"matrix {int(empty[0])} has no available option: measure or fit at least one config of it")
+    used = w[available]
+    if used.min() < 0:
+        raise ConfigError("nbytes must be 0 or more")
+    if int(used.max()) * len(e) > _MAX_BYTES:
+        raise ConfigError(f"bytes beyond {_MAX_BYTES} in all are not supported")
+    return e, np.where(available, w, 0)
+
+
+def _available_smallest(e: NDArray[np.float64], w: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.where(np.isfinite(e), w, np.iinfo(np.int64).max).min(axis=1)
+
+
+def solve_allocation(
+    errors: ArrayLike, nbytes: ArrayLike, budget: int, *, work_limit: int = WORK_LIMIT
+) -> AllocationSolution:
+    """Choose one option per row: least total error at no more than ``budget`` bytes, exact to the byte.
+
+    Args:
+        errors: (n, k) float64, in any one unit (nats of KL, say); +inf marks an option that is not available.
+        nbytes: (n, k) integers, bytes of each option; entries of unavailable options do not matter.
+        budget: bytes for all rows together.
+        work_limit: states that the enumeration may make. Beyond it the best choice found comes back with
+            ``optimal = False``, its bound and its gap.
+
+    The search runs on errors scaled to int64, so ``optimal`` is literal on that table; in the units of ``errors`` it
+    means: no feasible choice is better by more than ``tolerance`` (about 1e-12 of the objective above its minimum).
+
+    Raises:
+        InfeasibleBudget: even the smallest option of every row exceeds the budget (``smallest_bytes`` says by how much).
+        ConfigError: shapes, types or bytes that make no table; a row without an available option.
+        NonFiniteValues: an error is NaN or −inf.
+    """
+    e, w = _check(errors, nbytes, budget)
+    budget = int(budget)
+    available = np.isfinite(e)
+    smallest = int(_available_smallest(e, w).sum())
+    if smallest > budget:
+        raise InfeasibleBudget(
+            f"the budget of {budget:,} bytes is below the smallest possible allocation of {smallest:,} bytes: "
+            f"raise the budget by {smallest - budget:,} bytes or offer smaller configs",
+            smallest_bytes=smallest,
+        )
+    table = sort_and_drop_dominated(e, np.where(available, w, np.iinfo(np.int64).max))
+    relaxation = relax(table, budget)
+    if not relaxation.binding:
+        return _solution(e, w, budget, table, relaxation.position, 0.0, optimal=True, proof="slack budget")
+    return _close_gap(e, w, budget, table, relaxation, work_limit)
+
+
+def _solution(
+    e: NDArray[np.float64],
+    w: NDArray[np.int64],
+    budget: int,
+    table: SortedTable,
+    position: NDArray[np.int64],
+    multiplier: float,
+    *,
+    optimal: bool,
+    proof: str,
+    tolerance: float = 0.0,
+    core_size: int = 0,
+    peak_states: int = 0,
+    total_states: int = 0,
+) -> AllocationSolution:
+    rows = np.arange(len(e))
+    choice = table.column[rows, position]
+    objective = math.fsum(e[rows, choice])
+    total = int(w[rows, choice].sum())
+    if total > budget:  # a broken invariant must never leave as an answer
+        raise AssertionError(f"allocation of {total} bytes exceeds its budget of {budget}")
+    bound = min(lagrangian_bound(e, w, budget, multiplier), objective)
+    return AllocationSolution(
+        choice=choice,
+        total_bytes=total,
+        budget=budget,
+        objective=objective,
+        lower_bound=bound,
+        gap=objective - bound,
+        optimal=optimal,
+        proof=proof,
+        multiplier=multiplier,
+        tolerance=tolerance,
+        core_size=core_size,
+        peak_states=peak_states,
+        total_states=total_states,
+    )
+
+
+def _close_gap(
+    e: NDArray[np.float64],
+    w: NDArray[np.int64],
+    budget: int,
+    table: SortedTable,
+    relaxation: Relaxation,
+    work_limit: int,
+) -> AllocationSolution:
+    n = len(e)
+    rows = np.arange(n)
+    position = relaxation.position
+    # error above the row's least one: all that a choice can still save
+    above = table.errors - np.where(np.isfinite(table.errors), table.errors, np.inf).min(axis=1)[:, None]
+    incumbent_above = math.fsum(above[rows, position])
+    # an option that alone exceeds the incumbent's total is in no better choice
+    open_ = above <= incumbent_above
+    bits = _SUM_BITS - math.ceil(math.log2(n + 2))
+    unit = incumbent_above / 2.0**bits
+    scaled = np.rint(np.where(open_, above, 0.0) / incumbent_above * 2.0**bits).astype(np.int64)
+
+    lightest = np.where(open_, table.nbytes, np.iinfo(np.int64).max).min(axis=1)
+    room = budget - int(lightest.sum())
+    extra = table.nbytes - lightest[:, None]
+    open_ &= extra <= room
+    extra = np.where(open_, extra, 0)
+    # any λ ≥ 0 gives a valid bound; the cap keeps λ·w within int64 (it never binds at the relaxation's own λ)
+    multiplier = min(round(relaxation.multiplier / incumbent_above * 2.0**bits), 2 ** (_SUM_BITS + 1) // max(room, 1))
+    priced = np.where(open_, scaled + multiplier * extra, np.iinfo(np.int64).max)
+    floor = priced.min(axis=1)
+    bound = int(floor.sum()) - multiplier * room
+    excess = int(scaled[rows, position].sum()) - bound
+
+    if excess <= 0:
+        return _solution(
+            e, w, budget, table, position, relaxation.multiplier, optimal=True, proof="bound met", tolerance=n * unit
+        )
+    reduced = np.where(open_, priced - floor[:, None], np.iinfo(np.int64).max)
+    order = np.argsort(reduced, axis=1, kind="stable")
+    counts = (reduced < excess).sum(axis=1)
+    base = order[:, 0]
+    classes = []
+    for row in np.flatnonzero(counts > 1):
+        options = order[row, : counts[row]]
+        classes.append(
+            CoreClass(int(row), options, reduced[row, options], extra[row, options] - extra[row, options[0]])
+        )
+    classes.sort(key=lambda c: (int(c.reduced[1]), c.row))
+    result = enumerate_core(
+        classes,
+        room=room - int(extra[rows, base].sum()),
+        multiplier=multiplier,
+        excess=excess,
+        work_limit=work_limit,
+    )
+    if result.options is not None:
+        position = base.copy()
+        for core_class, option in zip(classes, result.options, strict=True):
+            position[core_class.row] = core_class.position[option]
+    return _solution(
+        e,
+        w,
+        budget,
+        table,
+        position,
+        relaxation.multiplier,
+        optimal=result.exhausted,
+        proof="core exhausted" if result.exhausted else "work limit reached",
+        tolerance=n * unit,
+        core_size=len(classes),
+        peak_states=result.peak_states,
+        total_states=result.total_states,
+    )

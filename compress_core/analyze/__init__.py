@@ -1,0 +1,1 @@
+"""What the numbers say: gates and headlines. Needs numpy only."""

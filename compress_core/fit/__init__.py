@@ -1,0 +1,1 @@
+"""Models of the error E_i(b, r). Needs numpy and scipy only."""

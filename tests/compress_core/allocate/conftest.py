@@ -1,0 +1,102 @@
+"""Instances and rival solvers for the allocation tests."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+Table = tuple[NDArray[np.float64], NDArray[np.int64], int]
+
+
+def brute_force(errors: NDArray[np.float64], nbytes: NDArray[np.int64], budget: int) -> float:
+    """The least objective over every combination; inf where none fits."""
+    best = np.inf
+    for choice in itertools.product(*[np.flatnonzero(np.isfinite(row)) for row in errors]):
+        if sum(int(nbytes[i, j]) for i, j in enumerate(choice)) <= budget:
+            best = min(best, sum(float(errors[i, j]) for i, j in enumerate(choice)))
+    return best
+
+
+@contextmanager
+def quiet_stdout() -> Iterator[None]:
+    """HiGHS writes to file descriptor 1 whatever ``disp`` says."""
+    saved = os.dup(1)
+    with open(os.devnull, "wb") as sink:
+        os.dup2(sink.fileno(), 1)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+
+
+def highs(errors: NDArray[np.float64], nbytes: NDArray[np.int64], budget: int) -> float:
+    """Objective of scipy's HiGHS at gap 0, its cap tightened until its choice truly fits; inf where infeasible."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csr_array, kron, vstack
+
+    n, k = errors.shape
+    finite = np.isfinite(errors)
+    cost = np.where(finite, errors, 0.0).ravel()
+    rows = kron(np.eye(n), np.ones((1, k)), format="csr")
+    # bytes in units of the budget: a row of 1e10 would be badly scaled
+    weight = csr_array(nbytes.reshape(1, -1) / max(budget, 1))
+    cap = 1.0
+    for _ in range(20):
+        with quiet_stdout():
+            result = milp(
+                cost,
+                constraints=[
+                    LinearConstraint(vstack([rows, weight]), np.append(np.ones(n), -np.inf), np.append(np.ones(n), cap))
+                ],
+                integrality=np.ones(n * k),
+                bounds=Bounds(0, finite.ravel().astype(float)),
+                options={"mip_rel_gap": 0},
+            )
+        if result.x is None:
+            return np.inf
+        choice = result.x.reshape(n, k).argmax(axis=1)
+        total = int(nbytes[np.arange(n), choice].sum())
+        if total <= budget:
+            return float(errors[np.arange(n), choice].sum())
+        cap -= 2 * (total - budget) / max(budget, 1)
+    raise AssertionError("HiGHS never found a choice that fits")
+
+
+def model_like(n: int, bits: tuple[int, ...], ranks: tuple[int, ...], seed: int, fraction: float) -> Table:
+    """Errors and bytes as a decoder of hidden size 512 has them, with noise; budget between smallest and largest."""
+    rng = np.random.default_rng(seed)
+    shapes = ((512, 512), (128, 512), (128, 512), (512, 512), (1376, 512), (1376, 512), (512, 1376))
+    configs = [(b, r) for b in bits for r in ranks]
+    errors = np.empty((n, len(configs)))
+    nbytes = np.empty((n, len(configs)), dtype=np.int64)
+    for i in range(n):
+        out, in_ = shapes[i % 7]
+        scale, slope, share = np.exp(1.2 * rng.normal()), 1.9 + 0.2 * rng.normal(), rng.uniform(0.2, 0.5)
+        for j, (b, r) in enumerate(configs):
+            captured = share * np.log1p(r) / np.log1p(256)
+            errors[i, j] = scale * 2 ** (-slope * b) * (1 - captured) * np.exp(0.1 * rng.normal())
+            nbytes[i, j] = out * in_ * b // 8 + 2 * out + r * (out + in_) // 2 + (4 * r)
+    low, high = int(nbytes.min(axis=1).sum()), int(nbytes.max(axis=1).sum())
+    return errors, nbytes, int(low + fraction * (high - low))
+
+
+@pytest.fixture(scope="session")
+def solve_by_brute_force() -> Callable[..., float]:
+    return brute_force
+
+
+@pytest.fixture(scope="session")
+def solve_by_highs() -> Callable[..., float]:
+    return highs
+
+
+@pytest.fixture(scope="session")
+def make_instance() -> Callable[..., Table]:
+    return model_like

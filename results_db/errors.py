@@ -1,0 +1,24 @@
+"""What results_db raises on purpose."""
+
+from __future__ import annotations
+
+
+class ResultsDbError(Exception):
+    """Root of every error that results_db raises on purpose."""
+
+
+class NotFound(ResultsDbError):
+    """A row was asked for by an id that does not exist."""
+
+    def __init__(self, noun: str, id_: str) -> None:
+        super().__init__(f"no {noun} has the id {id_!r}")
+        self.noun = noun
+        self.id = id_
+
+
+class WrongState(ResultsDbError):
+    """A transition was asked for that the job's state does not allow."""
+
+
+class LeaseLost(ResultsDbError):
+    """The lease token no longer holds: another attempt owns the job, so this result must be thrown away."""

@@ -1,0 +1,151 @@
+"""Parameters of every kind of job: written by the server, read by the worker, one definition for both."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from results_db.states import JobKind
+
+#: fields of compress_core.config.CompressionConfig, as its to_dict writes them
+ConfigFields = dict[str, Any]
+
+
+class Params(BaseModel):
+    """Root of the parameters: frozen, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TextSpec(Params):
+    """Where text comes from. Splits are disjoint by document, whatever the source."""
+
+    kind: Literal["stdlib", "file"] = "stdlib"
+    #: .txt, or .jsonl with a "text" field; relative to the server's working directory
+    path: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Short name for tables: "stdlib" or the file's name."""
+        return self.kind if self.path is None else self.path.rsplit("/", 1)[-1]
+
+
+class WindowSpec(Params):
+    """Which windows of a text's split."""
+
+    length: Annotated[int, Field(ge=8, le=131_072)] = 256
+    #: at most so many windows; null = all
+    count: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class FetchParams(Params):
+    model_id: str
+
+
+class CalibrateParams(Params):
+    model_id: str
+    text: TextSpec = TextSpec()
+    #: windows are drawn from the "calibrate" split
+    windows: WindowSpec = WindowSpec(count=64)
+
+
+class SensitivityParams(Params):
+    model_id: str
+    calibration_id: str | None = None
+    #: one coarse and one fine config; averaged in log
+    anchors: Annotated[list[ConfigFields], Field(min_length=1)]
+    text: TextSpec = TextSpec()
+    #: windows are drawn from the "measure" split
+    windows: WindowSpec = WindowSpec(count=16)
+
+
+class MatrixFilter(Params):
+    """Which matrices; null = all."""
+
+    layers: list[int] | None = None
+    projections: list[str] | None = None
+
+
+class SweepParams(Params):
+    model_id: str
+    calibration_id: str | None = None
+    configs: Annotated[list[ConfigFields], Field(min_length=1)]
+    matrices: MatrixFilter = MatrixFilter()
+
+
+class FitParams(Params):
+    model_id: str
+    calibration_id: str | None = None
+    form: Literal["additive", "monotone"] = "additive"
+    #: only measurements of this codebook
+    codebook: str = "e8"
+
+
+class BudgetSpec(Params):
+    """Exactly one of the fields; GB = 10⁹ bytes."""
+
+    bytes: Annotated[int, Field(gt=0)] | None = None
+    gb: Annotated[float, Field(gt=0)] | None = None
+    bits_per_weight: Annotated[float, Field(gt=0)] | None = None
+    #: the bytes of this config on every matrix
+    uniform: ConfigFields | None = None
+
+
+class AllocateParams(Params):
+    """kind: "optimal" solves over the menu; "uniform" is one config everywhere; "best_uniform" the best uniform config
+    of the menu within the budget; "manual" the plan's high/low split; "overrides" takes the YAML as it is."""
+
+    model_id: str
+    calibration_id: str | None = None
+    name: str
+    kind: Literal["optimal", "uniform", "best_uniform", "manual", "overrides"] = "optimal"
+    objective: Literal["kl", "error"] = "kl"
+    scope: Literal["decoder", "model"] = "decoder"
+    budget: BudgetSpec | None = None
+    #: configs to choose from; null = everything measured under the calibration except the rtn baseline
+    menu: list[ConfigFields] | None = None
+    uniform: ConfigFields | None = None
+    high: ConfigFields | None = None
+    low: ConfigFields | None = None
+    overrides_yaml: str | None = None
+
+
+class CompressParams(Params):
+    model_id: str
+    calibration_id: str | None = None
+    allocation_id: str | None = None
+
+
+class EvaluateParams(Params):
+    model_id: str
+    #: null = the original model
+    compression_id: str | None = None
+    task: Literal["perplexity"] = "perplexity"
+    text: TextSpec = TextSpec()
+    split: Literal["measure", "select", "report"] = "report"
+    windows: WindowSpec = WindowSpec()
+
+
+class GateParams(Params):
+    phase: Annotated[int, Field(ge=0, le=6)]
+    #: which gates of the phase; the study's own config has the thresholds
+    gates: list[str]
+    #: ids that the gates look at, resolved from earlier jobs
+    context: dict[str, Any] = {}
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+PARAMS: dict[JobKind, type[Params]] = {
+    JobKind.FETCH: FetchParams,
+    JobKind.CALIBRATE: CalibrateParams,
+    JobKind.SENSITIVITY: SensitivityParams,
+    JobKind.SWEEP: SweepParams,
+    JobKind.FIT: FitParams,
+    JobKind.ALLOCATE: AllocateParams,
+    JobKind.COMPRESS: CompressParams,
+    JobKind.EVALUATE: EvaluateParams,
+    JobKind.GATE: GateParams,
+}

@@ -1,0 +1,79 @@
+"""What the server's advance loop does with jobs: promote what waits, run what needs no worker, skip what cannot run."""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from results_db.clock import utc_now
+from results_db.queue.transitions import change_state, get_job, queue_job
+from results_db.states import TERMINAL, WORKER_KINDS, JobState
+from results_db.tables import Job
+
+
+def promote_waiting(session: Session) -> int:
+    """Queue every waiting job whose dependencies have ended well, skip those that cannot run; the number changed.
+
+    A job with ``run_when = "finished"`` (a gate) runs whatever became of its dependencies.
+    """
+    changed = 0
+    waiting = session.scalars(
+        select(Job).where(Job.state == JobState.WAITING.value).order_by(Job.position, Job.id)
+    ).all()
+    wanted = {dep for job in waiting for dep in job.depends_on}
+    states = _by_id(session, wanted)
+    for job in waiting:
+        before = [states[dep] for dep in job.depends_on]
+        if any(JobState(dep.state) not in TERMINAL for dep in before):
+            continue
+        failed = [dep for dep in before if dep.state != JobState.SUCCEEDED]
+        if failed and job.run_when != "finished":
+            first = failed[0]
+            why = f"it needs {first.step or first.kind} ({first.id}), which is {first.state}"
+            changed += change_state(
+                session, job, JobState.SKIPPED, payload={"message": why}, error={"code": "skipped", "message": why}
+            )
+            continue
+        changed += queue_job(session, job, params=job.params | _resolve(job, states))
+    return changed
+
+
+def skip_rest_of_study(session: Session, study_id: str, why: str) -> int:
+    """Skip every job of a study that has not begun: a gate said NO-GO. The number of jobs skipped."""
+    pending = session.scalars(
+        select(Job).where(Job.study_id == study_id, Job.state.in_([JobState.WAITING.value, JobState.PAUSED.value]))
+    ).all()
+    error = {"code": "skipped", "message": why}
+    return sum(change_state(session, job, JobState.SKIPPED, payload={"message": why}, error=error) for job in pending)
+
+
+def next_server_job(session: Session) -> Job | None:
+    """Claim the oldest queued job that the server itself runs (fit, allocate, gate); None when there is none."""
+    kinds = [str(kind) for kind in WORKER_KINDS]
+    job = session.scalar(
+        select(Job)
+        .where(Job.state == JobState.QUEUED.value, Job.kind.not_in(kinds))
+        .order_by(Job.priority.desc(), Job.position, Job.id)
+        .limit(1)
+    )
+    if job is None:
+        return None
+    return job if change_state(session, job, JobState.RUNNING, started_at=utc_now()) else None
+
+
+def requeue_server_jobs(session: Session) -> int:
+    """At server start: server jobs that were running when the last server died run again (they touch only SQL)."""
+    kinds = [str(kind) for kind in WORKER_KINDS]
+    orphans = session.scalars(select(Job).where(Job.state == JobState.RUNNING.value, Job.kind.not_in(kinds))).all()
+    return sum(queue_job(session, get_job(session, job.id, lock=True)) for job in orphans)
+
+
+def _by_id(session: Session, ids: set[str]) -> dict[str, Job]:
+    if not ids:
+        return {}
+    return {job.id: job for job in session.scalars(select(Job).where(Job.id.in_(ids)))}
+
+
+def _resolve(job: Job, states: dict[str, Job]) -> dict[str, object]:
+    """Parameters that come from the results of dependencies; null where a dependency did not succeed."""
+    return {name: (states[source["job"]].result or {}).get(source["key"]) for name, source in job.inputs.items()}

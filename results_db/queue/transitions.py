@@ -1,0 +1,88 @@
+"""The one place where a job's state changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from results_db.clock import utc_now
+from results_db.errors import NotFound, WrongState
+from results_db.ids import new_id
+from results_db.queue.events import record_event
+from results_db.states import ALLOWED, TERMINAL, WORKER_KINDS, AttemptState, JobState
+from results_db.tables import Attempt, Job
+
+
+def get_job(session: Session, job_id: str, *, lock: bool = False) -> Job:
+    """The job; ``lock`` takes the row's lock on PostgreSQL (SQLite's writers are alone anyway).
+
+    Raises:
+        NotFound: no such job.
+    """
+    query = select(Job).where(Job.id == job_id).execution_options(populate_existing=True)
+    job = session.scalar(query.with_for_update() if lock else query)
+    if job is None:
+        raise NotFound("job", job_id)
+    return job
+
+
+def change_state(
+    session: Session,
+    job: Job,
+    to: JobState,
+    *,
+    attempt_id: str | None = None,
+    kind: str = "state",
+    payload: dict[str, Any] | None = None,
+    **values: Any,
+) -> bool:
+    """Move a job to ``to`` if nobody moved it meanwhile, and record the event; False when somebody did.
+
+    Raises:
+        WrongState: the present state does not allow this change.
+    """
+    was = JobState(job.state)
+    if to not in ALLOWED[was]:
+        raise WrongState(f"job {job.id} is {was.value}: it cannot become {to.value}")
+    if to in TERMINAL:
+        values.setdefault("finished_at", utc_now())
+    statement = update(Job).where(Job.id == job.id, Job.state == was).values(state=to.value, **values)
+    if session.execute(statement.execution_options(synchronize_session=False)).rowcount == 0:  # type: ignore[attr-defined]
+        return False
+    session.refresh(job)
+    record_event(session, job, kind, attempt_id=attempt_id, payload=payload)
+    return True
+
+
+def add_attempt(session: Session, job: Job) -> Attempt:
+    """A fresh attempt of a queued worker job; the relay will hand it to RQ."""
+    if job.kind not in WORKER_KINDS:
+        raise WrongState(f"{job.kind} jobs run in the server and have no attempts")
+    last = session.scalar(
+        select(Attempt.number).where(Attempt.job_id == job.id).order_by(Attempt.number.desc()).limit(1)
+    )
+    attempt = Attempt(id=new_id("att"), job_id=job.id, number=(last or 0) + 1, state=AttemptState.QUEUED.value)
+    session.add(attempt)
+    session.flush()
+    return attempt
+
+
+def queue_job(session: Session, job: Job, **values: Any) -> bool:
+    """Make a job ready to run, with a new attempt if a worker runs it."""
+    cleared = {"finished_at": None, "error": None, "cancel_requested": False, "pause_requested": False}
+    if not change_state(session, job, JobState.QUEUED, **(cleared | values)):
+        return False
+    if job.kind in WORKER_KINDS:
+        add_attempt(session, job)
+    return True
+
+
+def live_attempt(session: Session, job_id: str) -> Attempt | None:
+    """The attempt that is queued or running, if there is one (a unique index allows no second)."""
+    return session.scalar(
+        select(Attempt)
+        .where(Attempt.job_id == job_id, Attempt.state.in_([AttemptState.QUEUED.value, AttemptState.RUNNING.value]))
+        .execution_options(populate_existing=True)
+    )

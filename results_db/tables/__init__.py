@@ -1,0 +1,37 @@
+"""Every table, so that one import makes the metadata complete."""
+
+from __future__ import annotations
+
+from results_db.tables.access import IdempotencyKey, Token
+from results_db.tables.allocations import Allocation, AllocationItem
+from results_db.tables.compressions import Compression
+from results_db.tables.evaluations import Evaluation, EvaluationItem
+from results_db.tables.fits import Fit, FitParameter
+from results_db.tables.jobs import Attempt, Job, JobEvent, Worker
+from results_db.tables.measurements import Measurement, Sensitivity, Sweep
+from results_db.tables.models import Artefact, Calibration, Model
+from results_db.tables.studies import Gate, Study
+
+__all__ = [
+    "Allocation",
+    "AllocationItem",
+    "Artefact",
+    "Attempt",
+    "Calibration",
+    "Compression",
+    "Evaluation",
+    "EvaluationItem",
+    "Fit",
+    "FitParameter",
+    "Gate",
+    "IdempotencyKey",
+    "Job",
+    "JobEvent",
+    "Measurement",
+    "Model",
+    "Sensitivity",
+    "Study",
+    "Sweep",
+    "Token",
+    "Worker",
+]

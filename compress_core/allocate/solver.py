@@ -90,7 +90,7 @@ def solve_allocation(
     means: no feasible choice is better by more than ``tolerance`` (about 1e-12 of the objective above its minimum).
 
     Raises:
-        InfeasibleBudget: even the smallest option of every row exceeds the budget (``smallest_bytes`` says by how much).
+        InfeasibleBudget: even the smallest options exceed the budget (``smallest_bytes`` says what would do).
         ConfigError: shapes, types or bytes that make no table; a row without an available option.
         NonFiniteValues: an error is NaN or −inf.
     """

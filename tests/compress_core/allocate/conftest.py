@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from compress_core.allocate import AllocationProblem, Cell
+from compress_core.config import CompressionConfig
+from compress_core.matrix import PROJECTIONS, MatrixKey, MatrixSpec
+
 Table = tuple[NDArray[np.float64], NDArray[np.int64], int]
 
 
@@ -100,3 +104,39 @@ def solve_by_highs() -> Callable[..., float]:
 @pytest.fixture(scope="session")
 def make_instance() -> Callable[..., Table]:
     return model_like
+
+
+@pytest.fixture
+def small_problem() -> AllocationProblem:
+    """Four layers of seven matrices and six configs; k and v are too small for the largest rank."""
+    rng = np.random.default_rng(7)
+    shapes = {
+        "q": (64, 64),
+        "k": (16, 64),
+        "v": (16, 64),
+        "o": (64, 64),
+        "gate": (96, 64),
+        "up": (96, 64),
+        "down": (64, 96),
+    }
+    specs = tuple(
+        MatrixSpec(MatrixKey(layer, p), *shapes[p], tensor_name=f"layers.{layer}.{p}")
+        for layer in range(4)
+        for p in PROJECTIONS
+    )
+    menu = tuple(CompressionConfig(b_q=b, rank=r) for b in (2, 3, 4) for r in (0, 32))
+    cells = {}
+    weights = {}
+    for spec in specs:
+        scale = np.exp(rng.normal())
+        weights[spec.key] = float(np.exp(rng.normal() + 1.5 * (spec.key.layer_idx == 0)))
+        for config in menu:
+            c = config.clamped(spec.out_features, spec.in_features)
+            error = scale * (2.0 ** (-2 * c.b_q) * 0.9 + 0.1 * (c.rank + 1) ** -0.5 * 2.0**-c.b_q)
+            nbytes = (
+                spec.n_weights * c.b_q // 8
+                + 2 * spec.out_features
+                + c.rank * (spec.out_features + spec.in_features) // 2
+            )
+            cells[spec.key, c.config_hash] = Cell(float(error), nbytes)
+    return AllocationProblem.from_cells(specs, menu, cells, weights=weights, fixed_bytes=50_000)

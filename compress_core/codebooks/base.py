@@ -1,0 +1,46 @@
+"""The one interface of all codebooks.
+
+A codebook is made for a unit Gaussian source: the caller divides by a scale first. Some codebooks add up several
+stages; ``nearest`` keeps the stages apart so that their codes can be read off later, outside the hot loop.
+
+Shapes: R = rows, B = block width, P = stages, K = codes a block.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+
+class Codebook(ABC):
+    """Maps blocks of ``block`` neighbouring weights to ``len(code_bits)`` integers and back."""
+
+    #: name in CompressionConfig.codebook
+    name: str
+    #: bits a weight, exact: sum(code_bits) == bits · block
+    bits: int
+    #: weights that are coded together
+    block: int
+    #: stages whose values add up
+    stages: int
+    #: bits of each of a block's codes, in order
+    code_bits: tuple[int, ...]
+    #: mean squared error on a unit Gaussian at scale 1, as measured
+    gaussian_mse: float
+
+    @abstractmethod
+    def nearest(self, x_RB: Tensor) -> Tensor:
+        """Codeword next to each block, as stages (P, R, B) float32 whose sum is the value."""
+
+    @abstractmethod
+    def codes(self, parts_PRB: Tensor) -> Tensor:
+        """Integers (R, K) int32 of codewords that ``nearest`` gave."""
+
+    @abstractmethod
+    def decode(self, codes_RK: Tensor) -> Tensor:
+        """Values (R, B) float32 of the codes; bit-equal to the sum of the stages."""
+
+    def encode(self, x_RB: Tensor) -> Tensor:
+        """Codes (R, K) of the codewords next to ``x``."""
+        return self.codes(self.nearest(x_RB))

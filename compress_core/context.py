@@ -1,0 +1,141 @@
+"""What is computed once for a matrix and shared by all its configs.
+
+Shapes: O = out_features, I = in_features. w_OI, h_II.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from compress_core.errors import NonFiniteValues
+from compress_core.incoherence import InputRotation, OutputRotation
+from compress_core.ldlq import Feedback, make_feedback
+from compress_core.lowrank import random_start, top_directions
+
+#: ε: what rounding adds to the diagonal of H, relative to its mean (GPTQ uses 1e-2)
+DAMPING = 1e-3
+#: what the square root S adds: just enough for a singular H
+_ROOT_DAMPING = 1e-6
+
+
+def damped(h_II: Tensor, share: float) -> Tensor:
+    """H + share·mean(diag H)·I in float64."""
+    h64 = h_II.to(torch.float64)
+    return h64 + share * h64.diagonal().mean() * torch.eye(h64.shape[0], dtype=h64.dtype, device=h64.device)
+
+
+@dataclass
+class InputContext:
+    """One input (in_features wide) and its Hessian, rotated and factorised; q, k and v share one."""
+
+    seed: int
+    device: torch.device
+    rotation: InputRotation
+    #: rotated, mean diagonal 1 (identity where H is None or zero)
+    h_II: Tensor
+    #: lower triangular, H + tiny = S Sᵀ
+    s_II: Tensor
+    _feedback: dict[int, Feedback] = field(default_factory=dict)
+    _directions: dict[int, Tensor] = field(default_factory=dict)
+
+    def feedback(self, block: int) -> Feedback:
+        """Factorisation of H + ε for blocks of ``block`` columns."""
+        if block not in self._feedback:
+            self._feedback[block] = make_feedback(damped(self.h_II, DAMPING), block)
+        return self._feedback[block]
+
+    def start(self, rank: int) -> Tensor:
+        """Random start of a subspace iteration."""
+        return random_start(self.h_II.shape[0], rank, self.seed, self.device)
+
+    def directions(self, rank: int) -> Tensor:
+        """Leading ``rank`` right singular directions of Sᵀ (whitened input coordinates), (I, rank)."""
+        if rank not in self._directions:
+            self._directions[rank] = top_directions(self.s_II, rank, self.start(rank), rounds=6)
+        return self._directions[rank]
+
+
+def prepare_input(h_II: Tensor | None, in_features: int, seed: int, device: torch.device) -> InputContext:
+    """Rotate and factorise a Hessian.
+
+    Raises:
+        NonFiniteValues: NaN or infinity in H.
+        ValueError: H is not (in_features, in_features).
+    """
+    rotation = InputRotation.make(in_features, seed, device)
+    identity = torch.eye(in_features, device=device)
+    if h_II is None:
+        return InputContext(seed, device, rotation, identity, identity)
+    if h_II.shape != (in_features, in_features):
+        raise ValueError(f"a weight of width {in_features} needs a Hessian of that size, not {tuple(h_II.shape)}")
+    h = h_II.detach().to(device=device, dtype=torch.float64)
+    if not bool(torch.isfinite(h).all()):
+        raise NonFiniteValues("the Hessian has NaN or infinite entries: calibrate again, a retry with it cannot help")
+    h = (h + h.T) / 2
+    mean = float(h.diagonal().mean())
+    if mean <= 0:
+        return InputContext(seed, device, rotation, identity, identity)
+    rotated = rotation.rotate_hessian((h / mean).to(torch.float32))
+    return InputContext(seed, device, rotation, rotated, _root(rotated))
+
+
+def _root(h_II: Tensor) -> Tensor:
+    """Lower triangular S with S Sᵀ = H + the least damping (of a short ladder) that factorises."""
+    share = _ROOT_DAMPING
+    while True:
+        s_II, info = torch.linalg.cholesky_ex(damped(h_II, share))
+        if int(info) == 0:
+            return s_II.to(torch.float32)
+        share *= 10
+
+
+@dataclass
+class MatrixContext:
+    """One matrix in the rotated basis, with unit root mean square, and its input."""
+
+    #: the weight as given, float32
+    raw_w_OI: Tensor
+    raw_h_II: Tensor | None
+    input: InputContext
+    #: rotated, root mean square 1 (or all zero)
+    w_OI: Tensor
+    #: root mean square of the weight
+    scale: float
+    output_rotation: OutputRotation
+    scale_multiples: dict[tuple[str, int], float] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return (self.raw_w_OI.shape[0], self.raw_w_OI.shape[1])
+
+
+def checked_weight(weight: Tensor, device: torch.device) -> Tensor:
+    """The weight as a contiguous float32 matrix on ``device``.
+
+    Raises:
+        NonFiniteValues: NaN or infinity.
+        ValueError: not a matrix of floats, or an empty one.
+    """
+    if weight.ndim != 2 or not weight.is_floating_point() or weight.numel() == 0:
+        raise ValueError(f"a weight is a non-empty matrix of floats, not {weight.dtype} {tuple(weight.shape)}")
+    w_OI = weight.detach().to(device=device, dtype=torch.float32).contiguous()
+    if not bool(torch.isfinite(w_OI).all()):
+        raise NonFiniteValues("the weight has NaN or infinite entries: the checkpoint is damaged, a retry cannot help")
+    return w_OI
+
+
+def prepare_matrix(
+    weight: Tensor, hessian: Tensor | None, seed: int, device: torch.device, shared: InputContext | None = None
+) -> MatrixContext:
+    """Check, rotate and normalise a weight; ``shared`` is the context of the same H and seed, where there is one."""
+    w_OI = checked_weight(weight, device)
+    if shared is None:
+        shared = prepare_input(hessian, w_OI.shape[1], seed, device)
+    scale = float(w_OI.to(torch.float64).square().mean().sqrt())
+    output_rotation = OutputRotation.make(w_OI.shape[0], seed, device)
+    unit_OI = w_OI / scale if scale > 0 else torch.zeros_like(w_OI)
+    rotated = output_rotation.rotate(shared.rotation.rotate(unit_OI))
+    return MatrixContext(w_OI, hessian, shared, rotated, scale, output_rotation)

@@ -1,0 +1,130 @@
+"""Incoherence processing: a randomised orthogonal change of basis for any width.
+
+Random signs, then a Kronecker product of normalised Hadamard matrices with one Hartley matrix of the odd part
+of the width (the idea of QuIP#, arXiv 2402.04396 §3, carried to every width n = 2^k·q). Both are symmetric,
+orthogonal and their own inverse, and both are closed forms: no random matrix, no LAPACK. Only the signs are
+random; they follow from the seed and come from a CPU generator, so every device has the same.
+
+Shapes: O = out_features, I = in_features. w_OI, h_II.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+#: widest Hadamard factor that is applied as one matrix product
+_WIDEST_FACTOR = 128
+
+
+def split_width(width: int) -> tuple[int, int]:
+    """``width = power · odd`` with power = 2^k and odd q.
+
+    Raises:
+        ValueError: width < 1.
+    """
+    if width < 1:
+        raise ValueError(f"a width must be at least 1, not {width}")
+    power = width & -width
+    return power, width // power
+
+
+def hadamard_matrix(size: int) -> Tensor:
+    """Normalised Walsh-Hadamard matrix (size, size), float64; size must be a power of two."""
+    if size & (size - 1) or size < 1:
+        raise ValueError(f"a Walsh-Hadamard matrix needs a power of two, not {size}")
+    h = torch.ones(1, 1, dtype=torch.float64)
+    while h.shape[0] < size:
+        h = torch.cat([torch.cat([h, h], 1), torch.cat([h, -h], 1)], 0)
+    return h / math.sqrt(size)
+
+
+def hartley_matrix(size: int) -> Tensor:
+    """Discrete Hartley matrix cas(2πjk/q)/√q, (size, size), float64: symmetric, orthogonal, self-inverse.
+
+    The angle is reduced exactly, by (j·k mod q) in integers, so large sizes lose nothing.
+    """
+    index = torch.arange(size, dtype=torch.int64)
+    angle = torch.outer(index, index).remainder_(size).to(torch.float64) * (2.0 * math.pi / size)
+    return (torch.cos(angle) + torch.sin(angle)) / math.sqrt(size)
+
+
+@lru_cache(maxsize=32)
+def _factors(width: int, device: torch.device) -> tuple[Tensor, ...]:
+    """The Kronecker factors of the transform of this width, float32, in order."""
+    power, odd = split_width(width)
+    factors = []
+    while power > 1:
+        size = min(power, _WIDEST_FACTOR)
+        factors.append(hadamard_matrix(size))
+        power //= size
+    if odd > 1:
+        factors.append(hartley_matrix(odd))
+    return tuple(f.to(device=device, dtype=torch.float32) for f in factors)
+
+
+def orthogonal_transform(x: Tensor) -> Tensor:
+    """Apply the closed-form orthogonal transform to the last dimension of ``x`` (float32). Its own inverse."""
+    width = x.shape[-1]
+    out = x.reshape(-1, width)
+    sizes = [f.shape[0] for f in _factors(width, x.device)]
+    for i, factor in enumerate(_factors(width, x.device)):
+        after = math.prod(sizes[i + 1 :])
+        # the factor is symmetric: left and right products are the same map of its axis
+        block = out.reshape(-1, factor.shape[0], after)
+        out = block.squeeze(-1) @ factor if after == 1 else factor @ block
+    return out.reshape(x.shape)
+
+
+def _random_signs(count: int, seed: int, stream: int, device: torch.device) -> Tensor:
+    """±1 float32 (count,), from a CPU generator: the same on every device."""
+    generator = torch.Generator(device="cpu").manual_seed(2 * seed + stream)
+    return (torch.randint(0, 2, (count,), generator=generator) * 2 - 1).to(device=device, dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class InputRotation:
+    """The change of basis of one input: T·diag(signs) on width ``in_features``."""
+
+    signs_I: Tensor
+
+    @classmethod
+    def make(cls, in_features: int, seed: int, device: torch.device) -> InputRotation:
+        return cls(_random_signs(in_features, seed, 0, device))
+
+    def rotate(self, x_XI: Tensor) -> Tensor:
+        """Rotate the last dimension of ``x``."""
+        return orthogonal_transform(x_XI * self.signs_I)
+
+    def unrotate(self, x_XI: Tensor) -> Tensor:
+        """Inverse of :meth:`rotate`."""
+        return orthogonal_transform(x_XI) * self.signs_I
+
+    def rotate_hessian(self, h_II: Tensor) -> Tensor:
+        """T S H S T, symmetric again by construction."""
+        half = self.rotate(h_II)
+        full = self.rotate(half.T.contiguous())
+        return (full + full.T) / 2
+
+
+@dataclass(frozen=True)
+class OutputRotation:
+    """The change of basis of one output: T·diag(signs) on width ``out_features``."""
+
+    signs_O: Tensor
+
+    @classmethod
+    def make(cls, out_features: int, seed: int, device: torch.device) -> OutputRotation:
+        return cls(_random_signs(out_features, seed, 1, device))
+
+    def rotate(self, w_OX: Tensor) -> Tensor:
+        """Rotate the first dimension of ``w``."""
+        return orthogonal_transform((w_OX * self.signs_O[:, None]).T.contiguous()).T.contiguous()
+
+    def unrotate(self, w_OX: Tensor) -> Tensor:
+        """Inverse of :meth:`rotate`."""
+        return orthogonal_transform(w_OX.T.contiguous()).T * self.signs_O[:, None]

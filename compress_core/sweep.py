@@ -1,0 +1,75 @@
+"""All configs of one matrix at once, sharing the rotation, the factorisations of H and the leading directions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from compress_core.compressed import CompressedMatrix
+from compress_core.config import CompressionConfig
+from compress_core.context import MatrixContext, prepare_matrix
+from compress_core.decompose import compress_prepared
+from compress_core.error_metrics import calibration_weighted_error, normalized_mse, raw_mse
+from compress_core.measurement import MatrixMeasurement
+from compress_core.precision import exact_float32
+
+
+@torch.no_grad()
+def sweep_matrix(
+    weight: Tensor,
+    hessian: Tensor | None,
+    configs: Sequence[CompressionConfig],
+    *,
+    device: torch.device | str | None = None,
+    on_measurement: Callable[[MatrixMeasurement], None] | None = None,
+) -> list[MatrixMeasurement]:
+    """Measure each config on a weight (out_features, in_features); same order as ``configs``.
+
+    Each result is what ``compress_matrix`` gives alone.
+
+    Args:
+        hessian: (in_features, in_features), or None for the identity.
+        on_measurement: called with each measurement as soon as it is known; may raise Interrupted to stop.
+
+    Raises:
+        RankTooLarge: a config's rank > min(out_features, in_features); before any work.
+        NonFiniteValues: NaN or infinity in the weight or the Hessian.
+    """
+    for config in configs:
+        config.check_shape(weight.shape[0], weight.shape[1])
+    target = torch.device(device) if device is not None else weight.device
+    contexts: dict[int, MatrixContext] = {}
+    measurements = []
+    with exact_float32():
+        for config in configs:
+            started = time.perf_counter()
+            if config.seed not in contexts:
+                contexts[config.seed] = prepare_matrix(weight, hessian, config.seed, target)
+            context = contexts[config.seed]
+            compressed = compress_prepared(context, config)
+            measurement = measure(context.raw_w_OI, context.raw_h_II, compressed, time.perf_counter() - started)
+            measurements.append(measurement)
+            if on_measurement is not None:
+                on_measurement(measurement)
+    return measurements
+
+
+def measure(
+    weight: Tensor, hessian: Tensor | None, compressed: CompressedMatrix, seconds: float = 0.0
+) -> MatrixMeasurement:
+    """Errors and bytes of a compressed matrix, from what it dequantises to."""
+    w_hat = compressed.dequantize(device=weight.device)
+    return MatrixMeasurement(
+        config=compressed.config,
+        raw_mse=raw_mse(weight, w_hat),
+        normalized_mse=normalized_mse(weight, w_hat),
+        calibration_weighted_error=calibration_weighted_error(
+            weight, w_hat, None if hessian is None else hessian.to(weight.device)
+        ),
+        nbytes=compressed.nbytes,
+        bits_per_weight=compressed.bits_per_weight,
+        seconds=seconds,
+    )

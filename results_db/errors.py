@@ -22,3 +22,14 @@ class WrongState(ResultsDbError):
 
 class LeaseLost(ResultsDbError):
     """The lease token no longer holds: another attempt owns the job, so this result must be thrown away."""
+
+
+class PathNotAllowed(ResultsDbError):
+    """A path lies outside the configured model roots."""
+
+    def __init__(self, path: str, roots: list[str]) -> None:
+        super().__init__(
+            f"{path} lies outside the allowed folders ({', '.join(roots)}): move it there or add its folder to "
+            "BITBUDGET_MODEL_ROOTS"
+        )
+        self.path = path

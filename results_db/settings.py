@@ -1,0 +1,82 @@
+"""Settings: what server, worker and CLI agree on, read from BITBUDGET_* variables."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from results_db.errors import PathNotAllowed
+
+
+class Settings(BaseSettings):
+    """One process's settings; every field is an environment variable with the prefix ``BITBUDGET_``."""
+
+    model_config = SettingsConfigDict(env_prefix="BITBUDGET_", extra="ignore", frozen=True)
+
+    #: folder of everything that bitbudget writes: database, sockets, calibrations, packed models
+    var_dir: Path = Path("var")
+    #: SQLAlchemy URL; default: a SQLite file in var_dir
+    database_url: str = ""
+    #: Redis URL; default: a Unix socket in var_dir
+    redis_url: str = ""
+    #: folders that model and text paths must resolve into, symlinks followed; separated as in PATH. Default: the
+    #: working directory
+    model_roots: Annotated[tuple[Path, ...], NoDecode] = ()
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    #: Host names that requests may carry besides loopback names and ``host``; separated by commas
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    #: "cpu", or a GPU's name or UUID
+    device: str = "cpu"
+    #: seconds without a heartbeat after which a worker counts as lost
+    lease_s: Annotated[float, Field(gt=0)] = 45.0
+    heartbeat_s: Annotated[float, Field(gt=0)] = 5.0
+
+    @field_validator("model_roots", mode="before")
+    @classmethod
+    def _split_roots(cls, value: Any) -> Any:
+        return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: Any) -> Any:
+        return [part.strip().lower() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
+        var = Path(values.get("var_dir") or "var").absolute()
+        filled = dict(values) | {"var_dir": var}
+        filled["database_url"] = values.get("database_url") or f"sqlite:///{var / 'bitbudget.db'}"
+        filled["redis_url"] = values.get("redis_url") or f"unix://{var / 'redis.sock'}"
+        filled["model_roots"] = values.get("model_roots") or [Path.cwd()]
+        return filled
+
+    @model_validator(mode="after")
+    def _check_lease(self) -> Settings:
+        if self.heartbeat_s >= self.lease_s:
+            raise ValueError(
+                f"heartbeat_s = {self.heartbeat_s} must be shorter than lease_s = {self.lease_s}: "
+                "a live worker would count as lost"
+            )
+        return self
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """``model_roots``, absolute, symlinks resolved."""
+        return tuple(root.resolve() for root in self.model_roots)
+
+    def resolve_path(self, path: str | Path) -> Path:
+        """The absolute path that ``path`` names, symlinks resolved; it need not exist.
+
+        Raises:
+            PathNotAllowed: it lies outside every model root.
+        """
+        resolved = Path(path).expanduser().resolve()
+        if not any(resolved.is_relative_to(root) for root in self.roots):
+            raise PathNotAllowed(str(path), [str(root) for root in self.roots])
+        return resolved

@@ -34,8 +34,8 @@ VIEWS: dict[str, str] = {
     """,
     "allocations_overview": """
         SELECT a.id, mo.name AS model, s.name AS study, a.name, a.kind, a.objective, a.scope, a.budget_bytes,
-               a.total_bytes, a.matrix_bytes, a.fixed_bytes, a.bits_per_weight, a.objective_value, a.lower_bound, a.optimal,
-               a.shadow_price, a.n_distinct_configs, a.model_id, a.study_id, a.created_at
+               a.total_bytes, a.matrix_bytes, a.fixed_bytes, a.bits_per_weight, a.objective_value, a.lower_bound,
+               a.optimal, a.shadow_price, a.n_distinct_configs, a.model_id, a.study_id, a.created_at
         FROM allocations a JOIN models mo ON mo.id = a.model_id LEFT JOIN studies s ON s.id = a.study_id
     """,
     "evaluations_overview": """

@@ -1,0 +1,1 @@
+"""Stream activations block by block; accumulate H = E[x xᵀ] for every distinct input."""

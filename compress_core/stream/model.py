@@ -1,0 +1,207 @@
+"""StreamedModel: a transformers decoder whose layers are filled with weights one at a time.
+
+How a family calls its layers (masks, sliding windows, rotary embeddings, scaled embeddings) is not written down here
+a second time: the model's own ``forward`` runs with every layer replaced by a relay, which notes the arguments that
+the layer would have been called with. What comes after the layers (final norm, head) is run the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from compress_core.device import find_device
+from compress_core.errors import CheckpointError, UnsupportedArchitecture
+
+#: (batch, length) shapes whose layer arguments are remembered
+_REMEMBERED_SHAPES = 4
+
+
+class WeightSource(Protocol):
+    """Where weights come from: a dense checkpoint (``DenseWeights``) or a packed model."""
+
+    #: directory with config.json
+    path: Path
+    #: module path of the list of layers, e.g. ``model.layers``
+    layers_prefix: str
+    n_layers: int
+    tied_head: bool
+
+    def __contains__(self, name: object) -> bool: ...
+
+    def tensor(self, name: str) -> Tensor: ...
+
+
+class _Relay(nn.Module):
+    """Stands in for a decoder layer: notes how it is called; returns its input, or ``answer`` where that is set."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        object.__setattr__(self, "_layer", layer)  # not a child: its weights stay on the meta device
+        self.hidden: Tensor | None = None
+        self.arguments: dict[str, Any] = {}
+        self.answer: Tensor | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        # some families read attributes of their layers (attention_type)
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._layer, name)
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if args:
+            raise UnsupportedArchitecture("this family passes positional arguments to its decoder layers")
+        self.hidden, self.arguments = hidden_states, kwargs
+        return hidden_states if self.answer is None else self.answer
+
+
+class StreamedModel:
+    """Embedding, final norm and head resident, decoder layers on demand.
+
+    Shapes: B sequences, T tokens, D hidden width, V vocabulary.
+
+    Raises:
+        CheckpointError: transformers cannot build the model, or the checkpoint lacks a weight that it needs.
+        UnsupportedArchitecture: the model's list of layers is not where the checkpoint's is.
+        DeviceNotFound: the device does not exist.
+    """
+
+    def __init__(
+        self, source: WeightSource, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.source = source
+        self.device = find_device(device)
+        self.dtype = dtype
+        self._model = _build_on_meta(source.path, dtype)
+        try:
+            layers = self._model.get_submodule(source.layers_prefix)
+        except AttributeError as error:
+            raise UnsupportedArchitecture(
+                f"{type(self._model).__name__} has no module {source.layers_prefix}, where the checkpoint's layers are"
+            ) from error
+        if not isinstance(layers, nn.ModuleList) or len(layers) != source.n_layers:
+            raise UnsupportedArchitecture(
+                f"{source.layers_prefix} of {type(self._model).__name__} is no list of layers"
+            )
+        self._layers = list(layers)
+        self._relays = [_Relay(layer) for layer in self._layers]
+        parent, _, name = source.layers_prefix.rpartition(".")
+        setattr(self._model.get_submodule(parent), name, nn.ModuleList(self._relays))
+        self._arguments: dict[tuple[int, int], list[dict[str, Any]]] = {}
+        self._fill(self._model, "")
+
+    @property
+    def n_layers(self) -> int:
+        return len(self._layers)
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self._model.config.hidden_size)
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self._model.config.vocab_size)
+
+    @torch.inference_mode()
+    def embed(self, ids_BT: Tensor) -> Tensor:
+        """The hidden states (B, T, D) that enter layer 0."""
+        self._call(ids_BT)
+        hidden = self._relays[0].hidden
+        assert hidden is not None
+        return hidden
+
+    @torch.inference_mode()
+    def run_layer(self, layer_idx: int, hidden_BTD: Tensor) -> Tensor:
+        """What a loaded layer makes of hidden states on this model's device."""
+        shape = (hidden_BTD.shape[0], hidden_BTD.shape[1])
+        if shape not in self._arguments:
+            self._call(torch.zeros(shape, dtype=torch.long))
+        out = self._layers[layer_idx](hidden_BTD, **self._arguments[shape][layer_idx])
+        return out[0] if isinstance(out, tuple) else out
+
+    @torch.inference_mode()
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """(N, V) float32 logits of N positions that left the last layer; positions do not see each other here."""
+        last = self._relays[-1]
+        last.answer = hidden_ND.unsqueeze(1)
+        try:
+            out = self._model(
+                torch.zeros((hidden_ND.shape[0], 1), dtype=torch.long, device=self.device), use_cache=False
+            )
+        finally:
+            last.answer = None
+        return out.logits.squeeze(1).float()
+
+    def load_layer(self, layer_idx: int) -> nn.Module:
+        """Fill a layer with its weights and return it; ``release_layer`` frees them."""
+        layer = self._layers[layer_idx]
+        self._fill(layer, f"{self.source.layers_prefix}.{layer_idx}.")
+        return layer
+
+    def release_layer(self, layer_idx: int) -> None:
+        self._layers[layer_idx].to("meta")
+
+    @contextmanager
+    def layer(self, layer_idx: int) -> Iterator[nn.Module]:
+        """A layer that is loaded inside the block."""
+        try:
+            yield self.load_layer(layer_idx)
+        finally:
+            self.release_layer(layer_idx)
+
+    def _call(self, ids_BT: Tensor) -> None:
+        """Run the relays and remember how they were called for this shape."""
+        self._model(ids_BT.to(self.device, torch.long), use_cache=False)
+        if len(self._arguments) >= _REMEMBERED_SHAPES:
+            self._arguments.clear()
+        shape = (ids_BT.shape[0], ids_BT.shape[1])
+        self._arguments[shape] = [relay.arguments for relay in self._relays]
+
+    def _fill(self, module: nn.Module, prefix: str) -> None:
+        """Give every parameter below ``module`` its weight, and every computed buffer its value."""
+        for child in module.modules():
+            if any(buffer.is_meta for buffer in child.buffers(recurse=False)):
+                child.to_empty(device=self.device, recurse=False)
+                self._model._init_weights(child)
+        head = self._model.get_output_embeddings()
+        embedding = self._model.get_input_embeddings()
+        for name, parameter in list(module.named_parameters(remove_duplicate=False)):
+            owner_name, _, leaf = name.rpartition(".")
+            owner = module.get_submodule(owner_name)
+            if owner is head and self.source.tied_head:
+                continue
+            full_name = prefix + name
+            if full_name not in self.source:
+                raise CheckpointError(
+                    f"{self.source.path} has no tensor {full_name}, which {self._model.config.model_type} needs"
+                )
+            tensor = self.source.tensor(full_name)
+            if tensor.shape != parameter.shape:
+                raise CheckpointError(
+                    f"{full_name} has shape {list(tensor.shape)}, config.json asks for {list(parameter.shape)}"
+                )
+            weight = tensor.to(self.device, self.dtype)
+            setattr(owner, leaf, nn.Parameter(weight, requires_grad=False))
+        if module is self._model and self.source.tied_head:
+            head.weight = embedding.weight
+
+
+def _build_on_meta(path: Path, dtype: torch.dtype) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+            )
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise CheckpointError(
+            f"transformers cannot build the model that {path}/config.json describes: {error}"
+        ) from error
+    return model.eval()

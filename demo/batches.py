@@ -55,9 +55,7 @@ class Batches:
 
     def at(self, step: int) -> torch.Tensor:
         """Token ids of one batch, shape (sum of rows, window + 1), int64; targets are shifted by one."""
-        windows = [
-            self._window(pool, step * count + j) for pool, count in self.rows.items() for j in range(count)
-        ]
+        windows = [self._window(pool, step * count + j) for pool, count in self.rows.items() for j in range(count)]
         return torch.from_numpy(np.stack(windows).astype(np.int64))
 
     def _window(self, pool: str, index: int) -> np.ndarray:

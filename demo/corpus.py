@@ -73,7 +73,8 @@ def heldout_text(split: Literal["measure", "select", "report"]) -> str:
     """Held-out documents of one split, in hash order, joined by :data:`SEPARATOR`."""
     if split not in ("measure", "select", "report"):
         raise ValueError(f"unknown held-out split {split!r}: measure, select or report")
-    return join(d for d in iter_documents("heldout") if heldout_split(d.name) == split)
+    modules = [m for m in _modules() if part_of(m.name) == "heldout" and heldout_split(m.name) == split]
+    return join(_shuffled(_documents(modules)))
 
 
 @functools.cache
@@ -96,8 +97,9 @@ def iter_documents(part: Part, *, kinds: Iterable[Kind] = ("docs", "source", "to
         if "topic" in wanted:
             documents += _topics()
         if "test" in wanted:
-            documents += [Document(m.name, "test", _read(m.path)) for m in _test_modules()]
-    yield from (d for d in _shuffled(documents) if d.kind in wanted and d.text.strip())
+            tests = (Document(m.name, "test", _read(m.path)) for m in _test_modules())
+            documents += [d for d in tests if d.text.strip()]
+    yield from (d for d in _shuffled(documents) if d.kind in wanted)
 
 
 def part_of(name: str) -> Part:
@@ -185,8 +187,10 @@ def _documents(modules: Iterable[_Module]) -> Iterator[Document]:
             docs, code = docstrings(module.name, source), without_docstrings(source)
         except SyntaxError:
             continue  # lib2to3 and the like keep files that are wrong on purpose
-        yield Document(module.name, "docs", docs)
-        yield Document(module.name, "source", code)
+        if docs:
+            yield Document(module.name, "docs", docs)
+        if code.strip():
+            yield Document(module.name, "source", code)
 
 
 def _topics() -> list[Document]:

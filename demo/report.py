@@ -61,9 +61,7 @@ def score(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, ids_NT: to
     total = 0.0
     for ids_BT in ids_NT.split(16):
         logits_BTV = model(input_ids=ids_BT, use_cache=False).logits.float()
-        total += F.cross_entropy(
-            logits_BTV[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten(), reduction="sum"
-        ).item()
+        total += F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten(), reduction="sum").item()
     targets = ids_NT[:, 1:]
     return Score(total / targets.numel(), targets.numel(), int(lengths[targets].sum()))
 

@@ -63,9 +63,7 @@ def loss_on(model: Qwen2ForCausalLM, ids_BT: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(logits_BTV.float().flatten(0, 1), ids_BT[:, 1:].flatten())
 
 
-def save_checkpoint(
-    path: Path, model: torch.nn.Module, opts: list[torch.optim.Optimizer], progress: Progress
-) -> None:
+def save_checkpoint(path: Path, model: torch.nn.Module, opts: list[torch.optim.Optimizer], progress: Progress) -> None:
     """Write beside the old checkpoint and rename over it: a kill at any moment leaves a whole one."""
     partial = path.with_suffix(".partial")
     state = {
@@ -215,15 +213,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", required=True, help="scratch folder for checkpoint and tokenizer")
     parser.add_argument("--out", default="demo/model")
-    parser.add_argument(
-        "--minutes", type=float, default=55.0, help="cap on training time, all restarts together"
-    )
+    parser.add_argument("--minutes", type=float, default=55.0, help="cap on training time, all restarts together")
     parser.add_argument("--seed", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument(
-        "--compile", action="store_true", help="fuse with torch.compile (needs a C++ compiler)"
-    )
+    parser.add_argument("--compile", action="store_true", help="fuse with torch.compile (needs a C++ compiler)")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     train(parser.parse_args())
 

@@ -89,9 +89,7 @@ def test_docstrings_and_source_part_company():
         "module m\n\nHead.\n\nclass m.A(B)\n\nA thing.\n\nm.A.f(self, x=1)\n\nOnly words.\n\n"
         "m.A.g(self)\n\nMore\n\nwords.\n"
     )
-    assert code == (
-        'class A(B):\n    def f(self, x=1):\n        pass\n\n    def g(self):\n        return """kept"""\n'
-    )
+    assert code == ('class A(B):\n    def f(self, x=1):\n        pass\n\n    def g(self):\n        return """kept"""\n')
 
 
 def test_source_stays_parsable_without_its_docstrings():

@@ -1,0 +1,1 @@
+"""One process per device: claims an attempt, calls compress_core, records what it measured."""

@@ -1,0 +1,161 @@
+"""Which device this worker owns: "cpu", or one GPU found by name, UUID or number through NVML.
+
+The parent never touches CUDA (a CUDA context does not survive a fork): NVML answers without one. The chosen GPU is
+then the only one that CUDA shows to the work horse.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from worker.errors import DeviceUnavailable
+
+log = logging.getLogger(__name__)
+
+_NUMBER = re.compile(r"^cuda(?::(\d+))?$")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device and how torch calls it once CUDA_VISIBLE_DEVICES is set."""
+
+    #: as asked for
+    requested: str
+    #: "cpu" or "cuda"
+    kind: str
+    #: "cpu" or "cuda:0"
+    torch_name: str
+    uuid: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """What NVML says of a GPU."""
+
+    index: int
+    uuid: str
+    name: str
+    #: processes that hold its memory, for example "python (pid 1234, 812 MB)"
+    holders: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"cuda:{self.index} = {self.name} ({self.uuid})"
+
+
+CPU = Device("cpu", "cpu", "cpu")
+
+
+def list_gpus() -> list[Gpu]:
+    """The GPUs of this machine, in NVML's order; empty where there is no driver."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        log.info("NVML does not start: %s", error)
+        return []
+    try:
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(pynvml.nvmlDeviceGetCount())]
+        return [
+            Gpu(
+                number,
+                _text(pynvml.nvmlDeviceGetUUID(handle)),
+                _text(pynvml.nvmlDeviceGetName(handle)),
+                tuple(_holder(process) for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)),
+            )
+            for number, handle in enumerate(handles)
+        ]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def matching(requested: str, gpus: list[Gpu]) -> list[Gpu]:
+    """The GPUs that a request means: "cuda" any, "cuda:1" by number, "GPU-…" by UUID, else by part of the name.
+
+    Raises:
+        DeviceUnavailable: none does; names what is there.
+    """
+    number = _NUMBER.match(requested)
+    if number:
+        found = [gpu for gpu in gpus if number[1] is None or gpu.index == int(number[1])]
+    elif requested.startswith("GPU-"):
+        found = [gpu for gpu in gpus if gpu.uuid.startswith(requested)]
+    else:
+        found = [gpu for gpu in gpus if requested.casefold() in gpu.name.casefold()]
+    if found:
+        return found
+    there = "; ".join(map(str, gpus)) if gpus else "no GPU that NVML can see"
+    raise DeviceUnavailable(
+        f"the device {requested!r} is not here. This machine has the cpu and {there}. "
+        "Set BITBUDGET_DEVICE to one of these; a worker never falls back to the cpu by itself"
+    )
+
+
+@contextmanager
+def own_device(requested: str, lock_dir: Path) -> Iterator[Device]:
+    """Hold the device for the life of the block; forked children hold the same lock.
+
+    Of several GPUs that match, the first that no other worker owns is taken. CUDA_VISIBLE_DEVICES is set to it.
+
+    Raises:
+        DeviceUnavailable: absent, or owned by another worker.
+    """
+    if requested == "cpu":
+        yield CPU
+        return
+    candidates = matching(requested, list_gpus())
+    lock_dir.mkdir(parents=True, exist_ok=True)
+    for gpu in candidates:
+        lock = _try_lock(lock_dir / f"{gpu.uuid}.lock")
+        if lock is None:
+            continue
+        with lock:
+            if gpu.holders:
+                log.warning("%s is also used by %s", gpu, ", ".join(gpu.holders))
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu.uuid
+            yield Device(requested, "cuda", "cuda:0", gpu.uuid, gpu.name)
+        return
+    owners = "; ".join(f"{gpu}: {_owner(lock_dir / f'{gpu.uuid}.lock')}" for gpu in candidates)
+    raise DeviceUnavailable(f"every GPU that matches {requested!r} belongs to another worker: {owners}")
+
+
+def _try_lock(path: Path) -> IO[str] | None:
+    """An exclusive lock that ends with the last process that inherited it; None where someone has it."""
+    file = path.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    file.seek(0)
+    file.truncate()
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def _owner(lock: Path) -> str:
+    return f"locked by pid {lock.read_text() or 'unknown'}"
+
+
+def _holder(process: object) -> str:
+    pid = getattr(process, "pid", None)
+    used = getattr(process, "usedGpuMemory", None)
+    try:
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:  # gone meanwhile, or in another pid namespace
+        name = "a process"
+    return f"{name} (pid {pid}, {'unknown memory' if used is None else f'{used // 10**6} MB'})"
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

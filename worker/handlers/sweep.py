@@ -1,0 +1,200 @@
+"""sweep: measure a grid of configs on the matrices of a model. What is recorded is never measured again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+from torch import Tensor
+
+from compress_core import NUMERICS_VERSION, CompressionConfig, MatrixMeasurement, MatrixSpec, sweep_matrix
+from compress_core.calibrate.inputs import INPUT_OF
+from compress_core.checkpoint import Checkpoint
+from compress_core.checkpoint.read import read_finite
+from compress_core.errors import ConfigError
+from results_db.params import MatrixFilter, SweepParams
+from results_db.recording import Cell, record_measurement, record_sweep, recorded_cells
+from worker.causes import naming
+from worker.context import JobContext
+from worker.inputs import get_calibration, open_calibration, open_model
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """Which configs each matrix is measured with, ranks clamped to the matrix, equal ones merged."""
+
+    #: (matrix, its configs), in the order of the layers and of their inputs
+    rows: tuple[tuple[MatrixSpec, tuple[CompressionConfig, ...]], ...]
+    #: [{layer_idx, projection, expert_idx, requested_rank, rank}, …]
+    clamped: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def n_cells(self) -> int:
+        return sum(len(configs) for _, configs in self.rows)
+
+    @property
+    def config_hashes(self) -> list[str]:
+        return sorted({config.config_hash for _, configs in self.rows for config in configs})
+
+
+def run(params: SweepParams, context: JobContext) -> dict[str, Any]:
+    """Result: {sweep_id, calibration_id, recorded, reused, n_cells}."""
+    model, checkpoint = open_model(context, params.model_id)
+    calibration = get_calibration(context, model, params.calibration_id)
+    hessians = open_calibration(context, calibration, checkpoint)
+    configs = [CompressionConfig.from_dict(values) for values in params.configs]
+    plan = plan_sweep(checkpoint, configs, params.matrices)
+    sweep_id = context.recorder.write(
+        lambda session, claim: record_sweep(
+            session,
+            claim,
+            model_id=model.id,
+            calibration_id=calibration.id,
+            configs=[config.to_dict() for config in configs],
+            config_hashes=plan.config_hashes,
+            clamped=plan.clamped,
+            n_cells=plan.n_cells,
+        )
+    )
+    known = context.recorder.read(
+        lambda session: recorded_cells(
+            session,
+            model_id=model.id,
+            calibration_id=calibration.id,
+            config_hashes=plan.config_hashes,
+            numerics_version=NUMERICS_VERSION,
+            device_kind=context.device.kind,
+        )
+    )
+    todo = [(spec, [c for c in configs if cell_of(spec, c) not in known]) for spec, configs in plan.rows]
+    reused = plan.n_cells - sum(len(configs) for _, configs in todo)
+    context.progress.begin(plan.n_cells, reused=reused, message=f"{reused} of {plan.n_cells} cells are known")
+    run = _SweepRun(context, plan.n_cells, reused, model.id, calibration.id, sweep_id)
+    for _, rows in groupby(todo, key=lambda row: (row[0].key.layer_idx, INPUT_OF[row[0].key.projection])):
+        missing = [(spec, configs) for spec, configs in rows if configs]
+        if missing:
+            hessian = hessians.hessian(missing[0][0].key)  # one for the projections that read the same input
+            for spec, configs in missing:
+                run.measure(checkpoint, spec, configs, hessian)
+    return {
+        "sweep_id": sweep_id,
+        "calibration_id": calibration.id,
+        "recorded": run.recorded,
+        "reused": reused,
+        "n_cells": plan.n_cells,
+    }
+
+
+@dataclass
+class _SweepRun:
+    """The loop's state: measures matrices and records each measurement as soon as it is known."""
+
+    context: JobContext
+    n_cells: int
+    done: int
+    model_id: str
+    calibration_id: str
+    sweep_id: str
+    recorded: int = 0
+
+    def measure(
+        self, checkpoint: Checkpoint, spec: MatrixSpec, configs: Sequence[CompressionConfig], hessian: Tensor
+    ) -> None:
+        with naming(f"matrix {spec.key}"):
+            weight = read_finite(checkpoint.tensors[spec.tensor_name])
+            sweep_matrix(
+                weight,
+                hessian,
+                configs,
+                device=self.context.device.torch_name,
+                on_measurement=partial(self.record, spec),
+            )
+
+    def record(self, spec: MatrixSpec, measurement: MatrixMeasurement) -> None:
+        values = measurement_row(spec, measurement) | {
+            "model_id": self.model_id,
+            "calibration_id": self.calibration_id,
+            "sweep_id": self.sweep_id,
+            "numerics_version": NUMERICS_VERSION,
+            "device_kind": self.context.device.kind,
+        }
+        self.recorded += self.context.recorder.write(
+            lambda session, claim: record_measurement(session, claim, **values)
+        )
+        self.done += 1
+        self.context.progress(self.done, self.n_cells, f"{spec.key} {measurement.config}")
+
+
+def plan_sweep(
+    checkpoint: Checkpoint,
+    configs: Iterable[CompressionConfig],
+    matrices: MatrixFilter = MatrixFilter(),  # noqa: B008
+) -> SweepPlan:
+    """The cells of a sweep.
+
+    Raises:
+        ConfigError: no matrix passes the filter.
+    """
+    asked = list(configs)
+    rows, clamped = [], []
+    for spec in _in_input_order(_filtered(checkpoint.matrices(), matrices)):
+        fitting: dict[str, CompressionConfig] = {}
+        for config in asked:
+            fitted = config.clamped(spec.out_features, spec.in_features)
+            fitting.setdefault(fitted.config_hash, fitted)
+            if fitted.rank != config.rank:
+                clamped.append(_matrix_columns(spec) | {"requested_rank": config.rank, "rank": fitted.rank})
+        rows.append((spec, tuple(fitting.values())))
+    if not rows:
+        raise ConfigError(f"no matrix of this model passes the filter {matrices.model_dump(exclude_none=True)}")
+    return SweepPlan(tuple(rows), clamped)
+
+
+def cell_of(spec: MatrixSpec, config: CompressionConfig) -> Cell:
+    return (spec.key.layer_idx, spec.key.projection, spec.key.expert_idx, config.config_hash)
+
+
+def measurement_row(spec: MatrixSpec, measurement: MatrixMeasurement) -> dict[str, Any]:
+    """The columns of a measurement that do not depend on the job."""
+    config = measurement.config
+    return _matrix_columns(spec) | {
+        "out_features": spec.out_features,
+        "in_features": spec.in_features,
+        "config_hash": config.config_hash,
+        "config": config.to_dict(),
+        "b_q": config.b_q,
+        "rank": config.rank,
+        "factor_bits_l": config.factor_bits_l,
+        "factor_bits_r": config.factor_bits_r,
+        "codebook": config.codebook,
+        "seed": config.seed,
+        "raw_mse": measurement.raw_mse,
+        "normalized_mse": measurement.normalized_mse,
+        "calibration_weighted_error": measurement.calibration_weighted_error,
+        "nbytes": measurement.nbytes,
+        "bits_per_weight": measurement.bits_per_weight,
+        "seconds": measurement.seconds,
+    }
+
+
+def _matrix_columns(spec: MatrixSpec) -> dict[str, Any]:
+    key = spec.key
+    return {"layer_idx": key.layer_idx, "projection": key.projection, "expert_idx": key.expert_idx}
+
+
+def _filtered(specs: Iterable[MatrixSpec], matrices: MatrixFilter) -> list[MatrixSpec]:
+    return [
+        spec
+        for spec in specs
+        if (matrices.layers is None or spec.key.layer_idx in matrices.layers)
+        and (matrices.projections is None or spec.key.projection in matrices.projections)
+    ]
+
+
+def _in_input_order(specs: list[MatrixSpec]) -> list[MatrixSpec]:
+    """Projections that read the same input next to each other (the order of PROJECTIONS already does that)."""
+    groups = list(dict.fromkeys(INPUT_OF.values()))
+    return sorted(specs, key=lambda spec: (spec.key.layer_idx, groups.index(INPUT_OF[spec.key.projection])))

@@ -1,0 +1,95 @@
+"""The heartbeat: a thread that keeps the lease, stores progress, and hears what people want."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from types import TracebackType
+
+from results_db import Database
+from results_db.errors import LeaseLost
+from results_db.queue.lease import Beat, Claim, heartbeat, release_attempt
+from results_db.settings import Settings
+from results_db.states import JobState
+from worker.progress import ProgressMeter
+from worker.stop import StopRequest
+
+log = logging.getLogger(__name__)
+
+#: exit code of a horse whose lease another attempt holds
+FENCED = 75
+
+
+class Heartbeat:
+    """Beats while the block runs, on an engine of its own.
+
+    A lease that is lost ends the process at once: what it computes is somebody else's by now. A job that does not
+    come to a stop within one more beat after a cancel is ended as well; its device memory goes with the process.
+    """
+
+    def __init__(self, claim: Claim, settings: Settings, progress: ProgressMeter, stop: StopRequest) -> None:
+        self._claim = claim
+        self._settings = settings
+        self._progress = progress
+        self._stop = stop
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        database = Database(self._settings.database_url)
+        cancels_seen = 0
+        try:
+            while not self._ended.wait(self._settings.heartbeat_s):
+                beat = self._beat(database)
+                if beat is None:
+                    continue
+                if beat.cancel_requested:
+                    cancels_seen += 1
+                    self._stop.ask("cancel")
+                    if cancels_seen > 1:
+                        self._cancel_now(database)
+                elif beat.pause_requested:
+                    self._stop.ask("pause")
+        finally:
+            database.dispose()
+
+    def _beat(self, database: Database) -> Beat | None:
+        """One beat; None where the database did not answer: the lease outlives several missed beats."""
+        try:
+            with database.write() as session:
+                return heartbeat(
+                    session, self._claim, lease_s=self._settings.lease_s, progress=self._progress.snapshot()
+                )
+        except LeaseLost as error:
+            self._fence(error)
+        except Exception:
+            log.warning("attempt %s: a heartbeat failed", self._claim.attempt_id, exc_info=True)
+        return None
+
+    def _fence(self, error: LeaseLost) -> None:
+        if self._ended.is_set():
+            return  # the job's own thread has just closed the attempt
+        log.error("%s; this process stops at once", error)
+        os._exit(FENCED)
+
+    def _cancel_now(self, database: Database) -> None:
+        if self._ended.is_set():
+            return
+        log.warning("attempt %s does not come to a stop by itself: cancelled from outside", self._claim.attempt_id)
+        try:
+            with database.write() as session:
+                release_attempt(session, self._claim, to=JobState.CANCELLED)
+        except LeaseLost as error:
+            self._fence(error)
+        os._exit(0)

@@ -1,0 +1,124 @@
+"""What handlers start from: a model's checkpoint, a calibration, windows of text; each checked against its row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from compress_core.calibrate.calibration import Calibration as CalibrationFile
+from compress_core.checkpoint import Checkpoint, open_checkpoint
+from compress_core.text import Split, TextSource, split_text
+from compress_core.text.tokens import TokenWindows, fixed_windows, sampled_windows
+from results_db.errors import NotFound
+from results_db.params import TextSpec, WindowSpec
+from results_db.recording import newest_calibration
+from results_db.tables import Artefact, Calibration, Model
+from worker.context import JobContext
+from worker.errors import MissingInput, ModelChanged
+
+
+def get_model(session: Session, model_id: str) -> Model:
+    """The model's row.
+
+    Raises:
+        NotFound: no such model.
+    """
+    model = session.get(Model, model_id)
+    if model is None:
+        raise NotFound("model", model_id)
+    return model
+
+
+def open_model(context: JobContext, model_id: str) -> tuple[Model, Checkpoint]:
+    """The model's row and its checkpoint, which must still be the one that was registered.
+
+    Raises:
+        MissingInput: a hub model that was not fetched.
+        ModelChanged: the files have other contents than when they were registered.
+        CheckpointError: the files are gone or damaged.
+    """
+    model = context.recorder.read(lambda session: get_model(session, model_id))
+    if model.local_path is None:
+        raise MissingInput(f"model {model.name} ({model.id}) is not on this machine: submit a fetch job for it first")
+    checkpoint = open_checkpoint(model.local_path)
+    if model.fingerprint is not None and checkpoint.fingerprint != model.fingerprint:
+        raise ModelChanged(
+            f"the files in {model.local_path} are no longer those of model {model.id} (fingerprint "
+            f"{checkpoint.fingerprint[:12]}, registered {model.fingerprint[:12]}): restore them, or register the "
+            "folder again as a new model"
+        )
+    return model, checkpoint
+
+
+def get_calibration(context: JobContext, model: Model, calibration_id: str | None) -> Calibration:
+    """The calibration of that id, or the model's newest.
+
+    Raises:
+        MissingInput: there is none; says what to submit.
+    """
+
+    def find(session: Session) -> Calibration:
+        if calibration_id is None:
+            row = newest_calibration(session, model.id)
+            if row is None:
+                raise MissingInput(
+                    f"model {model.name} ({model.id}) has no calibration: submit a calibrate job for it first"
+                )
+            return row
+        row = session.get(Calibration, calibration_id)
+        if row is None:
+            raise NotFound("calibration", calibration_id)
+        if row.model_id != model.id:
+            raise MissingInput(f"calibration {row.id} belongs to model {row.model_id}, not to {model.id}")
+        return row
+
+    return context.recorder.read(find)
+
+
+def open_calibration(context: JobContext, row: Calibration, checkpoint: Checkpoint) -> CalibrationFile:
+    """The calibration's file.
+
+    Raises:
+        MissingInput: the file is gone.
+        CalibrationError: the file is damaged or fits another model.
+    """
+    artefact = context.recorder.read(lambda session: session.get_one(Artefact, row.artefact_id))
+    path = Path(artefact.uri)
+    if not path.exists():
+        raise MissingInput(
+            f"the file of calibration {row.id} is gone ({path}): submit the same calibrate job again, it writes it anew"
+        )
+    return CalibrationFile.open(path, checkpoint)
+
+
+def text_source(context: JobContext, text: TextSpec) -> TextSource:
+    """The text that a job means; files must lie inside the model roots.
+
+    Raises:
+        PathNotAllowed: a path outside of them.
+        ConfigError: a file without a path, or a path without a file.
+    """
+    return TextSource(text.kind, None if text.path is None else context.settings.resolve_path(text.path))
+
+
+def draw_windows(
+    context: JobContext, checkpoint: Checkpoint, text: TextSpec, split: Split, windows: WindowSpec
+) -> TokenWindows:
+    """Windows drawn by seed; all windows in order where no count is given.
+
+    Raises:
+        CalibrationError: the split is too short; says how many windows it has.
+    """
+    content = split_text(text_source(context, text), split)
+    if windows.count is None:
+        return fixed_windows(checkpoint.path, content, windows.length)
+    return sampled_windows(checkpoint.path, content, samples=windows.count, length=windows.length, seed=windows.seed)
+
+
+def content_hash(values: dict[str, Any]) -> str:
+    """64 hex digits of a JSON-able description: equal descriptions are the same work."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,131 @@
+"""The worker's row, and the attempts that dead workers of this machine left behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select, update
+
+from compress_core.version import NUMERICS_VERSION
+from results_db import Database
+from results_db.clock import db_now, utc_now
+from results_db.ids import new_id
+from results_db.queue.lease import lose_attempt
+from results_db.states import AttemptState
+from results_db.tables import Attempt, Worker
+from worker.device import Device
+
+log = logging.getLogger(__name__)
+
+_PACKAGES = ("torch", "transformers", "rq")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A process that cannot be mistaken for a later one with the same number."""
+
+    boot_id: str
+    pid_namespace: str
+    pid: int
+    #: clock ticks after boot
+    started: int
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessId | None:
+        """The process of that number now; None where there is none."""
+        try:
+            # the command's name, in parentheses, may hold spaces: count the fields after it
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+            namespace = str(Path("/proc/self/ns/pid").readlink())
+        except OSError:
+            return None
+        if fields[0] == "Z":  # dead, only not yet waited for
+            return None
+        return cls(boot_id, namespace, pid, int(fields[19]))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "boot_id": self.boot_id,
+            "pid_namespace": self.pid_namespace,
+            "pid": self.pid,
+            "started": self.started,
+        }
+
+
+def register(database: Database, name: str, device: Device) -> str:
+    """Write this process's row; its id."""
+    me = ProcessId.of(os.getpid())
+    versions: dict[str, Any] = {package: _version(package) for package in _PACKAGES}
+    versions |= {"numerics": NUMERICS_VERSION, "process": me.to_dict() if me else None, "device_name": device.name}
+    worker = Worker(
+        id=new_id("wrk"),
+        name=name,
+        hostname=socket.gethostname(),
+        pid=os.getpid(),
+        device=device.requested,
+        device_kind=device.kind,
+        device_uuid=device.uuid,
+        state="up",
+        heartbeat_at=utc_now(),
+        versions=versions,
+    )
+    with database.write() as session:
+        session.add(worker)
+    return worker.id
+
+
+def touch(database: Database, worker_id: str, *, state: str = "up") -> None:
+    """The worker is alive (or says goodbye)."""
+    with database.write() as session:
+        session.execute(
+            update(Worker)
+            .where(Worker.id == worker_id)
+            .values(heartbeat_at=db_now(), state=state)
+            .execution_options(synchronize_session=False)
+        )
+
+
+def bury_the_dead(database: Database) -> int:
+    """Lose the running attempts of workers of this machine whose process is gone; how many.
+
+    Their leases would run out anyway: this only saves the wait. Workers in other pid namespaces or on other machines
+    are left alone, since their processes cannot be seen from here.
+    """
+    me = ProcessId.of(os.getpid())
+    if me is None:
+        return 0
+    lost = 0
+    with database.write() as session:
+        for worker in session.scalars(select(Worker).where(Worker.state == "up")).all():
+            process = (worker.versions or {}).get("process")
+            if not process or _lives(process, me):
+                continue
+            worker.state = "down"
+            running = select(Attempt).where(Attempt.worker_id == worker.id, Attempt.state == AttemptState.RUNNING.value)
+            for attempt in session.scalars(running).all():
+                lost += lose_attempt(session, attempt, f"its worker {worker.name} (pid {worker.pid}) is gone")
+    if lost:
+        log.warning("%d attempts of dead workers were put back", lost)
+    return lost
+
+
+def _lives(process: dict[str, Any], me: ProcessId) -> bool:
+    """Whether a recorded process is alive; True where this cannot be known from here."""
+    if process.get("boot_id") != me.boot_id or process.get("pid_namespace") != me.pid_namespace:
+        return True
+    now = ProcessId.of(int(process["pid"]))
+    return now is not None and now.started == process.get("started")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,110 @@
+"""RQ's forking worker, with bitbudget's rules for signals, lost horses and a Redis that goes away."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from types import FrameType
+from typing import Any
+
+from redis.exceptions import RedisError
+from rq import Worker
+from rq.job import Job
+
+from results_db import Database
+from results_db.queue.lease import lose_attempt
+from results_db.tables import Attempt
+from worker.current import CurrentWorker
+from worker.registration import touch
+
+log = logging.getLogger(__name__)
+
+
+class BitbudgetWorker(Worker):
+    """One work horse at a time, forked from a parent that has torch imported and has computed nothing."""
+
+    #: longest wait between tries to reach Redis, seconds
+    max_connection_wait_time = 5.0
+
+    def __init__(self, *args: Any, current: CurrentWorker, **kwargs: Any) -> None:
+        self.current = current
+        #: whether a signal asked this worker to stop
+        self.asked_to_stop = False
+        super().__init__(*args, work_horse_killed_handler=self.horse_died, **kwargs)
+
+    # --- the horse's side ---
+
+    def setup_work_horse_signals(self) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self.current.stop.ask_on_sigterm()
+
+    # --- the parent's side ---
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        self.asked_to_stop = True
+        super().request_stop(signum, frame)
+
+    def handle_warm_shutdown_request(self) -> None:
+        """SIGTERM or Ctrl+C: let the horse finish its experiment and give the attempt back."""
+        super().handle_warm_shutdown_request()
+        if self.horse_pid:
+            self.kill_horse(signal.SIGTERM)
+
+    def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
+        """A second signal, a second or more later: the horse is killed and its attempt put back."""
+        attempt_id = self.get_current_job_id() if self.horse_pid else None
+        try:
+            super().request_force_stop(signum, frame)
+        except SystemExit:
+            if attempt_id is not None:
+                self._lose(attempt_id, "its worker was told twice to stop", signal=int(signal.SIGKILL))
+            raise
+
+    def horse_died(self, job: Job, _pid: int, status: int | None, usage: Any) -> None:
+        """The horse ended without recording an end: its attempt is lost, and tried again at once."""
+        values: dict[str, int | None] = {"peak_rss_bytes": usage.ru_maxrss * 1024 if usage is not None else None}
+        why = "its process is gone"
+        if status is not None and os.WIFSIGNALED(status):
+            values["signal"] = os.WTERMSIG(status)
+            why = f"its process was killed by {signal.Signals(os.WTERMSIG(status)).name}"
+            if os.WTERMSIG(status) == signal.SIGKILL:
+                why += " (out of memory, or somebody's kill -9)"
+        elif status is not None:
+            values["exit_code"] = os.WEXITSTATUS(status)
+            why = f"its process ended with exit code {os.WEXITSTATUS(status)}"
+        self._lose(job.id, why, **values)
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        super().heartbeat(timeout, pipeline)
+        if not self.is_horse:
+            self._touch()
+
+    def maintain_heartbeats(self, job: Job, execution: Any) -> None:
+        """A Redis that is away does not end a job: the lease in the database is what counts."""
+        try:
+            super().maintain_heartbeats(job, execution)
+        except RedisError as error:
+            log.warning("Redis does not answer while %s runs: %s", job.id, error)
+            self._touch()
+
+    def _touch(self) -> None:
+        database = Database(self.current.settings.database_url)
+        try:
+            touch(database, self.current.id)
+        except Exception as error:  # noqa: BLE001 - the row is for people's eyes; the next beat tries again
+            log.warning("this worker's heartbeat could not be stored: %s", error)
+        finally:
+            database.dispose()  # no connection may cross the next fork
+
+    def _lose(self, attempt_id: str, why: str, **values: int | None) -> None:
+        database = Database(self.current.settings.database_url)
+        try:
+            with database.write() as session:
+                attempt = session.get(Attempt, attempt_id)
+                if attempt is not None and lose_attempt(session, attempt, why, **values):
+                    log.warning("attempt %s is lost: %s", attempt_id, why)
+        except Exception:
+            log.exception("attempt %s could not be put back: its lease will run out", attempt_id)
+        finally:
+            database.dispose()

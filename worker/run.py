@@ -1,0 +1,125 @@
+"""run_attempt: what RQ calls in the work horse. The message is an attempt's id; everything else is in the database."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from compress_core.errors import Interrupted
+from results_db import Database
+from results_db.errors import LeaseLost
+from results_db.params import PARAMS
+from results_db.queue.lease import Claim, claim_attempt, fail_attempt, finish_attempt, heartbeat, release_attempt
+from results_db.settings import Settings
+from results_db.states import JobKind, JobState
+from results_db.tables import Attempt
+from worker.causes import describe
+from worker.context import JobContext, Recorder
+from worker.current import CurrentWorker, current_worker
+from worker.device import Device
+from worker.heartbeat import Heartbeat
+from worker.progress import ProgressMeter
+from worker.registry import handler_of
+from worker.stop import StopRequest, die_with_parent
+from worker.threads import set_torch_threads
+
+log = logging.getLogger(__name__)
+
+#: tokens that go through a layer at once, and after an attempt that ran out of memory
+_BATCH_TOKENS, _SMALL_BATCH_TOKENS = 4096, 512
+
+#: where a job goes when it is stopped
+_STOPPED: dict[str, JobState] = {
+    "cancel": JobState.CANCELLED,
+    "pause": JobState.PAUSED,
+    "shutdown": JobState.QUEUED,
+}
+
+
+def run_attempt(attempt_id: str) -> None:
+    """Claim an attempt and run its job to a recorded end; quietly nothing if someone else has it."""
+    worker = current_worker()
+    die_with_parent(worker.pid)
+    set_torch_threads()
+    database = Database(worker.settings.database_url)
+    try:
+        with database.write() as session:
+            claim = claim_attempt(session, attempt_id, worker_id=worker.id, lease_s=worker.settings.lease_s)
+        if claim is None:
+            log.info("attempt %s is not to be had: it was claimed, cancelled or forgotten", attempt_id)
+            return
+        run_claimed(database, claim, worker)
+    finally:
+        database.dispose()
+
+
+def run_claimed(database: Database, claim: Claim, worker: CurrentWorker) -> None:
+    """Run the job of a claim and record how it ended; an error of the job's own never leaves this function."""
+    recorder = Recorder(database, claim)
+    progress = ProgressMeter(worker.stop)
+    log.info("attempt %s: %s job %s begins", claim.attempt_id, claim.kind, claim.job_id)
+    try:
+        try:
+            with Heartbeat(claim, worker.settings, progress, worker.stop):
+                result = _compute(recorder, worker.settings, worker.device, progress)
+        except Interrupted:
+            _release(recorder, worker.stop)
+        except LeaseLost:
+            raise
+        except Exception as error:
+            log.warning("attempt %s failed", claim.attempt_id, exc_info=True)
+            cause = describe(error, attempt_number=claim.attempt_number)
+            recorder.write(lambda session, claim: fail_attempt(session, claim, cause, **peaks()))
+        else:
+            recorder.write(lambda session, claim: finish_attempt(session, claim, result, **peaks()))
+            log.info("attempt %s: %s job %s succeeded", claim.attempt_id, claim.kind, claim.job_id)
+    except LeaseLost as error:
+        log.warning("%s", error)
+
+
+def _compute(recorder: Recorder, settings: Settings, device: Device, progress: ProgressMeter) -> dict[str, Any]:
+    claim = recorder.claim
+    kind = JobKind(claim.kind)
+    params = PARAMS[kind].model_validate(claim.params)
+    starved = recorder.read(lambda session: _ran_out_of_memory(session, claim.job_id))
+    context = JobContext(
+        claim=claim,
+        settings=settings,
+        device=device,
+        recorder=recorder,
+        progress=progress,
+        batch_tokens=_SMALL_BATCH_TOKENS if starved else _BATCH_TOKENS,
+    )
+    return handler_of(kind)(params, context)
+
+
+def _release(recorder: Recorder, stop: StopRequest) -> None:
+    """Give the attempt back; what a person asked for goes before the worker's own shutdown."""
+
+    def release(session: Session, claim: Claim) -> None:
+        beat = heartbeat(session, claim, lease_s=60, progress=None)
+        reason = "cancel" if beat.cancel_requested else "pause" if beat.pause_requested else stop.reason
+        release_attempt(session, claim, to=_STOPPED[reason or "shutdown"])
+
+    recorder.write(release)
+    log.info("attempt %s is released", recorder.claim.attempt_id)
+
+
+def _ran_out_of_memory(session: Session, job_id: str) -> bool:
+    errors = session.scalars(select(Attempt.error).where(Attempt.job_id == job_id)).all()
+    return any(error is not None and error.get("code") == "out-of-memory" for error in errors)
+
+
+def peaks() -> dict[str, int | None]:
+    """Peak memory of this process, host and device."""
+    torch = sys.modules.get("torch")
+    gpu = torch.cuda.max_memory_allocated() if torch is not None and torch.cuda.is_initialized() else None
+    return {
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_gpu_bytes": gpu,
+    }

@@ -1,0 +1,104 @@
+"""Headline: uniform against optimal at equal bytes, in a few honest numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from compress_core.analyze.verdict import Estimate
+
+
+def gain_from_nll(delta: float, low: float, high: float, *, n: int, n_needed: int | None = None) -> Estimate:
+    """PPL gain in % from the paired mean difference of NLL (candidate − reference, nats a token) and its interval.
+
+    gain = 100·(1 − PPL_candidate/PPL_reference) = 100·(1 − exp(delta)). A negative difference is a gain: the ends swap.
+    """
+    return Estimate(
+        value=-100 * math.expm1(delta),
+        low=-100 * math.expm1(high),
+        high=-100 * math.expm1(low),
+        n=n,
+        n_needed=n_needed,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One model of the comparison."""
+
+    #: "original", "best uniform", "optimal", "round to nearest", "rank 0", "manual", …
+    name: str
+    perplexity: float
+    #: stored bytes of its matrices
+    nbytes: int
+    bits_per_weight: float
+    #: 95 % interval of the perplexity itself; wide, because texts differ: compare by the paired gain
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """What a study found, to be shown in one breath."""
+
+    uniform: Contender
+    optimal: Contender
+    #: paired PPL gain of optimal over uniform, %
+    gain_percent: Estimate
+    original: Contender | None = None
+    #: at the same bytes: round to nearest, rank 0, the manual recipe, …
+    others: tuple[Contender, ...] = ()
+
+    @property
+    def fair(self) -> bool:
+        """Optimal takes no more bytes than uniform."""
+        return self.optimal.nbytes <= self.uniform.nbytes
+
+    @property
+    def recommended(self) -> str:
+        """The allocation to ship: optimal only where the whole interval says that it is better."""
+        return self.optimal.name if self.fair and self.gain_percent.low > 0 else self.uniform.name
+
+    @property
+    def excess_removed(self) -> float | None:
+        """Share of uniform's excess NLL over the original that optimal removes; None where there is no excess.
+
+        1 − ln(PPL_optimal/PPL_original) / ln(PPL_uniform/PPL_original)
+        """
+        if self.original is None:
+            return None
+        excess = math.log(self.uniform.perplexity / self.original.perplexity)
+        if excess <= 0:
+            return None
+        return 1 - math.log(self.optimal.perplexity / self.original.perplexity) / excess
+
+    def sentence(self) -> str:
+        """The finding as one sentence."""
+        g = self.gain_percent
+        interval = f"95 % interval {g.low:+.2f} … {g.high:+.2f} %, {g.n} windows"
+        if not self.fair:
+            return (
+                f"{self.optimal.name} takes {self.optimal.nbytes - self.uniform.nbytes:,} bytes more than "
+                f"{self.uniform.name}, so nothing can be claimed (gain {g.value:+.2f} %, {interval})."
+            )
+        where = f"at {self.optimal.nbytes:,} of {self.uniform.nbytes:,} bytes"
+        if g.low > 0:
+            return f"{self.optimal.name} beats {self.uniform.name} by {g.value:.2f} % perplexity {where} ({interval})."
+        if g.high < 0:
+            return (
+                f"{self.optimal.name} loses to {self.uniform.name} by {-g.value:.2f} % perplexity {where} "
+                f"({interval}): use {self.uniform.name}."
+            )
+        return (
+            f"{self.optimal.name} is not shown to beat {self.uniform.name} {where}: gain {g.value:+.2f} % "
+            f"({interval}); use {self.uniform.name}, or evaluate more text."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {
+            "fair": self.fair,
+            "recommended": self.recommended,
+            "excess_removed": self.excess_removed,
+            "sentence": self.sentence(),
+        }

@@ -1,0 +1,50 @@
+"""The headline never claims more than the interval."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from compress_core.analyze import Contender, Estimate, Headline, gain_from_nll
+
+UNIFORM = Contender("best uniform", 8.0, 1000, 2.5)
+OPTIMAL = Contender("optimal", 7.0, 990, 2.48)
+ORIGINAL = Contender("original", 6.0, 6400, 16.0)
+
+
+def test_gain_from_nll() -> None:
+    gain = gain_from_nll(math.log(0.9), math.log(0.88), math.log(0.93), n=64)
+    assert gain.value == pytest.approx(10)
+    assert gain.low == pytest.approx(7)
+    assert gain.high == pytest.approx(12)
+
+
+def test_a_win() -> None:
+    headline = Headline(UNIFORM, OPTIMAL, Estimate(12.5, 10, 15, 64), ORIGINAL)
+    assert headline.recommended == "optimal"
+    assert "beats best uniform by 12.50 %" in headline.sentence()
+    assert headline.excess_removed == pytest.approx(1 - math.log(7 / 6) / math.log(8 / 6))
+    assert json.loads(json.dumps(headline.to_dict()))["recommended"] == "optimal"
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [(Estimate(1, -1, 3, 9), "is not shown to beat"), (Estimate(-2, -3, -1, 9), "loses to best uniform by 2.00 %")],
+)
+def test_no_win_recommends_uniform(gain: Estimate, words: str) -> None:
+    headline = Headline(UNIFORM, OPTIMAL, gain)
+    assert headline.recommended == "best uniform"
+    assert words in headline.sentence()
+    assert headline.excess_removed is None
+
+
+def test_more_bytes_claim_nothing() -> None:
+    headline = Headline(UNIFORM, Contender("optimal", 7.0, 1010, 2.5), Estimate(12, 10, 14, 9))
+    assert headline.recommended == "best uniform"
+    assert "10 bytes more" in headline.sentence()
+
+
+def test_no_excess_to_remove() -> None:
+    assert Headline(UNIFORM, OPTIMAL, Estimate(1, 0, 2, 9), Contender("original", 8.5, 1, 16.0)).excess_removed is None

@@ -13,6 +13,8 @@ from typing import IO, Self
 from compress_core.checkpoint.headers import DTYPE_BYTES
 from compress_core.errors import PackedFormatError
 
+_COPY_CHUNK = 1 << 22
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -55,11 +57,13 @@ class SafetensorsWriter:
     An exception inside the block removes the temporary file and leaves what was under the final name untouched.
     """
 
-    def __init__(self, path: Path, entries: Iterable[Entry], metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self, path: Path, entries: Iterable[Entry], metadata: Mapping[str, str], *, header_bytes: int | None = None
+    ) -> None:
         self._path = path
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._entries = list(entries)
-        self._header = encode_header(self._entries, metadata)
+        self._header = encode_header(self._entries, metadata, header_bytes=header_bytes)
         self._n_written = 0
         self._stream: IO[bytes] | None = None
 
@@ -69,20 +73,39 @@ class SafetensorsWriter:
         self._stream.write(self._header)
         return self
 
-    def write(self, name: str, data: bytes | memoryview) -> None:
+    def write(self, name: str, data: bytes) -> None:
         """Write the next tensor.
 
         Raises:
             PackedFormatError: it is not its turn, or its size is not the promised one.
         """
+        self._begin(name, len(data)).write(data)
+
+    def copy(self, name: str, source: Path, offset: int, nbytes: int) -> None:
+        """Write the next tensor from a range of bytes of another file, a few MB at a time.
+
+        Raises:
+            PackedFormatError: not its turn, not its size, or the file ends before the range does.
+        """
+        target = self._begin(name, nbytes)
+        with source.open("rb") as stream:
+            stream.seek(offset)
+            while nbytes:
+                chunk = stream.read(min(_COPY_CHUNK, nbytes))
+                if not chunk:
+                    raise PackedFormatError(f"{source} ended while {name} was copied from it")
+                target.write(chunk)
+                nbytes -= len(chunk)
+
+    def _begin(self, name: str, nbytes: int) -> IO[bytes]:
         assert self._stream is not None, "use the writer as a context manager"
         entry = self._entries[self._n_written] if self._n_written < len(self._entries) else None
         if entry is None or entry.name != name:
             raise PackedFormatError(f"{name} is written out of turn; expected {entry.name if entry else 'nothing'}")
-        if len(data) != entry.nbytes:
-            raise PackedFormatError(f"{name} has {len(data)} bytes, its header entry promises {entry.nbytes}")
-        self._stream.write(data)
+        if nbytes != entry.nbytes:
+            raise PackedFormatError(f"{name} has {nbytes} bytes, its header entry promises {entry.nbytes}")
         self._n_written += 1
+        return self._stream
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

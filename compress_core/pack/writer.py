@@ -1,0 +1,211 @@
+"""Compress a whole model and write it, layer by layer.
+
+Tensors of one file must lie in the order of their element sizes, so that each is aligned; which bytes a matrix gets
+is known only once it is compressed. So parts are spooled into one temporary file an element size, and the final file
+is put together from the spools and the checkpoint. Everything happens in a temporary directory that gets the final
+name at the end: a killed run leaves no half model under it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from compress_core.calibrate.calibration import Calibration
+from compress_core.checkpoint.checkpoint import Checkpoint
+from compress_core.checkpoint.headers import DTYPE_BYTES
+from compress_core.checkpoint.read import SAFETENSORS_DTYPES, read_finite
+from compress_core.checkpoint.writer import Entry, SafetensorsWriter
+from compress_core.compressed import CompressedMatrix
+from compress_core.config import CompressionConfig
+from compress_core.decompose import compress_matrix
+from compress_core.device import find_device
+from compress_core.errors import ConfigError, PackedFormatError
+from compress_core.matrix import MatrixKey, MatrixSpec
+from compress_core.measurement import MatrixMeasurement
+from compress_core.pack.layout import FILE_NAME, FORMAT, MODEL_KEY, VERSION, fixed_bytes, header_bytes, module_name
+from compress_core.pack.report import BytesReport
+from compress_core.progress import Progress, silent
+from compress_core.sweep import measure
+
+#: files that a packed model takes along from its checkpoint; not counted in its bytes
+COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A tensor of the final file and where its bytes lie now."""
+
+    entry: Entry
+    file: Path
+    offset: int
+
+
+@dataclass
+class _Spool:
+    """Temporary files, one an element size, that compressed parts are appended to."""
+
+    directory: Path
+    sources: list[_Source] = field(default_factory=list)
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        entry = Entry(name, SAFETENSORS_DTYPES[tensor.dtype], tuple(tensor.shape))
+        file = self.directory / f"spool{DTYPE_BYTES[entry.dtype]}"
+        with file.open("ab") as stream:
+            self.sources.append(_Source(entry, file, stream.tell()))
+            stream.write(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+
+    def remove(self) -> None:
+        for file in {source.file for source in self.sources}:
+            file.unlink()
+
+
+def write_packed_model(
+    checkpoint: Checkpoint,
+    calibration: Calibration | None,
+    items: Mapping[MatrixKey, CompressionConfig],
+    out_dir: Path,
+    *,
+    device: str | torch.device = "cpu",
+    overwrite: bool = False,
+    on_measurement: Callable[[MatrixKey, MatrixMeasurement], None] | None = None,
+    progress: Progress = silent,
+) -> BytesReport:
+    """Compress every matrix with its config and write the packed model; its bytes are the sum that was told.
+
+    Args:
+        calibration: H for each matrix; None is the identity everywhere.
+        items: one config for each matrix of the checkpoint, with ranks that the matrix can have.
+        overwrite: replace ``out_dir`` where it exists, once the new model is complete.
+        on_measurement: called with each matrix's errors as soon as they are known.
+
+    Raises:
+        ConfigError: a matrix without config, a config without matrix, or ``out_dir`` exists.
+        RankTooLarge: a rank exceeds min(out, in); before any work.
+        NonFiniteValues: NaN in a weight (named).
+        Interrupted: by ``progress``; nothing is left under ``out_dir``.
+    """
+    torch_device = find_device(device)
+    _check_items(checkpoint, items)
+    if out_dir.exists() and not overwrite:
+        raise ConfigError(f"{out_dir} exists: choose another directory, or delete it")
+    matrix_bytes: dict[MatrixKey, int] = {}
+    metadata = {"format": FORMAT, MODEL_KEY: _model_metadata(checkpoint)}
+    specs = checkpoint.matrices()
+    with _finished_directory(out_dir) as directory:
+        spool = _Spool(directory)
+        for done, spec in enumerate(specs):
+            config = items[spec.key]
+            message = f"compressing {spec.key} ({config})"
+            progress(done, len(specs), message)
+            compressed = _compress(checkpoint, calibration, spec, config, torch_device, on_measurement, done, progress)
+            for part, tensor in compressed.tensors().items():
+                spool.add(f"{module_name(spec)}.{part}", tensor)
+            metadata[module_name(spec)] = json.dumps(compressed.meta(), separators=(",", ":"))
+            matrix_bytes[spec.key] = compressed.nbytes
+        sources = spool.sources + [
+            _Source(Entry(tensor.name, tensor.dtype, tensor.shape), tensor.file, tensor.begin)
+            for tensor in checkpoint.other_tensors
+        ]
+        sources.sort(key=lambda source: -DTYPE_BYTES[source.entry.dtype])  # stable: spools are read front to back
+        entries = [source.entry for source in sources]
+        with SafetensorsWriter(
+            directory / FILE_NAME, entries, metadata, header_bytes=header_bytes(checkpoint)
+        ) as writer:
+            for source in sources:
+                writer.copy(source.entry.name, source.file, source.offset, source.entry.nbytes)
+        spool.remove()
+        for name in COMPANIONS:
+            if (checkpoint.path / name).exists():
+                shutil.copyfile(checkpoint.path / name, directory / name)
+        report = BytesReport(
+            expected_fixed_bytes=fixed_bytes(checkpoint),
+            expected_matrix_bytes=matrix_bytes,
+            actual_bytes=(directory / FILE_NAME).stat().st_size,
+        )
+        if not report.exact:
+            raise PackedFormatError(f"the packed model takes {report.actual_bytes} bytes, not {report.expected_bytes}")
+    progress(len(specs), len(specs), f"wrote {report.actual_bytes} bytes")
+    return report
+
+
+def _compress(
+    checkpoint: Checkpoint,
+    calibration: Calibration | None,
+    spec: MatrixSpec,
+    config: CompressionConfig,
+    device: torch.device,
+    on_measurement: Callable[[MatrixKey, MatrixMeasurement], None] | None,
+    done: int,
+    progress: Progress,
+) -> CompressedMatrix:
+    weight = read_finite(checkpoint.tensors[spec.tensor_name]).to(device)
+    hessian = None if calibration is None else calibration.hessian(spec.key).to(device)
+    total = len(checkpoint.matrices())
+
+    def inner(fraction: float) -> None:  # lets a cancelled job stop inside a large matrix
+        progress(done, total, f"compressing {spec.key} ({config}), {fraction:.0%}")
+
+    compressed = compress_matrix(weight, hessian, config, device=device, progress=inner)
+    if on_measurement is not None:
+        on_measurement(spec.key, measure(weight.float(), hessian, compressed))
+    return compressed
+
+
+def _check_items(checkpoint: Checkpoint, items: Mapping[MatrixKey, CompressionConfig]) -> None:
+    keys = {spec.key for spec in checkpoint.matrices()}
+    if missing := sorted(keys - set(items)):
+        raise ConfigError(f"no config for matrix {missing[0]} ({len(missing)} matrices have none)")
+    if unknown := sorted(set(items) - keys):
+        raise ConfigError(f"a config for matrix {unknown[0]}, which {checkpoint.path} does not have")
+    for spec in checkpoint.matrices():
+        items[spec.key].check_shape(spec.out_features, spec.in_features)
+
+
+def _model_metadata(checkpoint: Checkpoint) -> str:
+    values = {
+        "version": VERSION,
+        "fingerprint": checkpoint.fingerprint,
+        "layers": checkpoint.layout.prefix,
+        "n_layers": checkpoint.n_layers,
+    }
+    return json.dumps(values, separators=(",", ":"))
+
+
+@contextmanager
+def _finished_directory(out_dir: Path) -> Iterator[Path]:
+    """A temporary directory beside ``out_dir`` that gets its name if the block ends well, and goes if it does not."""
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", suffix=".tmp", dir=out_dir.parent))
+    try:
+        yield directory
+        directory.chmod(0o755)
+        if out_dir.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", suffix=".old", dir=out_dir.parent))
+            os.replace(out_dir, old)
+            os.replace(directory, out_dir)
+            shutil.rmtree(old)
+        else:
+            os.replace(directory, out_dir)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""How much the model feels the compression of one matrix (KL anchors) or of one layer (fidelity)."""

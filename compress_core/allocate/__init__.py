@@ -2,13 +2,16 @@
 
 from compress_core.allocate.allocation import Allocation, AllocationItem, allocation_from_choice
 from compress_core.allocate.budget import Budget
+from compress_core.allocate.cells import FilledCells, fill_cells
+from compress_core.allocate.certificate import lagrangian_bound, reduced_costs
+from compress_core.allocate.frontier import Frontier, frontier
 from compress_core.allocate.manual import ManualRecipe, layer_sensitivities, manual_allocation
 from compress_core.allocate.optimal import optimal_allocation
 from compress_core.allocate.overrides import overrides_from_yaml, overrides_to_yaml
 from compress_core.allocate.problem import AllocationProblem, Cell
 from compress_core.allocate.sensitivity import KLAnchor, Sensitivity, Spread, estimate_sensitivities, layer_spread
 from compress_core.allocate.solution import AllocationSolution
-from compress_core.allocate.solver import lagrangian_bound, solve_allocation
+from compress_core.allocate.solver import solve_allocation
 from compress_core.allocate.uniform import UniformCandidate, best_uniform, uniform_allocation, uniform_candidates
 
 __all__ = [
@@ -18,6 +21,8 @@ __all__ = [
     "AllocationSolution",
     "Budget",
     "Cell",
+    "FilledCells",
+    "Frontier",
     "KLAnchor",
     "ManualRecipe",
     "Sensitivity",
@@ -26,6 +31,8 @@ __all__ = [
     "allocation_from_choice",
     "best_uniform",
     "estimate_sensitivities",
+    "fill_cells",
+    "frontier",
     "lagrangian_bound",
     "layer_sensitivities",
     "layer_spread",
@@ -33,6 +40,7 @@ __all__ = [
     "optimal_allocation",
     "overrides_from_yaml",
     "overrides_to_yaml",
+    "reduced_costs",
     "solve_allocation",
     "uniform_allocation",
     "uniform_candidates",

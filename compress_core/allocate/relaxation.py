@@ -64,10 +64,21 @@ class Relaxation:
     position: NDArray[np.int64]
 
 
-def _hull_segments(
-    table: SortedTable,
-) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Segments of all lower convex hulls: (slope > 0, row, bytes, position at the end), in order within a row."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Segments:
+    """Segments of the lower convex hulls of all rows, one array entry each, in order within a row."""
+
+    #: error saved per byte, > 0
+    slope: NDArray[np.float64]
+    row: NDArray[np.int64]
+    #: bytes that the segment adds
+    step: NDArray[np.int64]
+    #: position in the sorted table at the segment's end
+    end: NDArray[np.int64]
+
+
+def hull_segments(table: SortedTable) -> Segments:
+    """Walk all hulls at once, from the smallest option, always to the steepest later one."""
     n, k = table.errors.shape
     rows = np.arange(n)
     at = np.zeros(n, dtype=np.int64)
@@ -94,8 +105,8 @@ def _hull_segments(
         at = target
     if not slopes:
         empty = np.zeros(0, dtype=np.int64)
-        return np.zeros(0), empty, empty, empty
-    return np.concatenate(slopes), np.concatenate(owners), np.concatenate(steps), np.concatenate(ends)
+        return Segments(np.zeros(0), empty, empty, empty)
+    return Segments(np.concatenate(slopes), np.concatenate(owners), np.concatenate(steps), np.concatenate(ends))
 
 
 def _improve(table: SortedTable, position: NDArray[np.int64], room: int) -> NDArray[np.int64]:
@@ -126,7 +137,8 @@ def _value(table: SortedTable, position: NDArray[np.int64]) -> tuple[float, int]
 def relax(table: SortedTable, budget: int) -> Relaxation:
     """Solve the relaxation and round it to a feasible choice. The smallest options must fit the budget."""
     n = len(table.errors)
-    slope, row, step, end = _hull_segments(table)
+    segments = hull_segments(table)
+    slope, row, step, end = segments.slope, segments.row, segments.step, segments.end
     position = np.zeros(n, dtype=np.int64)
     room = budget - int(table.nbytes[:, 0].sum())
     order = np.argsort(-slope, kind="stable")

@@ -13,6 +13,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from compress_core.allocate.certificate import lagrangian_bound
 from compress_core.allocate.core import CoreClass, enumerate_core
 from compress_core.allocate.relaxation import Relaxation, SortedTable, relax, sort_and_drop_dominated
 from compress_core.allocate.solution import AllocationSolution
@@ -27,20 +28,13 @@ _MAX_BYTES = 2**53
 _MAX_ERROR = 1e150
 
 
-def lagrangian_bound(errors: ArrayLike, nbytes: ArrayLike, budget: int, multiplier: float) -> float:
-    """Σ_i min_k (e_ik + λ·w_ik) − λ·B: a lower bound of every feasible objective, for any λ ≥ 0.
+def check_table(errors: ArrayLike, nbytes: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """The table as float64 and int64, with 0 bytes where an option is not available.
 
-    Written as Σ_i min_k (e_ik + λ·(w_ik − ŵ_i)) − λ·(B − Σ ŵ_i) with ŵ_i the smallest bytes of row i, which is the same
-    number with less cancellation.
+    Raises:
+        ConfigError: shapes, types or values that make no table.
+        NonFiniteValues: an error is NaN or −inf.
     """
-    e = np.asarray(errors, dtype=np.float64)
-    w = np.asarray(nbytes, dtype=np.int64)
-    smallest = np.where(np.isfinite(e), w, np.iinfo(np.int64).max).min(axis=1)
-    per_row = (e + multiplier * (w - smallest[:, None])).min(axis=1)
-    return math.fsum([*per_row.tolist(), -multiplier * (budget - int(smallest.sum()))])
-
-
-def _check(errors: ArrayLike, nbytes: ArrayLike, budget: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     e = np.asarray(errors, dtype=np.float64)
     w = np.asarray(nbytes)
     if e.ndim != 2 or e.shape != w.shape or not e.size:
@@ -49,8 +43,6 @@ def _check(errors: ArrayLike, nbytes: ArrayLike, budget: int) -> tuple[NDArray[n
         )
     if w.dtype.kind not in "iu":
         raise ConfigError(f"nbytes must be integers, not {w.dtype}: bytes come from the serialiser, never from a rate")
-    if isinstance(budget, bool) or not isinstance(budget, int | np.integer):
-        raise ConfigError(f"the budget must be a whole number of bytes, not {budget!r}")
     bad = np.isnan(e) | np.isneginf(e)
     if bad.any():
         i, j = (int(x) for x in np.argwhere(bad)[0])
@@ -94,7 +86,9 @@ def solve_allocation(
         ConfigError: shapes, types or bytes that make no table; a row without an available option.
         NonFiniteValues: an error is NaN or −inf.
     """
-    e, w = _check(errors, nbytes, budget)
+    e, w = check_table(errors, nbytes)
+    if isinstance(budget, bool) or not isinstance(budget, int | np.integer):
+        raise ConfigError(f"the budget must be a whole number of bytes, not {budget!r}")
     budget = int(budget)
     available = np.isfinite(e)
     smallest = int(_available_smallest(e, w).sum())

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from demo.corpus import Document, iter_documents, long_lines, overlap
+from compress_core.text.stdlib import Document, iter_documents, long_lines, overlap
 
 _COPIED_ABOVE = 0.1
 

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from demo.corpus import split_text
+from compress_core.text.stdlib import split_text
 from demo.tokenizer import byte_lengths
 
 RECORD = "training.json"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
-from demo.corpus import SEPARATOR
+from compress_core.text.stdlib import SEPARATOR
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -23,8 +23,8 @@ import torch.nn.functional as F
 import transformers
 from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM, Qwen2Tokenizer
 
+from compress_core.text.stdlib import split_text
 from demo.batches import Batches, encode, training_documents
-from demo.corpus import split_text
 from demo.model import VOCAB_SIZE, new_model, optimizers
 from demo.report import write_record
 from demo.tokenizer import train_tokenizer

@@ -10,12 +10,12 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from compress_core.errors import CalibrationError, ConfigError
+from compress_core.text import stdlib
 
 Split = Literal["calibrate", "measure", "select", "report", "whole"]
 
@@ -86,7 +86,7 @@ def split_text(source: TextSource, split: Split) -> str:
             raise ConfigError(
                 "the standard library's text has no split 'whole': the demo model was trained on most of it"
             )
-        text: str = import_module("compress_core.text.stdlib").split_text(split)
+        text = stdlib.split_text(split)
         return text
     assert source.path is not None
     if split == WHOLE and source.path.suffix != ".jsonl":

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from demo import corpus
+from compress_core.text import stdlib as corpus
 
 FINGERPRINT = (
-    "import hashlib, sys; from demo import corpus;"
+    "import hashlib, sys; from compress_core.text import stdlib as corpus;"
     "print(*(hashlib.sha256(corpus.split_text(s).encode()).hexdigest() for s in corpus.SPLITS));"
     "print(*sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'numpy', 'transformers'}))"
 )

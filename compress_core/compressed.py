@@ -5,8 +5,8 @@ Tensors, all on the CPU (``predicted_nbytes`` counts the same list):
     q_codes     uint8    codes of Q; e8: the 16-bit code of each 8 weights, row by row
     q_residual  uint8    e8 at 3 and 4 bits: the second stage's code of each 8 weights
     q_tail      uint8    e8, width not a multiple of 8: scalar codes of the last columns
-    q_scale     float32 (1,); rtn: float16 (O,), one step a row
-    lr_scale    float32 (1,) scale of the product L·R                       rank > 0
+    q_scale     float32 (1,), the scale of the matrix; rtn: float16 (O,), one step a row
+    q_rows      uint8 (O,), logarithmic scale of each row (not for rtn); it scales the rows of L too
     l_codes, l_scales    packed codes and float16 (r,), or l_values float16 (O, r) at 16 bits
     r_codes, r_scales    packed codes and float16 (r,), or r_values float16 (r, I) at 16 bits
 
@@ -28,11 +28,12 @@ from compress_core.codebooks import get_codebook
 from compress_core.codebooks.rtn import rtn_values
 from compress_core.config import CompressionConfig
 from compress_core.errors import PackedFormatError
-from compress_core.incoherence import InputRotation, OutputRotation
+from compress_core.incoherence import InputRotation
 from compress_core.ldlq import Rounded
 from compress_core.lowrank import Factors, QuantizedFactor, decode_factor
 from compress_core.nbytes import E8_BLOCK, predicted_nbytes
 from compress_core.packing import pack_bits, unpack_bits
+from compress_core.row_scales import decode_row_scales
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,6 @@ class CompressedMatrix:
     config: CompressionConfig
     #: (out_features, in_features)
     shape: tuple[int, int]
-    #: whether Q + L·R live in the rotated basis (False for "rtn")
-    rotated: bool
     packed: Mapping[str, Tensor]
 
     @property
@@ -61,7 +60,7 @@ class CompressedMatrix:
 
     def meta(self) -> dict[str, Any]:
         """What :meth:`from_tensors` needs besides the tensors; JSON-able."""
-        return {"config": self.config.to_dict(), "shape": list(self.shape), "rotated": self.rotated}
+        return {"config": self.config.to_dict(), "shape": list(self.shape)}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Self:
@@ -73,7 +72,6 @@ class CompressedMatrix:
         try:
             config = CompressionConfig.from_dict(meta["config"])
             shape = (int(meta["shape"][0]), int(meta["shape"][1]))
-            rotated = bool(meta["rotated"])
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise PackedFormatError(f"metadata of a packed matrix is not readable: {error!r}") from error
         packed = {name: t.detach().cpu() for name, t in tensors.items()}
@@ -84,7 +82,7 @@ class CompressedMatrix:
         for name, tensor in packed.items():
             if tensor.dtype != _dtype_of(name, config):
                 raise PackedFormatError(f"{name} must be {_dtype_of(name, config)}, not {tensor.dtype}")
-        matrix = cls(config, shape, rotated, packed)
+        matrix = cls(config, shape, packed)
         if matrix.nbytes != predicted_nbytes(config, *shape):
             raise PackedFormatError(
                 f"a {config} matrix of shape {shape} takes {predicted_nbytes(config, *shape)} bytes, "
@@ -101,15 +99,13 @@ class CompressedMatrix:
         if self.config.codebook == "rtn":
             codes = unpack_bits(packed["q_codes"], self.config.b_q, out_features * in_features)
             return rtn_values(codes.reshape(self.shape), packed["q_scale"], self.config.b_q)
-        w_OI = self._decode_q(packed) * packed["q_scale"]
+        w_OI = self._decode_q(packed)
         if self.config.rank:
             left = _decode(packed, "l", self.config.factor_bits_l, (out_features, self.config.rank))
             right = _decode(packed, "r", self.config.factor_bits_r, (self.config.rank, in_features))
-            w_OI = w_OI + (left @ right) * packed["lr_scale"]
-        if not self.rotated:
-            return w_OI
-        w_OI = InputRotation.make(in_features, self.config.seed, target).unrotate(w_OI)
-        return OutputRotation.make(out_features, self.config.seed, target).unrotate(w_OI)
+            w_OI = w_OI + left @ right
+        w_OI = w_OI * decode_row_scales(packed["q_rows"], packed["q_scale"])[:, None]
+        return InputRotation.make(in_features, self.config.seed, target).unrotate(w_OI)
 
     def _decode_q(self, packed: Mapping[str, Tensor]) -> Tensor:
         """Values of Q in units of its scale, (O, I) float32."""
@@ -140,8 +136,9 @@ def expected_names(config: CompressionConfig, in_features: int) -> set[str]:
             names.add("q_residual")
         if in_features % E8_BLOCK:
             names.add("q_tail")
+    if config.codebook != "rtn":
+        names.add("q_rows")
     if config.rank:
-        names.add("lr_scale")
         for side, bits in (("l", config.factor_bits_l), ("r", config.factor_bits_r)):
             names |= {f"{side}_values"} if bits == 16 else {f"{side}_codes", f"{side}_scales"}
     return names
@@ -152,7 +149,7 @@ def _dtype_of(name: str, config: CompressionConfig) -> torch.dtype:
         return torch.float16
     if name == "q_scale":
         return torch.float16 if config.codebook == "rtn" else torch.float32
-    return torch.float32 if name == "lr_scale" else torch.uint8
+    return torch.uint8
 
 
 def pack_q(rounded: Rounded, config: CompressionConfig) -> dict[str, Tensor]:

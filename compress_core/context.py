@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from compress_core.errors import NonFiniteValues
-from compress_core.incoherence import InputRotation, OutputRotation
+from compress_core.incoherence import InputRotation
 from compress_core.ldlq import Feedback, make_feedback
 from compress_core.lowrank import random_start, top_directions
 
@@ -104,8 +104,6 @@ class MatrixContext:
     w_OI: Tensor
     #: root mean square of the weight
     scale: float
-    output_rotation: OutputRotation
-    scale_multiples: dict[tuple[str, int], float] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -135,7 +133,5 @@ def prepare_matrix(
     if shared is None:
         shared = prepare_input(hessian, w_OI.shape[1], seed, device)
     scale = float(w_OI.to(torch.float64).square().mean().sqrt())
-    output_rotation = OutputRotation.make(w_OI.shape[0], seed, device)
     unit_OI = w_OI / scale if scale > 0 else torch.zeros_like(w_OI)
-    rotated = output_rotation.rotate(shared.rotation.rotate(unit_OI))
-    return MatrixContext(w_OI, hessian, shared, rotated, scale, output_rotation)
+    return MatrixContext(w_OI, hessian, shared, shared.rotation.rotate(unit_OI), scale)

@@ -28,6 +28,7 @@ from compress_core.ldlq import Feedback, Rounded, ldlq, make_feedback
 from compress_core.lowrank import Factors, fit_factors
 from compress_core.packing import pack_bits
 from compress_core.precision import exact_float32
+from compress_core.row_scales import decode_row_scales, encode_row_scales, shifted
 
 __all__ = ["CompressedMatrix", "compress_matrix", "compress_prepared"]
 
@@ -36,10 +37,11 @@ Progress = Callable[[float], None]
 
 #: κ by the coarser factor's bits
 _KAPPA = {4: 0.1, 8: 0.01, 16: 0.003}
-#: scales that are tried, as multiples of the root mean square
-_SCALE_MULTIPLES = (0.85, 0.92, 1.0, 1.08, 1.2, 1.4, 1.7, 2.1)
-#: rows on which scales are tried
-_SCALE_ROWS = 96
+#: row scales that are tried first, in steps of 2^(1/16) from the row's root mean square
+_WIDE_STEPS = (-4, -2, 0, 2, 4, 7, 11)
+#: … and later, from the scale that was best
+_NARROW_STEPS = (-2, 0, 2)
+_FINAL_STEPS = (-3, -2, -1, 0, 1, 2, 3)
 #: refits of both factors in each outer iteration
 _FACTOR_ROUNDS = 2
 #: iterations without progress after which the alternation stops
@@ -78,16 +80,25 @@ def _compress_rtn(w_OI: Tensor, config: CompressionConfig) -> CompressedMatrix:
     scales_O = rtn_scales(w_OI, config.b_q)
     codes = rtn_codes(w_OI, scales_O, config.b_q)
     packed = {"q_codes": pack_bits(codes, config.b_q).cpu(), "q_scale": scales_O.cpu()}
-    return CompressedMatrix(config, (w_OI.shape[0], w_OI.shape[1]), False, packed)
+    return CompressedMatrix(config, (w_OI.shape[0], w_OI.shape[1]), packed)
+
+
+@dataclass(frozen=True)
+class _RoundedRows:
+    """Q and the stored codes of its row scales."""
+
+    rounded: Rounded
+    row_codes_O: Tensor
+    scale_O: Tensor
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """One iterate in normalised, rotated units."""
+    """One iterate in normalised, rotated units; the error is ‖(W − Ŵ) S‖²."""
 
-    rounded: Rounded
-    scale: Tensor
+    q: _RoundedRows
     factors: Factors | None
+    directions_Ir: Tensor | None
     error: float
 
 
@@ -98,67 +109,117 @@ def compress_prepared(
     if config.codebook == "rtn":
         return _compress_rtn(context.raw_w_OI, config)
     config.check_shape(*context.shape)
-    best = _alternate(context, config, progress) if config.rank else _round_only(context, config)
-    packed = pack_q(best.rounded, config)
-    packed["q_scale"] = (best.scale.reshape(1) * context.scale).to(torch.float32).cpu()
+    rounder = _Rounder.make(context, config)
+    best = _alternate(context, config, rounder, progress) if config.rank else _round_only(context, rounder)
+    packed = pack_q(best.q.rounded, config)
+    packed["q_scale"] = (rounder.largest.reshape(1) * context.scale).to(torch.float32).cpu()
+    packed["q_rows"] = best.q.row_codes_O.to(torch.uint8).cpu()
     if best.factors is not None:
-        packed["lr_scale"] = torch.tensor([context.scale], dtype=torch.float32)
         packed |= pack_factors(best.factors, config)
-    return CompressedMatrix(config, context.shape, True, packed)
+    return CompressedMatrix(config, context.shape, packed)
 
 
-def _round_only(context: MatrixContext, config: CompressionConfig) -> _Candidate:
-    codebook, tail = _codebooks(context, config)
-    feedback = context.input.feedback(codebook.block)
-    scale = _search_scale(context.w_OI, feedback, codebook, tail)
-    rounded = _round(context.w_OI, feedback, codebook, tail, scale)
-    return _Candidate(rounded, scale, None, _error(context, rounded.value_OI))
+@dataclass(frozen=True)
+class _Rounder:
+    """Rounding with a search of each row's scale by its own H-weighted error.
+
+    A scale from the root mean square alone clips what heavy tails the rotation leaves, and clipped errors align with
+    the top directions of H.
+    """
+
+    codebook: Codebook
+    tail: Codebook
+    #: what row codes are relative to, 0-dim, normalised units
+    largest: Tensor
+
+    @classmethod
+    def make(cls, context: MatrixContext, config: CompressionConfig) -> _Rounder:
+        device = context.w_OI.device
+        largest = 2 * context.w_OI.square().mean(1).sqrt().amax()
+        codebook = get_codebook(config.codebook, config.b_q, device)
+        return cls(codebook, get_codebook("scalar", config.b_q, device), largest)
+
+    def natural_codes(self, w_OI: Tensor) -> Tensor:
+        """Codes of the rows' root mean squares."""
+        return encode_row_scales(w_OI.square().mean(1).sqrt(), self.largest)
+
+    def round(self, w_OI: Tensor, feedback: Feedback, row_codes_O: Tensor, steps: tuple[int, ...]) -> _RoundedRows:
+        """Round ``w`` at each of the scales ``steps`` away from ``row_codes_O``; each row keeps its best."""
+        rows = w_OI.shape[0]
+        codes_CO = torch.stack([shifted(row_codes_O, step) for step in steps])
+        scale_CO = decode_row_scales(codes_CO, self.largest)
+        stacked = w_OI.repeat(len(steps), 1)
+        rounded = ldlq(stacked, feedback, self.codebook, self.tail, scale_CO.reshape(-1))
+        if len(steps) == 1:
+            return _RoundedRows(rounded, codes_CO[0], scale_CO[0])
+        best_O = rounded.weighted_error_O(stacked, feedback).reshape(len(steps), rows).argmin(0)
+        at_O = torch.arange(rows, device=w_OI.device)
+        pick_O = best_O * rows + at_O
+        chosen = Rounded(rounded.parts_PIO[:, :, pick_O], rounded.value_OI[pick_O])
+        return _RoundedRows(chosen, codes_CO[best_O, at_O], scale_CO[best_O, at_O])
 
 
-def _alternate(context: MatrixContext, config: CompressionConfig, progress: Progress | None) -> _Candidate:
-    codebook, tail = _codebooks(context, config)
-    shared = context.input
+def _round_only(context: MatrixContext, rounder: _Rounder) -> _Candidate:
+    feedback = context.input.feedback(rounder.codebook.block)
+    q = rounder.round(context.w_OI, feedback, rounder.natural_codes(context.w_OI), _WIDE_STEPS)
+    q = rounder.round(context.w_OI, feedback, q.row_codes_O, _FINAL_STEPS)
+    return _Candidate(q, None, None, _error(context, q.rounded.value_OI))
+
+
+def _alternate(
+    context: MatrixContext, config: CompressionConfig, rounder: _Rounder, progress: Progress | None
+) -> _Candidate:
     kappa = _KAPPA[min(config.factor_bits_l, config.factor_bits_r)]
-    directions_Ir = shared.directions(config.rank)
+    directions_Ir = context.input.directions(config.rank)
     low_rank_OI = torch.zeros_like(context.w_OI)
-    scale: Tensor | None = None
+    row_codes_O = rounder.natural_codes(context.w_OI)
+    steps = _WIDE_STEPS
     best: _Candidate | None = None
     stale = 0
     for iteration in range(config.iterations):
-        feedback = _softened_feedback(context, directions_Ir, kappa, codebook.block)
-        target_OI = context.w_OI - low_rank_OI
-        if scale is None:
-            scale = _search_scale(target_OI, feedback, codebook, tail)
-        rounded = _round(target_OI, feedback, codebook, tail, scale)
-        factors = fit_factors(
-            context.w_OI - rounded.value_OI,
-            shared.s_II,
-            shared.feedback(1),
-            bits_l=config.factor_bits_l,
-            bits_r=config.factor_bits_r,
-            start_Ik=torch.cat([directions_Ir, shared.start(0)[:, : context.shape[1] - config.rank]], dim=1),
-            rank=config.rank,
-            rounds=_FACTOR_ROUNDS,
-        )
-        low_rank_OI = factors.product_OI
-        error = _error(context, rounded.value_OI + low_rank_OI)
+        candidate = _step(context, config, rounder, low_rank_OI, directions_Ir, kappa, row_codes_O, steps)
         if progress is not None:
             progress((iteration + 1) / config.iterations)
-        if best is None or error < best.error:
-            stale = 0 if best is None or error < 0.995 * best.error else stale + 1
-            best = _Candidate(rounded, scale, factors, error)
-        else:
-            stale += 1
+        stale = 0 if best is None or candidate.error < 0.995 * best.error else stale + 1
+        if best is None or candidate.error < best.error:
+            best = candidate
         if stale >= _PATIENCE:
             break
-        directions_Ir, _ = torch.linalg.qr((factors.right.value @ shared.s_II).T)
+        assert candidate.factors is not None
+        assert candidate.directions_Ir is not None
+        directions_Ir, low_rank_OI = candidate.directions_Ir, candidate.factors.product_OI
+        row_codes_O, steps = candidate.q.row_codes_O, _NARROW_STEPS
     assert best is not None
     return best
 
 
-def _codebooks(context: MatrixContext, config: CompressionConfig) -> tuple[Codebook, Codebook]:
-    device = context.w_OI.device
-    return get_codebook(config.codebook, config.b_q, device), get_codebook("scalar", config.b_q, device)
+def _step(
+    context: MatrixContext,
+    config: CompressionConfig,
+    rounder: _Rounder,
+    low_rank_OI: Tensor,
+    directions_Ir: Tensor,
+    kappa: float,
+    row_codes_O: Tensor,
+    steps: tuple[int, ...],
+) -> _Candidate:
+    """One outer iteration: Q against the softened Hessian, then L·R against what Q left."""
+    shared = context.input
+    feedback = _softened_feedback(context, directions_Ir, kappa, rounder.codebook.block)
+    q = rounder.round(context.w_OI - low_rank_OI, feedback, row_codes_O, steps)
+    factors, error = fit_factors(
+        context.w_OI - q.rounded.value_OI,
+        shared.s_II,
+        shared.feedback(1),
+        q.scale_O,
+        bits_l=config.factor_bits_l,
+        bits_r=config.factor_bits_r,
+        start_Ik=torch.cat([directions_Ir, shared.start(0)[:, : context.shape[1] - config.rank]], dim=1),
+        rank=config.rank,
+        rounds=_FACTOR_ROUNDS,
+    )
+    corrected_Ir, _ = torch.linalg.qr((factors.right.value @ shared.s_II).T)
+    return _Candidate(q, factors, corrected_Ir, error)
 
 
 def _softened_feedback(context: MatrixContext, directions_Ir: Tensor, kappa: float, block: int) -> Feedback:
@@ -166,28 +227,6 @@ def _softened_feedback(context: MatrixContext, directions_Ir: Tensor, kappa: flo
     corrected = (context.input.s_II @ directions_Ir).to(torch.float64)
     h64 = damped(context.input.h_II, DAMPING)
     return make_feedback(h64 - (1 - kappa) * (corrected @ corrected.T), block)
-
-
-def _round(w_OI: Tensor, feedback: Feedback, codebook: Codebook, tail: Codebook, scale: Tensor) -> Rounded:
-    return ldlq(w_OI, feedback, codebook, tail, scale.expand(w_OI.shape[0]))
-
-
-def _search_scale(w_OI: Tensor, feedback: Feedback, codebook: Codebook, tail: Codebook) -> Tensor:
-    """The scale (0-dim) with the least H-weighted error on a sample of rows.
-
-    A scale from the root mean square alone clips what heavy tails the rotation leaves, and clipped errors align with
-    the top directions of H.
-    """
-    rms = w_OI.square().mean().sqrt()
-    rows = w_OI.shape[0]
-    sample = w_OI[:: max(1, rows // _SCALE_ROWS)]
-    multiples = torch.tensor(_SCALE_MULTIPLES, device=w_OI.device)
-    count = len(_SCALE_MULTIPLES)
-    stacked = sample.repeat(count, 1)
-    scale_O = (rms * multiples).repeat_interleave(sample.shape[0])
-    rounded = ldlq(stacked, feedback, codebook, tail, scale_O)
-    error_C = rounded.weighted_error_O(stacked, feedback).reshape(count, -1).sum(1)
-    return rms * multiples[error_C.argmin()]
 
 
 def _error(context: MatrixContext, w_hat_OI: Tensor) -> float:

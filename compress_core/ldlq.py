@@ -78,6 +78,11 @@ class Rounded:
         return (feedback.root_t_II @ (w_OI - self.value_OI).T).square().sum(0)
 
 
+def reciprocal(x: Tensor) -> Tensor:
+    """1/x where x > 0, else 0."""
+    return torch.where(x > 0, 1 / x, torch.zeros_like(x))
+
+
 def ldlq(w_OI: Tensor, feedback: Feedback, codebook: Codebook, tail: Codebook, scale_O: Tensor) -> Rounded:
     """Round ``w`` (float32) to ``codebook`` with feedback; leftover single columns use ``tail``.
 
@@ -91,7 +96,7 @@ def ldlq(w_OI: Tensor, feedback: Feedback, codebook: Codebook, tail: Codebook, s
     target_IO = w_IO.clone()
     error_IO = torch.empty_like(w_IO)
     parts_PIO = w_IO.new_zeros(codebook.stages, *w_IO.shape)
-    inverse_O = torch.where(scale_O > 0, 1 / scale_O, torch.zeros_like(scale_O))
+    inverse_O = reciprocal(scale_O)
     panel = max(_PANEL - _PANEL % block, block)
     for start in range(0, width, panel):
         stop = min(start + panel, width)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from compress_core.codebooks import get_codebook
-from compress_core.ldlq import Feedback, ldlq, make_feedback
+from compress_core.ldlq import Feedback, ldlq, make_feedback, reciprocal
 
 #: columns beyond the rank in a subspace iteration
 _OVERSAMPLE = 8
@@ -40,14 +40,15 @@ class QuantizedFactor:
 
 @dataclass(frozen=True)
 class Factors:
-    """L̂ (O, r) and R̂ (r, I)."""
+    """diag(row scale)·L̂·R̂ with L̂ (O, r) and R̂ (r, I)."""
 
     left: QuantizedFactor
     right: QuantizedFactor
+    scale_O: Tensor
 
     @property
     def product_OI(self) -> Tensor:
-        return self.left.value @ self.right.value
+        return (self.left.value @ self.right.value) * self.scale_O[:, None]
 
 
 def top_directions(x_XI: Tensor, rank: int, start_Ik: Tensor, rounds: int) -> Tensor:
@@ -67,16 +68,17 @@ def random_start(width: int, rank: int, seed: int, device: torch.device) -> Tens
     return torch.randn(width, min(rank + _OVERSAMPLE, width), generator=generator).to(device)
 
 
-def component_scales(x_rX: Tensor, bits: int) -> Tensor:
-    """Scale of each row by plain squared error, out of multiples of its root mean square; float32 (r,)."""
+def component_scales(x_rX: Tensor, bits: int, weight_X: Tensor | None = None) -> Tensor:
+    """Scale of each row by (weighted) squared error, out of multiples of its root mean square; float32 (r,)."""
     codebook = get_codebook("scalar", bits, x_rX.device)
     rms_r = x_rX.square().mean(1).sqrt()
     multiples = torch.tensor(_SCALE_MULTIPLES, device=x_rX.device)
     scale_Cr = multiples[:, None] * rms_r
-    inverse_Cr = torch.where(scale_Cr > 0, 1 / scale_Cr, torch.zeros_like(scale_Cr))
-    value_CrX = codebook.nearest(x_rX * inverse_Cr[..., None])[0] * scale_Cr[..., None]
-    best_r = (value_CrX - x_rX).square().sum(-1).argmin(0)
-    return multiples[best_r] * rms_r
+    value_CrX = codebook.nearest(x_rX * reciprocal(scale_Cr)[..., None])[0] * scale_Cr[..., None]
+    error_CrX = (value_CrX - x_rX).square_()
+    if weight_X is not None:
+        error_CrX *= weight_X
+    return multiples[error_CrX.sum(-1).argmin(0)] * rms_r
 
 
 def _half(x: Tensor) -> Tensor:
@@ -94,17 +96,17 @@ def quantize_right(r_rI: Tensor, bits: int, feedback: Feedback) -> QuantizedFact
     return QuantizedFactor(rounded.value_OI, codebook.codes(rounded.parts_PIO).T, scales_r)
 
 
-def quantize_left(l_Or: Tensor, bits: int, gram_rr: Tensor) -> QuantizedFactor:
-    """L̂, rounded with feedback against the Gram matrix R̂ H R̂ᵀ; one scale a column."""
+def quantize_left(l_Or: Tensor, bits: int, gram_rr: Tensor, scale_O: Tensor) -> QuantizedFactor:
+    """L̂ of diag(row scale)·L̂ ≈ L, rounded with feedback against the Gram matrix R̂ H R̂ᵀ; one scale a column."""
+    l_Or = l_Or * reciprocal(scale_O)[:, None]
     if bits == 16:
         return QuantizedFactor(_half(l_Or).float(), None, None)
     codebook = get_codebook("scalar", bits, l_Or.device)
-    scales_r = _half(component_scales(l_Or.T, bits))
+    scales_r = _half(component_scales(l_Or.T, bits, scale_O.square()))
     scale_r = scales_r.float()
-    inverse_r = torch.where(scale_r > 0, 1 / scale_r, torch.zeros_like(scale_r))
     scaled_rr = _regularized(gram_rr * scale_r[:, None] * scale_r)
-    ones_O = torch.ones(l_Or.shape[0], device=l_Or.device)
-    rounded = ldlq(l_Or * inverse_r, make_feedback(scaled_rr, 1), codebook, codebook, ones_O)
+    ones_O = torch.ones_like(scale_O)
+    rounded = ldlq(l_Or * reciprocal(scale_r), make_feedback(scaled_rr, 1), codebook, codebook, ones_O)
     return QuantizedFactor(rounded.value_OI * scale_r, codebook.codes(rounded.parts_PIO).T, scales_r)
 
 
@@ -138,17 +140,19 @@ def fit_factors(
     a_OI: Tensor,
     s_II: Tensor,
     feedback: Feedback,
+    scale_O: Tensor,
     *,
     bits_l: int,
     bits_r: int,
     start_Ik: Tensor,
     rank: int,
     rounds: int,
-) -> Factors:
-    """L̂·R̂ ≈ A under H.
+) -> tuple[Factors, float]:
+    """diag(row scale)·L̂·R̂ ≈ A under H, and the error ‖(A − …) S‖² it leaves.
 
     Args:
         feedback: factorisation of the (regularised) H for single columns.
+        scale_O: scale of each row, as stored.
         start_Ik: start of the subspace iteration in whitened input coordinates, k ≥ rank columns.
         rounds: how often both factors are refitted.
     """
@@ -162,11 +166,11 @@ def fit_factors(
         right = quantize_right(right_rI, bits_r, feedback)
         whitened_rI = right.value @ s_II
         gram_rr = _gram(whitened_rI)
-        left_Or = _solve(gram_rr, whitened_rI @ image_OI.T).T
-        left = quantize_left(left_Or, bits_l, gram_rr)
-        error = float((image_OI - left.value @ whitened_rI).square().sum())
+        left = quantize_left(_solve(gram_rr, whitened_rI @ image_OI.T).T, bits_l, gram_rr, scale_O)
+        scaled_Or = left.value * scale_O[:, None]
+        error = float((image_OI - scaled_Or @ whitened_rI).square().sum())
         if error < best_error:
-            best, best_error = Factors(left, right), error
-        right_rI = _solve(_gram(left.value.T), left.value.T @ a_OI)
+            best, best_error = Factors(left, right, scale_O), error
+        right_rI = _solve(_gram(scaled_Or.T), scaled_Or.T @ a_OI)
     assert best is not None
-    return best
+    return best, best_error

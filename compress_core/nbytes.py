@@ -33,7 +33,7 @@ def predicted_nbytes(config: CompressionConfig, out_features: int, in_features: 
     config.check_shape(out_features, in_features)
     if config.codebook == "rtn":
         return _packed(out_features * in_features, config.b_q) + out_features * FLOAT16_BYTES
-    total = FLOAT32_BYTES  # scale of Q
+    total = FLOAT32_BYTES + out_features  # scale of the matrix, one byte a row
     if config.codebook == "e8":
         blocks, tail = divmod(in_features, E8_BLOCK)
         total += out_features * blocks * config.b_q  # 8 weights · b_q bits = b_q bytes
@@ -41,7 +41,6 @@ def predicted_nbytes(config: CompressionConfig, out_features: int, in_features: 
     else:
         total += _packed(out_features * in_features, config.b_q)
     if config.rank:
-        total += FLOAT32_BYTES  # scale of L·R
         total += _factor_nbytes(out_features, config.rank, config.rank, config.factor_bits_l)
         total += _factor_nbytes(config.rank, in_features, config.rank, config.factor_bits_r)
     return total

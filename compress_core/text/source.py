@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from compress_core.errors import CalibrationError, ConfigError
 from compress_core.text import stdlib
@@ -22,7 +22,7 @@ Split = Literal["calibrate", "measure", "select", "report", "whole"]
 #: the four disjoint splits
 SPLITS: tuple[Split, ...] = ("calibrate", "measure", "select", "report")
 #: the whole text: for a file that is a held-out set by itself; its disjointness is up to the caller
-WHOLE: Split = "whole"
+WHOLE: Final = "whole"
 #: upper bounds of the document hash (in percent) of the splits, in the order of SPLITS
 _UPPER = (40, 60, 75, 100)
 #: a plain text without separators is cut at blank lines into documents of at least this many characters

@@ -9,7 +9,8 @@ on a module that it was trained on.
     heldout   the other modules, divided again into measure, select and report
     calibrate a part of train
 
-The entry is :func:`split_text`, which ``compress_core.text.split_text`` calls. Only the standard library is imported here.
+The entry is :func:`split_text`, which ``compress_core.text.split_text`` calls. Only the standard library is
+imported here.
 """
 
 from __future__ import annotations

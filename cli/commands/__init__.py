@@ -1,0 +1,3 @@
+"""One file a command."""
+
+from __future__ import annotations

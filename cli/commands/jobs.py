@@ -1,0 +1,128 @@
+"""`bitbudget jobs`: list, show, cancel, retry, pause, resume."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from cli.options import JsonOption, ServerOption, connect
+from cli.output import duration, out, print_json, say, table
+from cli.watch.estimate import fraction, seconds_of
+
+app = typer.Typer(help="List jobs and act on them.", no_args_is_help=True, rich_markup_mode=None)
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+
+
+@app.command("list")
+def list_jobs(
+    server: ServerOption = None,
+    as_json: JsonOption = False,
+    state: Annotated[str | None, typer.Option(help="Only jobs in this state, for example running or failed.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only jobs of this kind, for example sweep.")] = None,
+    study: Annotated[str | None, typer.Option(metavar="STUDY", help="Only jobs of this study.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 50,
+) -> None:
+    """List jobs, newest first.
+
+    \b
+    Examples:
+      bitbudget jobs list --state failed
+      bitbudget jobs list --kind sweep --json
+    """
+    with connect(server) as api:
+        jobs = list(api.items("/jobs", limit=limit, state=state, kind=kind, study_id=study))
+    if as_json:
+        print_json(jobs)
+        return
+    rows = [
+        (
+            job["id"],
+            job["kind"],
+            job["step"],
+            job["state"],
+            f"{fraction(job):.0%}",
+            duration(seconds_of(job)) if job["started_at"] else None,
+            (job["error"] or {}).get("message"),
+        )
+        for job in jobs
+    ]
+    out().print(table(("job", "kind", "step", "state", "done", "took", "error"), rows))
+
+
+@app.command()
+def show(id_: JobId, server: ServerOption = None, as_json: JsonOption = False) -> None:
+    """Show one job: parameters, progress, result, error, and every attempt at it.
+
+    \b
+    Example:
+      bitbudget jobs show job_0192f3a4b5c9f1e2d3c4b5a
+    """
+    with connect(server) as api:
+        job = api.get(f"/jobs/{id_}")
+    if as_json:
+        print_json(job)
+        return
+    attempts = job.pop("attempts", [])
+    error = job.pop("error", None) or {}
+    out().print(table(("field", "value"), job.items()))
+    columns = ("number", "state", "worker_id", "started_at", "finished_at", "exit_code", "signal", "peak_rss_bytes")
+    out().print(table(columns, [[attempt.get(name) for name in columns] for attempt in attempts], title="\nAttempts"))
+    for name in ("code", "message", "traceback"):
+        if error.get(name):
+            out().print(f"\n{name}: {error[name]}", markup=False)
+
+
+@app.command()
+def cancel(id_: JobId, server: ServerOption = None, as_json: JsonOption = False) -> None:
+    """Cancel a job; a running one stops within a heartbeat. What it has recorded stays.
+
+    \b
+    Example:
+      bitbudget jobs cancel job_0192f3a4b5c9f1e2d3c4b5a
+    """
+    _act(id_, "cancel", server, as_json)
+
+
+@app.command()
+def retry(id_: JobId, server: ServerOption = None, as_json: JsonOption = False) -> None:
+    """Run a failed, cancelled, dead or skipped job again; what it has recorded is not measured again.
+
+    \b
+    Example:
+      bitbudget jobs retry job_0192f3a4b5c9f1e2d3c4b5a
+    """
+    _act(id_, "retry", server, as_json)
+
+
+@app.command()
+def pause(id_: JobId, server: ServerOption = None, as_json: JsonOption = False) -> None:
+    """Pause a job; a running one gives its work back after the cell it is measuring.
+
+    \b
+    Example:
+      bitbudget jobs pause job_0192f3a4b5c9f1e2d3c4b5a
+    """
+    _act(id_, "pause", server, as_json)
+
+
+@app.command()
+def resume(id_: JobId, server: ServerOption = None, as_json: JsonOption = False) -> None:
+    """Queue a paused job again.
+
+    \b
+    Example:
+      bitbudget jobs resume job_0192f3a4b5c9f1e2d3c4b5a
+    """
+    _act(id_, "resume", server, as_json)
+
+
+def _act(id_: str, action: str, server: str | None, as_json: bool) -> None:
+    with connect(server) as api:
+        job: dict[str, Any] = api.post(f"/jobs/{id_}/{action}")
+    if as_json:
+        print_json(job)
+        return
+    asked = " (asked to stop)" if job.get("cancel_requested") or job.get("pause_requested") else ""
+    say(f"{job['id']} is {job['state']}{asked}")

@@ -1,0 +1,44 @@
+"""`bitbudget up`: the stack in the foreground."""
+
+from __future__ import annotations
+
+import signal
+from typing import Annotated
+
+import typer
+
+from cli.options import settings
+from cli.output import say
+from cli.stack.redis import without_password
+from cli.stack.stack import Stack
+
+PortOption = Annotated[
+    int | None, typer.Option(help="Port of the server; 0 takes a free one. Default: BITBUDGET_PORT, else 8000.")
+]
+
+
+def up(port: PortOption = None) -> None:
+    """Run Redis, the server and one worker until Ctrl-C.
+
+    The database is migrated first. Everything lives in ./var (BITBUDGET_VAR_DIR): the database, the logs, calibrations
+    and packed models. A program that dies is named with the end of its log and started again. A Redis or a PostgreSQL
+    of your own is used when BITBUDGET_REDIS_URL or BITBUDGET_DATABASE_URL name one.
+
+    \b
+    Examples:
+      bitbudget up
+      bitbudget up --port 8001
+      BITBUDGET_DEVICE="RTX 3090" bitbudget up
+    """
+    stack = Stack(settings(port), say)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stack.stop.set())
+    with stack:
+        say(f"page      {stack.plan.url}/")
+        say(f"API       {stack.plan.url}/docs")
+        say(f"database  {stack.record.database_url}")
+        say(f"redis     {without_password(stack.plan.redis_url)}")
+        say("Ctrl-C stops everything")
+        stack.supervise()
+        say("stopping worker, server, redis")
+    say("stopped")

@@ -1,0 +1,51 @@
+"""Options that commands share, and what they mean."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from cli.api import Api
+from cli.errors import CliError
+from cli.stack.record import running_stack
+from results_db.settings import Settings
+
+ServerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        envvar="BITBUDGET_SERVER",
+        metavar="URL",
+        help="The server. Default: the running stack of ./var, else BITBUDGET_HOST and BITBUDGET_PORT.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, for programs.")]
+
+
+def settings(port: int | None = None) -> Settings:
+    """Settings of this process; an explicit port wins over BITBUDGET_PORT.
+
+    Raises:
+        CliError: a BITBUDGET_* variable has no valid value.
+    """
+    try:
+        return Settings() if port is None else Settings(port=port)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "".join(f"_{part}" for part in first["loc"]).upper()
+        raise CliError(
+            f"BITBUDGET{name}: {first['msg']}, not {first['input']!r}", cure="correct the variable or unset it"
+        ) from error
+
+
+def connect(server: str | None) -> Api:
+    """The API of the server that was named, of the running stack, or of the settings."""
+    if server is None:
+        current = settings()
+        record = running_stack(current.var_dir)
+        server = record.url if record is not None else f"http://{current.host}:{current.port}"
+    if "://" not in server:
+        server = f"http://{server}"
+    return Api(server)

@@ -1,0 +1,87 @@
+"""What the stack consists of: settings made into command lines."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from cli.stack.program import Program
+from cli.stack.redis import valkey_command
+from results_db.settings import Settings
+
+#: the checkout: the rooms are imported from here whatever the working directory
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The programs in the order in which they start; they stop in the opposite order."""
+
+    url: str
+    redis_url: str
+    #: whether the Redis is ours to start and stop
+    embedded_redis: bool
+    programs: tuple[Program, ...]
+
+    def program(self, name: str) -> Program:
+        return next(program for program in self.programs if program.name == name)
+
+
+def uses_embedded_redis(settings: Settings) -> bool:
+    """True unless BITBUDGET_REDIS_URL names a Redis of the user's own."""
+    return settings.redis_url == f"unix://{settings.var_dir / 'redis.sock'}"
+
+
+def make_plan(settings: Settings, *, port: int, redis_socket: Path) -> Plan:
+    """Command lines and environment of Redis (unless the user has one), server and worker."""
+    embedded = uses_embedded_redis(settings)
+    redis_url = f"unix://{redis_socket}" if embedded else settings.redis_url
+    env = _stack_environment(settings, port=port, redis_url=redis_url)
+    logs = settings.var_dir / "log"
+    programs: list[Program] = []
+    if embedded:
+        data = settings.var_dir / "redis"
+        data.mkdir(parents=True, exist_ok=True)
+        programs.append(Program("redis", valkey_command(redis_socket, data), env, logs / "redis.log"))
+    server = [sys.executable, "-m", "uvicorn", "server.app:create_app", "--factory", "--app-dir", str(ROOT)]
+    # an open event stream must not hold up the end for ever
+    server += ["--host", settings.host, "--port", str(port), "--timeout-graceful-shutdown", "5"]
+    programs.append(Program("server", server, env, logs / "server.log"))
+    # a worker gives its job back when it is told to stop, after the cell that it is measuring
+    worker = [sys.executable, "-m", "worker"]
+    programs.append(Program("worker", worker, env, logs / "worker.log", grace_s=30.0))
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return Plan(f"http://{host}:{port}", redis_url, embedded, tuple(programs))
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The user's environment for a program of ours.
+
+    Package names such as ``server`` are generic: the working directory is kept off the import path, so that a folder
+    of that name in it cannot be taken for ours.
+    """
+    inherited = os.environ.get("PYTHONPATH")
+    return {
+        "OMP_WAIT_POLICY": "PASSIVE",  # spinning OpenMP threads starve each other where cores are shared
+        "BITBUDGET_HEARTBEAT_S": "2",  # one machine: live progress costs next to nothing
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *([inherited] if inherited else [])]),
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        "BITBUDGET_VAR_DIR": str(settings.var_dir),
+        "BITBUDGET_HOST": settings.host,
+        "BITBUDGET_PORT": str(settings.port),
+    }
+
+
+def _stack_environment(settings: Settings, *, port: int, redis_url: str) -> dict[str, str]:
+    """What the programs of a stack must agree on. The checkout is a model root: the demo's model lies in it."""
+    roots = dict.fromkeys([*settings.model_roots, ROOT])
+    return environment(settings) | {
+        "BITBUDGET_DATABASE_URL": settings.database_url,
+        "BITBUDGET_REDIS_URL": redis_url,
+        "BITBUDGET_MODEL_ROOTS": os.pathsep.join(str(root) for root in roots),
+        "BITBUDGET_PORT": str(port),
+    }

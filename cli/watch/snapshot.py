@@ -1,0 +1,54 @@
+"""What is watched, as the API shows it at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cli.api import Api
+from cli.errors import ExitCode
+from cli.watch.estimate import FINISHED
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A study with its jobs, or one job."""
+
+    #: "study" or "job"
+    noun: str
+    row: dict[str, Any]
+    #: the study's jobs in their order; of a job, itself alone
+    jobs: Sequence[dict[str, Any]]
+
+    @property
+    def finished(self) -> bool:
+        return self.row["state"] != "running" if self.noun == "study" else self.row["state"] in FINISHED
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the end of it means for a script."""
+        match self.row["state"]:
+            case "succeeded":
+                return ExitCode.OK
+            case "stopped":
+                return ExitCode.NO_GO
+        return ExitCode.FAILED
+
+
+def noun_of(id_: str) -> str:
+    """Ids say what they are of: ``job_…`` is a job, anything else is taken for a study."""
+    return "job" if id_.startswith("job_") else "study"
+
+
+def path_of(id_: str) -> str:
+    """The API's path of a job or a study."""
+    return f"/jobs/{id_}" if noun_of(id_) == "job" else f"/studies/{id_}"
+
+
+def take(api: Api, id_: str) -> Snapshot:
+    """Ask the server."""
+    row = api.get(path_of(id_))
+    if noun_of(id_) == "job":
+        return Snapshot("job", row, [row])
+    return Snapshot("study", row, sorted(row["jobs"], key=lambda job: job["position"]))

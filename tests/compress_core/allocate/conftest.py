@@ -46,13 +46,17 @@ def highs(errors: NDArray[np.float64], nbytes: NDArray[np.int64], budget: int) -
     from scipy.sparse import csr_array, kron, vstack
 
     n, k = errors.shape
-    finite = np.isfinite(errors)
+    smallest = np.where(np.isfinite(errors), nbytes, np.iinfo(np.int64).max).min(axis=1)
+    # an option that fits with no choice of the others cannot be taken; this also settles a budget of 0
+    finite = np.isfinite(errors) & (nbytes <= budget - smallest.sum() + smallest[:, None])
+    if not finite.any(axis=1).all():
+        return np.inf
     cost = np.where(finite, errors, 0.0).ravel()
     rows = kron(np.eye(n), np.ones((1, k)), format="csr")
     # bytes in units of the budget: a row of 1e10 would be badly scaled
     weight = csr_array(nbytes.reshape(1, -1) / max(budget, 1))
     cap = 1.0
-    for _ in range(20):
+    for _ in range(50):
         with quiet_stdout():
             result = milp(
                 cost,
@@ -69,7 +73,7 @@ def highs(errors: NDArray[np.float64], nbytes: NDArray[np.int64], budget: int) -
         total = int(nbytes[np.arange(n), choice].sum())
         if total <= budget:
             return float(errors[np.arange(n), choice].sum())
-        cap -= 2 * (total - budget) / max(budget, 1)
+        cap -= (total - budget) / max(budget, 1)
     raise AssertionError("HiGHS never found a choice that fits")
 
 

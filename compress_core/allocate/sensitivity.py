@@ -22,8 +22,8 @@ from compress_core.matrix import MatrixKey
 FLOOR_STANDARD_ERRORS = 0.5
 #: nats; the floor where the standard error is zero or unknown, about float32 rounding of a log-probability
 FLOOR_NATS = 1e-9
-#: standard error of log KL for an estimate at the floor: known to a factor of e at best
-FLOORED_LOG_SE = 1.0
+#: standard error of log KL at the floor, or where it is unknown: right to a factor of e
+UNKNOWN_LOG_SE = 1.0
 _Z95 = 1.959963984540054
 
 
@@ -36,8 +36,8 @@ class KLAnchor:
     error: float
     #: nats a token, mean over sequences; noise can make it zero or negative
     kl: float
-    #: standard error of ``kl`` over sequences; 0 where it is not known
-    kl_se: float = 0.0
+    #: standard error of ``kl`` over sequences; 0 takes it as exact, None or inf (one sequence) as unknown
+    kl_se: float | None = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,8 @@ def estimate_sensitivities(anchors: Iterable[KLAnchor], *, shrink: bool = True) 
     groups: dict[MatrixKey, list[KLAnchor]] = {}
     for anchor in anchors:
         values = (anchor.error, anchor.kl, anchor.kl_se)
-        if not all(map(math.isfinite, values)) or anchor.error < 0 or anchor.kl_se < 0:
+        se = anchor.kl_se or 0.0
+        if not (math.isfinite(anchor.error) and math.isfinite(anchor.kl)) or anchor.error < 0 or not se >= 0:
             raise NonFiniteValues(f"anchor of matrix {anchor.matrix}: error, KL and its se are {values}")
         groups.setdefault(anchor.matrix, []).append(anchor)
     if not groups:
@@ -105,12 +106,13 @@ def _combine(group: list[KLAnchor]) -> _Raw | None:
     for anchor in group:
         if anchor.error == 0:
             continue
-        floor = max(FLOOR_STANDARD_ERRORS * anchor.kl_se, FLOOR_NATS)
+        known = anchor.kl_se if anchor.kl_se is not None and math.isfinite(anchor.kl_se) else None
+        floor = max(FLOOR_STANDARD_ERRORS * (known or 0.0), FLOOR_NATS)
         if anchor.kl <= floor:
             floored += 1
-            kl, se = floor, FLOORED_LOG_SE
+            kl, se = floor, UNKNOWN_LOG_SE
         else:
-            kl, se = anchor.kl, anchor.kl_se / anchor.kl
+            kl, se = anchor.kl, UNKNOWN_LOG_SE if known is None else known / anchor.kl
         logs.append(math.log(kl) - math.log(anchor.error))
         variances.append(se**2)
     if not logs:
@@ -151,7 +153,7 @@ def _priors(raw: Mapping[MatrixKey, _Raw]) -> dict[str, _Prior]:
 
 def _posterior(key: MatrixKey, raw: _Raw | None, prior: _Prior, *, shrink: bool, n_given: int) -> Sensitivity:
     if raw is None:
-        spread = prior.spread if math.isfinite(prior.spread) else FLOORED_LOG_SE**2
+        spread = prior.spread if math.isfinite(prior.spread) else UNKNOWN_LOG_SE**2
         return _named(key, prior.mean, math.sqrt(spread + prior.mean_variance), None, 0.0, n_given, 0)
     variance = raw.log_se**2
     alone = not shrink or math.isinf(prior.spread) or variance == 0

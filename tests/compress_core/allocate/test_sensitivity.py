@@ -56,6 +56,15 @@ def test_no_standard_error_floors_at_rounding() -> None:
     assert estimate_sensitivities([KLAnchor(Q0, 0.1, -1.0)])[Q0].value == pytest.approx(1e-8)
 
 
+@pytest.mark.parametrize("unknown", [None, float("inf")])
+def test_an_unknown_standard_error_is_not_taken_as_exact(unknown: float | None) -> None:
+    found = estimate_sensitivities([KLAnchor(Q0, 0.1, 0.3, unknown)])[Q0]
+    assert found.value == pytest.approx(3.0)
+    assert found.high / found.low > 10
+    exact = estimate_sensitivities([KLAnchor(Q0, 0.1, 0.3, 0.0)])[Q0]
+    assert exact.low == exact.high == exact.value
+
+
 def test_zero_error_says_nothing_and_takes_the_type_mean() -> None:
     anchors = [KLAnchor(Q0, 0.0, 0.0), *(KLAnchor(MatrixKey(i, "q"), 0.1, 0.3, 0.01) for i in range(1, 5))]
     found = estimate_sensitivities(anchors)[Q0]
@@ -73,6 +82,9 @@ def test_refusals() -> None:
         estimate_sensitivities([KLAnchor(Q0, float("nan"), 1.0)])
     with pytest.raises(NonFiniteValues, match=r"0\.q"):
         estimate_sensitivities([KLAnchor(Q0, -0.1, 1.0)])
+    for se in (-1.0, float("nan")):
+        with pytest.raises(NonFiniteValues, match=r"0\.q"):
+            estimate_sensitivities([KLAnchor(Q0, 0.1, 1.0, se)])
 
 
 def anchors_of(log_by_layer: np.ndarray, noise: float, seed: int) -> list[KLAnchor]:

@@ -1,0 +1,1 @@
+"""The page: server-rendered HTML over the database, live through the event stream. No torch, no third-party script."""

@@ -1,0 +1,264 @@
+"""Rows of a study's figures, and a version of each figure that changes when its rows do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from results_db.states import JobKind
+from results_db.tables import (
+    Allocation,
+    AllocationItem,
+    Compression,
+    Evaluation,
+    Fit,
+    Job,
+    Measurement,
+    Model,
+    Sensitivity,
+    Study,
+    Sweep,
+)
+from web.figures import AnchorResult, Cell, ChosenConfig, FittedCell, Outcome
+from web.formatting import config_label
+
+#: what the study's models are called
+_LABELS = {
+    "original": "original",
+    "optimal": "optimal",
+    "uniform": "best uniform",
+    "rank0": "rank 0",
+    "rtn": "round-to-nearest",
+}
+
+
+def figure_versions(session: Session, study: Study, jobs: list[Job]) -> dict[str, str]:
+    """Figure name → a text that is equal as long as the figure would be; cheap, read at every live update."""
+    sweep, sensitivity = _sweep(session, jobs), _first(jobs, JobKind.SENSITIVITY)
+    errors = ""
+    if sweep is not None:
+        n = session.scalar(select(func.count()).select_from(Measurement).where(*_of_sweep(sweep)))
+        errors = f"{sweep.id}:{n}"
+    calibration_id = _calibration_of(sensitivity)
+    n = session.scalar(
+        select(func.count()).where(Sensitivity.model_id == study.model_id, Sensitivity.calibration_id == calibration_id)
+    )
+    return {
+        "outcome": _ids(_results(jobs, JobKind.EVALUATE, "evaluation_id").values()),
+        "allocation": _ids(_results(jobs, JobKind.ALLOCATE, "allocation_id").values()),
+        "errors": errors,
+        "sensitivity": f"{calibration_id}:{n}",
+        "fit": _ids(_results(jobs, JobKind.FIT, "fit_id").values()),
+    }
+
+
+def error_cells(session: Session, model: Model, jobs: list[Job]) -> list[Cell]:
+    """Every cell that the sweep was asked for; a config whose rank was clamped shows what was measured instead."""
+    sweep = _sweep(session, jobs)
+    if sweep is None:
+        return []
+    found: dict[tuple[Any, ...], Measurement] = {}
+    # a later numerics version replaces an earlier one
+    for m in session.scalars(
+        select(Measurement).where(*_of_sweep(sweep)).order_by(Measurement.numerics_version, Measurement.id)
+    ):
+        found[(m.layer_idx, m.projection, m.expert_idx, _config_key(m.config))] = m
+    wanted = next((job.params.get("matrices") or {} for job in jobs if job.id == sweep.job_id), {})
+    names = _config_names(sweep.configs)
+    cells = []
+    for matrix in _by_projection(model.matrices, wanted):
+        for config, name in zip(sweep.configs, names, strict=True):
+            key = (matrix["layer_idx"], matrix["projection"], matrix["expert_idx"])
+            m_or_none = found.get((*key, _config_key(_clamped(config, matrix))))
+            cells.append(
+                Cell(
+                    *key,
+                    config=name,
+                    error=m_or_none.calibration_weighted_error if m_or_none else None,
+                    bits_per_weight=m_or_none.bits_per_weight if m_or_none else None,
+                    nbytes=m_or_none.nbytes if m_or_none else None,
+                )
+            )
+    return cells
+
+
+def anchor_results(session: Session, model: Model, jobs: list[Job]) -> list[AnchorResult]:
+    """One row a matrix and anchor of the study's sensitivity job, measured or not."""
+    job = _first(jobs, JobKind.SENSITIVITY)
+    calibration_id = _calibration_of(job)
+    if job is None or calibration_id is None:
+        return []
+    rows = session.scalars(
+        select(Sensitivity)
+        .where(Sensitivity.model_id == model.id, Sensitivity.calibration_id == calibration_id)
+        # this job's own rows win over those of another text, later ones over earlier ones
+        .order_by(Sensitivity.job_id == job.id, Sensitivity.numerics_version, Sensitivity.id)
+    ).all()
+    found = {(r.layer_idx, r.projection, r.expert_idx, _config_key(r.anchor_config)): r for r in rows}
+    results = []
+    for matrix in _by_projection(model.matrices, {}):
+        for anchor in job.params.get("anchors") or []:
+            key = (matrix["layer_idx"], matrix["projection"], matrix["expert_idx"])
+            row = found.get((*key, _config_key(_clamped(anchor, matrix))))
+            results.append(
+                AnchorResult(
+                    *key,
+                    anchor=config_label(anchor),
+                    kl=row.kl if row else None,
+                    kl_se=row.kl_se if row else None,
+                    sensitivity=row.sensitivity if row else None,
+                )
+            )
+    return results
+
+
+def chosen_configs(session: Session, model: Model, jobs: list[Job]) -> list[ChosenConfig]:
+    """Items of the uniform and the optimal allocations, uniform first."""
+    by_step = _results(jobs, JobKind.ALLOCATE, "allocation_id")
+    names = {step.split(":", 1)[-1]: found for step, found in by_step.items()}
+    shown = [name for name in names if name.split("@")[0] in ("uniform", "optimal")]
+    shown.sort(key=lambda name: (name.partition("@")[2], name.split("@")[0] != "uniform"))
+    weights = {_key(m): m["out_features"] * m["in_features"] for m in model.matrices}
+    order = {_key(m): i for i, m in enumerate(_by_projection(model.matrices, {}))}
+    chosen = []
+    for name in shown:
+        items = session.scalars(select(AllocationItem).where(AllocationItem.allocation_id == names[name])).all()
+        for item in sorted(items, key=lambda i: order.get((i.layer_idx, i.projection, i.expert_idx), 0)):
+            n_weights = weights.get((item.layer_idx, item.projection, item.expert_idx))
+            chosen.append(
+                ChosenConfig(
+                    model_label(name),
+                    item.layer_idx,
+                    item.projection,
+                    item.expert_idx,
+                    config_label(item.config),
+                    item.b_q,
+                    item.rank,
+                    item.nbytes,
+                    8 * item.nbytes / n_weights if n_weights else None,
+                )
+            )
+    return chosen
+
+
+def outcomes(session: Session, model: Model, jobs: list[Job]) -> list[Outcome]:
+    """Every evaluated model of the study except the pilot's, in the order of its steps."""
+    out = []
+    for step, evaluation_id in _results(jobs, JobKind.EVALUATE, "evaluation_id").items():
+        name = step.split(":")[1] if ":" in step else step
+        evaluation = session.get(Evaluation, evaluation_id)
+        if evaluation is None or name.startswith("phase0"):
+            continue
+        compression = session.get(Compression, evaluation.compression_id) if evaluation.compression_id else None
+        allocation = session.get(Allocation, compression.allocation_id) if compression else None
+        base = name.split("@")[0]
+        out.append(
+            Outcome(
+                label=model_label(name),
+                dataset=evaluation.dataset,
+                role=base if base in ("original", "optimal", "uniform") else "baseline",
+                nbytes=compression.actual_bytes if compression else model.original_bytes,
+                bits_per_weight=allocation.bits_per_weight if allocation else None,
+                ppl=evaluation.value,
+                ppl_low=evaluation.ci_low,
+                ppl_high=evaluation.ci_high,
+                n_windows=evaluation.n_items,
+            )
+        )
+    return out
+
+
+def fitted(session: Session, jobs: list[Job]) -> tuple[list[FittedCell], Fit | None]:
+    """The residuals of the study's last fit."""
+    ids = list(_results(jobs, JobKind.FIT, "fit_id").values())
+    fit = session.get(Fit, ids[-1]) if ids else None
+    if fit is None:
+        return [], None
+    names = ("layer_idx", "projection", "expert_idx", "b_q", "rank", "error", "predicted")
+    return [FittedCell(**{name: row.get(name) for name in names}) for row in fit.residuals], fit
+
+
+def model_label(name: str) -> str:
+    """``rank0@2`` → ``rank 0 · budget 2``."""
+    base, _, budget = name.partition("@")
+    return _LABELS.get(base, base) + (f" · budget {budget}" if budget else "")
+
+
+def _first(jobs: Iterable[Job], kind: JobKind) -> Job | None:
+    return next((job for job in jobs if job.kind == kind), None)
+
+
+def _results(jobs: Iterable[Job], kind: JobKind, key: str) -> dict[str, str]:
+    """Step → id of what the job made, for jobs that have a result."""
+    return {
+        job.step or job.id: job.result[key] for job in jobs if job.kind == kind and job.result and key in job.result
+    }
+
+
+def _ids(found: Iterable[str]) -> str:
+    return ",".join(found)
+
+
+def _calibration_of(job: Job | None) -> str | None:
+    if job is None:
+        return None
+    return (job.result or {}).get("calibration_id") or job.params.get("calibration_id")
+
+
+def _sweep(session: Session, jobs: Iterable[Job]) -> Sweep | None:
+    job = _first(jobs, JobKind.SWEEP)
+    if job is None:
+        return None
+    own = session.scalar(select(Sweep).where(Sweep.job_id == job.id))
+    sweep_id = (job.result or {}).get("sweep_id")
+    return own or (session.get(Sweep, sweep_id) if sweep_id else None)
+
+
+def _of_sweep(sweep: Sweep) -> tuple[Any, ...]:
+    """Measurements are shared between sweeps: those of its calibration and configs are its own, whoever made them."""
+    return (
+        Measurement.model_id == sweep.model_id,
+        Measurement.calibration_id == sweep.calibration_id,
+        Measurement.config_hash.in_(list(sweep.config_hashes)),
+    )
+
+
+def _key(matrix: dict[str, Any]) -> tuple[int, str, int]:
+    return (matrix["layer_idx"], matrix["projection"], matrix["expert_idx"])
+
+
+def _by_projection(matrices: list[dict[str, Any]], wanted: dict[str, Any]) -> list[dict[str, Any]]:
+    """The wanted matrices, projection by projection in the order in which a layer has them, then by layer."""
+    layers, projections = wanted.get("layers"), wanted.get("projections")
+    order = {name: i for i, name in enumerate(dict.fromkeys(m["projection"] for m in matrices))}
+    kept = [
+        m
+        for m in matrices
+        if (layers is None or m["layer_idx"] in layers) and (projections is None or m["projection"] in projections)
+    ]
+    return sorted(kept, key=lambda m: (order[m["projection"]], m["layer_idx"], m["expert_idx"]))
+
+
+def _clamped(config: dict[str, Any], matrix: dict[str, Any]) -> dict[str, Any]:
+    return config | {"rank": min(config.get("rank", 0), matrix["out_features"], matrix["in_features"])}
+
+
+def _config_key(config: dict[str, Any]) -> tuple[Any, ...]:
+    """Equal for configs that compress alike: fields without effect do not count, absent ones have their defaults."""
+    bits = config.get("factor_bits", 4)
+    pair = tuple(bits) if isinstance(bits, list | tuple) else (bits, bits)
+    rank, codebook = config.get("rank", 0), config.get("codebook", "e8")
+    search = () if codebook == "rtn" else (config.get("seed", 0), config.get("iterations", 5))
+    return (codebook, config["b_q"], rank, pair if rank else None, search)
+
+
+def _config_names(configs: list[dict[str, Any]]) -> list[str]:
+    """Short names, told apart by seed and iterations where they would be equal."""
+    names = [config_label(config) for config in configs]
+    return [
+        name if names.count(name) == 1 else f"{name} seed {config.get('seed', 0)} it {config.get('iterations', 5)}"
+        for name, config in zip(names, configs, strict=True)
+    ]

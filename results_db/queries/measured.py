@@ -1,0 +1,67 @@
+"""Measured errors and sensitivities, one value a cell: what fits, allocations and gates are computed from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from results_db.tables import Measurement, Sensitivity
+
+
+def measured_cells(
+    session: Session,
+    *,
+    model_id: str,
+    calibration_id: str,
+    numerics_version: int,
+    codebook: str | None = None,
+    config_hashes: Collection[str] | None = None,
+) -> list[Measurement]:
+    """The newest measurement of every (matrix, config), in the order of the model.
+
+    Only one numerics version counts: errors of two versions must not be mixed.
+    """
+    query = (
+        select(Measurement)
+        .where(
+            Measurement.model_id == model_id,
+            Measurement.calibration_id == calibration_id,
+            Measurement.numerics_version == numerics_version,
+        )
+        .order_by(Measurement.id)
+    )
+    if codebook is not None:
+        query = query.where(Measurement.codebook == codebook)
+    if config_hashes is not None:
+        query = query.where(Measurement.config_hash.in_(config_hashes))
+    # a cell measured on two kinds of device: the later row wins
+    newest = {(m.layer_idx, m.projection, m.expert_idx, m.config_hash): m for m in session.scalars(query)}
+    return list(newest.values())
+
+
+def measured_sensitivities(
+    session: Session, *, model_id: str, calibration_id: str, numerics_version: int
+) -> Sequence[Sensitivity]:
+    """The anchors of one measuring text: the one that covers most matrices, of equal ones the latest."""
+    rows = session.scalars(
+        select(Sensitivity)
+        .where(
+            Sensitivity.model_id == model_id,
+            Sensitivity.calibration_id == calibration_id,
+            Sensitivity.numerics_version == numerics_version,
+        )
+        .order_by(Sensitivity.id)
+    ).all()
+    by_text: dict[str, list[Sensitivity]] = {}
+    for row in rows:
+        by_text.setdefault(row.token_hash, []).append(row)
+    if not by_text:
+        return []
+    chosen = max(
+        by_text.values(),
+        key=lambda group: (len({(r.layer_idx, r.projection, r.expert_idx) for r in group}), group[-1].id),
+    )
+    newest = {(r.layer_idx, r.projection, r.expert_idx, r.anchor_config_hash): r for r in chosen}
+    return list(newest.values())

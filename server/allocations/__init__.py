@@ -1,0 +1,1 @@
+"""One config per matrix under a byte budget, solved in the server from rows of the database."""

@@ -1,0 +1,51 @@
+"""/api/v1/allocations."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from sqlalchemy import select
+from starlette.responses import PlainTextResponse, Response
+
+from results_db.params import AllocateParams
+from results_db.tables import Allocation
+from server.allocations.schemas import AllocationPage, AllocationRow
+from server.allocations.service import compute_allocation, describe_allocation, save_allocation
+from server.kit.answers import Answer, created
+from server.kit.idempotency import IdempotentRoute
+from server.kit.pagination import PageQuery, paginate
+from server.kit.rows import filtered, get_row
+from server.kit.units import AppDatabase, ReadSession, WriteSession
+
+router = APIRouter(prefix="/allocations", tags=["allocations"], route_class=IdempotentRoute)
+
+
+@router.post("", status_code=201, summary="Allocate now", responses={201: {"model": AllocationRow}})
+def create_allocation(params: AllocateParams, database: AppDatabase, session: WriteSession) -> Response:
+    # solved on a reading transaction, so that no write lock is held meanwhile
+    with database.read() as reading:
+        draft = compute_allocation(reading, params)
+    allocation = save_allocation(session, draft)
+    return created(describe_allocation(session, allocation), f"/api/v1/allocations/{allocation.id}")
+
+
+@router.get("", summary="Allocations, newest first", responses={200: {"model": AllocationPage}})
+def list_allocations(
+    session: ReadSession,
+    page: PageQuery,
+    model_id: str | None = None,
+    study_id: str | None = None,
+    name: str | None = None,
+) -> Response:
+    filters = {Allocation.model_id: model_id, Allocation.study_id: study_id, Allocation.name: name}
+    return Answer(paginate(session, filtered(select(Allocation), filters), Allocation.id, page))
+
+
+@router.get("/{allocation_id}", summary="One allocation, with its items", responses={200: {"model": AllocationRow}})
+def get_allocation(allocation_id: str, session: ReadSession) -> Response:
+    return Answer(describe_allocation(session, get_row(session, Allocation, allocation_id)))
+
+
+@router.get("/{allocation_id}/overrides.yaml", summary="The overrides per matrix", response_class=PlainTextResponse)
+def get_overrides(allocation_id: str, session: ReadSession) -> Response:
+    text = get_row(session, Allocation, allocation_id).overrides_yaml
+    return PlainTextResponse(text, media_type="application/yaml")

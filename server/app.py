@@ -1,0 +1,102 @@
+"""The application: ``uvicorn server.app:create_app --factory``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from anyio import to_thread
+from fastapi import FastAPI
+
+from results_db import Database
+from results_db.migrate import upgrade
+from results_db.settings import Settings
+from server.allocations import endpoints as allocations
+from server.calibrations import endpoints as calibrations
+from server.compressions import endpoints as compressions
+from server.evaluations import endpoints as evaluations
+from server.fits import endpoints as fits
+from server.gates import endpoints as gates
+from server.health import endpoints as health
+from server.jobs import endpoints as jobs
+from server.kit.hosts import HostCheck
+from server.kit.problem import add_handlers
+from server.kit.units import read_session
+from server.loop import AdvanceLoop
+from server.measurements import endpoints as measurements
+from server.models import endpoints as models
+from server.relay import Relay
+from server.sensitivities import endpoints as sensitivities
+from server.studies import endpoints as studies
+from server.sweeps import endpoints as sweeps
+from server.workers import endpoints as workers
+from web.assets import mount as mount_assets
+from web.pages import make_router as make_pages
+
+log = logging.getLogger(__name__)
+
+API = "/api/v1"
+_DOMAINS = (
+    models,
+    calibrations,
+    sensitivities,
+    sweeps,
+    measurements,
+    fits,
+    allocations,
+    compressions,
+    evaluations,
+    studies,
+    gates,
+    jobs,
+    workers,
+    health,
+)
+
+
+def create_app(settings: Settings | None = None, *, run_loop: bool = True) -> FastAPI:
+    """The service and its page. Nothing connects to the database or to Redis before the application starts.
+
+    ``run_loop = False`` leaves the advance loop to the caller (tests turn it by hand).
+    """
+    settings = settings or Settings()
+    database = Database(settings.database_url)
+    loop = AdvanceLoop(database, Relay(database, settings.redis_url))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await to_thread.run_sync(upgrade, database)
+        if run_loop:
+            await to_thread.run_sync(loop.start)
+        yield
+        await to_thread.run_sync(loop.stop)
+        loop.relay.close()
+        database.dispose()
+
+    app = FastAPI(
+        title="bitbudget",
+        version=_version(),
+        summary="Spend a memory budget where a language model feels it most.",
+        description="Errors are problem+json (RFC 9457), POSTs honour Idempotency-Key, lists are keyset pages.",
+        lifespan=lifespan,
+    )
+    app.state.settings = settings
+    app.state.database = database
+    app.state.loop = loop
+    add_handlers(app)
+    app.add_middleware(HostCheck, allowed=(settings.host, *settings.allowed_hosts))
+    for domain in _DOMAINS:
+        app.include_router(domain.router, prefix=API)
+    app.include_router(health.router, include_in_schema=False)
+    app.include_router(make_pages(settings, read_session))
+    mount_assets(app, settings)
+    return app
+
+
+def _version() -> str:
+    try:
+        return version("bitbudget")
+    except PackageNotFoundError:
+        return "0+checkout"

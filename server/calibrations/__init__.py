@@ -1,0 +1,1 @@
+"""H per distinct input of a model."""

@@ -1,0 +1,38 @@
+"""/api/v1/compressions."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from sqlalchemy import select
+from starlette.responses import Response
+
+from results_db.params import CompressParams
+from results_db.tables import Compression
+from server.compressions.schemas import CompressionPage, CompressionRow
+from server.compressions.service import submit_compression
+from server.jobs.schemas import JobRow, job_accepted
+from server.kit.answers import Answer
+from server.kit.idempotency import IdempotentRoute
+from server.kit.pagination import PageQuery, paginate
+from server.kit.rows import filtered, get_row
+from server.kit.units import ReadSession, WriteSession
+
+router = APIRouter(prefix="/compressions", tags=["compressions"], route_class=IdempotentRoute)
+
+
+@router.post("", status_code=202, summary="Pack a model as an allocation says", responses={202: {"model": JobRow}})
+def create_compression(params: CompressParams, session: WriteSession) -> Response:
+    return job_accepted(submit_compression(session, params))
+
+
+@router.get("", summary="Compressions, newest first", responses={200: {"model": CompressionPage}})
+def list_compressions(
+    session: ReadSession, page: PageQuery, model_id: str | None = None, allocation_id: str | None = None
+) -> Response:
+    filters = {Compression.model_id: model_id, Compression.allocation_id: allocation_id}
+    return Answer(paginate(session, filtered(select(Compression), filters), Compression.id, page))
+
+
+@router.get("/{compression_id}", summary="One compression", responses={200: {"model": CompressionRow}})
+def get_compression(compression_id: str, session: ReadSession) -> Response:
+    return Answer(get_row(session, Compression, compression_id))

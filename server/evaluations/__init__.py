@@ -1,0 +1,1 @@
+"""Metrics of models, and paired comparisons between two."""

@@ -1,0 +1,1 @@
+"""Models of the error, fitted in the server to rows of the database."""

@@ -1,0 +1,1 @@
+"""Criteria of the phases, decided from the database."""

@@ -1,0 +1,141 @@
+"""The numbers behind the gates, collected from rows. None = not measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from compress_core.allocate import layer_spread
+from compress_core.analyze import Estimate, gain_from_nll
+from compress_core.errors import FitError
+from compress_core.fit import ErrorProfiles, error_profiles
+from compress_core.version import NUMERICS_VERSION
+from results_db.queries.measured import measured_cells, measured_sensitivities
+from results_db.states import AttemptState
+from results_db.tables import Allocation, Attempt, Compression, Evaluation, Fit, FitParameter, Job, Measurement, Sweep
+from server.allocations.table import load_sensitivities
+from server.evaluations.service import paired
+from server.fits.service import observations
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """How far a sweep came."""
+
+    expected: int
+    measured: int
+    lost_attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Looks rows up through the jobs that a gate's context names."""
+
+    session: Session
+    context: dict[str, Any]
+
+    def sensitivity_spread(self) -> Estimate | None:
+        """Most over least sensitive layer."""
+        calibration_id = self._result("sensitivity").get("calibration_id")
+        job = self._job("sensitivity")
+        if calibration_id is None or job is None:
+            return None
+        model_id = job.params["model_id"]
+        rows = measured_sensitivities(
+            self.session, model_id=model_id, calibration_id=calibration_id, numerics_version=NUMERICS_VERSION
+        )
+        try:
+            spread = layer_spread(load_sensitivities(self.session, model_id, calibration_id))
+        except FitError:
+            return None  # fewer than two layers: there is nothing to compare, and the gate says "not measured"
+        n = min(row.n_sequences for row in rows)
+        # the reflected bootstrap interval need not hold the point
+        return Estimate(spread.ratio, min(spread.low, spread.ratio), max(spread.high, spread.ratio), n)
+
+    def gain_percent(self, reference: str, candidate: str) -> Estimate | None:
+        """PPL gain of one evaluation over another in %, paired, by their jobs' ids."""
+        a, b = (self._evaluation(job_id) for job_id in (reference, candidate))
+        if a is None or b is None:
+            return None
+        found = paired(self.session, a, b).difference
+        return gain_from_nll(found.estimate, found.low, found.high, n=found.n_windows)
+
+    def profiles(self) -> ErrorProfiles | None:
+        """Errors of the sweep's matrices over its configs, the baseline apart."""
+        sweep = self._sweep()
+        if sweep is None:
+            return None
+        rows = measured_cells(
+            self.session,
+            model_id=sweep.model_id,
+            calibration_id=sweep.calibration_id,
+            numerics_version=NUMERICS_VERSION,
+            config_hashes=sweep.config_hashes,
+        )
+        try:
+            return error_profiles(observations([row for row in rows if row.codebook != "rtn"]))
+        except FitError:
+            return None  # no positive error: the gate says "not measured"
+
+    def cells(self) -> Cells | None:
+        """What the sweep asked for and what is recorded."""
+        sweep = self._sweep()
+        if sweep is None:
+            return None
+        matrices = select(
+            Measurement.layer_idx, Measurement.projection, Measurement.expert_idx, Measurement.config_hash
+        ).where(
+            Measurement.model_id == sweep.model_id,
+            Measurement.calibration_id == sweep.calibration_id,
+            Measurement.numerics_version == NUMERICS_VERSION,
+            Measurement.config_hash.in_(sweep.config_hashes),
+        )
+        recorded = self.session.scalar(select(func.count()).select_from(matrices.distinct().subquery())) or 0
+        lost = select(func.count()).where(
+            Attempt.job_id == sweep.job_id, Attempt.state.in_([AttemptState.LOST.value, AttemptState.FAILED.value])
+        )
+        # a clamped rank of one matrix may be another's own config: there can be more cells than were asked for
+        return Cells(sweep.n_cells, min(recorded, sweep.n_cells), self.session.scalar(lost) or 0)
+
+    def fits(self) -> list[Fit]:
+        """The study's fit and, where the parametric one fell short, the fallback."""
+        result = self._result("fit")
+        ids = [result.get("fit_id"), result.get("fallback_fit_id")]
+        return [self.session.get_one(Fit, id_) for id_ in ids if id_ is not None]
+
+    def parameters(self, fit: Fit) -> dict[str, FitParameter]:
+        """The fit's global parameters."""
+        query = select(FitParameter).where(FitParameter.fit_id == fit.id, FitParameter.layer_idx.is_(None))
+        return {row.name: row for row in self.session.scalars(query)}
+
+    def allocation(self) -> Allocation | None:
+        """The optimal allocation."""
+        id_ = (self._result("optimal") | self._result("allocation")).get("allocation_id")
+        return None if id_ is None else self.session.get_one(Allocation, id_)
+
+    def compression(self) -> Compression | None:
+        """The optimal allocation's packed model."""
+        id_ = self._result("compression").get("compression_id")
+        return None if id_ is None else self.session.get_one(Compression, id_)
+
+    def _job(self, name: str) -> Job | None:
+        id_ = self.context.get(name)
+        return None if id_ is None else self.session.get_one(Job, id_)
+
+    def _result(self, name: str) -> dict[str, Any]:
+        job = self._job(name)
+        return (job.result or {}) if job else {}
+
+    def _evaluation(self, job_id: str | None) -> Evaluation | None:
+        job = None if job_id is None else self.session.get_one(Job, job_id)
+        id_ = (job.result or {}).get("evaluation_id") if job else None
+        return None if id_ is None else self.session.get_one(Evaluation, id_)
+
+    def _sweep(self) -> Sweep | None:
+        job = self._job("sweep")
+        if job is None:
+            return None
+        return self.session.scalar(select(Sweep).where(Sweep.job_id == job.id))

@@ -1,0 +1,1 @@
+"""Jobs: list, look, cancel, retry, pause, resume, follow."""

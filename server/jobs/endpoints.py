@@ -1,0 +1,75 @@
+"""/api/v1/jobs and the stream of all events."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from sqlalchemy import select
+from starlette.responses import Response
+
+from results_db.queue.submit import cancel_job, pause_job, resume_job, retry_job
+from results_db.states import JobKind, JobState
+from results_db.tables import Job
+from server.jobs.schemas import JobPage, JobRow
+from server.jobs.service import describe_job, ended_job
+from server.kit.answers import Answer
+from server.kit.idempotency import IdempotentRoute
+from server.kit.pagination import PageQuery, paginate
+from server.kit.rows import filtered, get_row
+from server.kit.sse import AfterEvent, Topic, event_stream
+from server.kit.units import AppDatabase, ReadSession, WriteSession
+
+router = APIRouter(tags=["jobs"], route_class=IdempotentRoute)
+
+JobId = Annotated[str, Path(examples=["job_0192f3a4b5c9f1e2d3c4b5a"])]
+
+
+@router.get("/jobs", summary="Jobs, newest first", responses={200: {"model": JobPage}})
+def list_jobs(
+    session: ReadSession,
+    page: PageQuery,
+    state: JobState | None = None,
+    kind: JobKind | None = None,
+    study_id: str | None = None,
+) -> Response:
+    filters = {Job.state: state and state.value, Job.kind: kind and kind.value, Job.study_id: study_id}
+    return Answer(paginate(session, filtered(select(Job), filters), Job.id, page))
+
+
+@router.get("/jobs/{job_id}", summary="One job, with its attempts", responses={200: {"model": JobRow}})
+def get_job(job_id: JobId, session: ReadSession) -> Response:
+    return Answer(describe_job(session, job_id))
+
+
+@router.post("/jobs/{job_id}/cancel", summary="Cancel", responses={200: {"model": JobRow}})
+def cancel(job_id: JobId, session: WriteSession) -> Response:
+    return Answer(cancel_job(session, job_id))
+
+
+@router.post("/jobs/{job_id}/retry", summary="Run again what did not succeed", responses={200: {"model": JobRow}})
+def retry(job_id: JobId, session: WriteSession) -> Response:
+    return Answer(retry_job(session, job_id))
+
+
+@router.post("/jobs/{job_id}/pause", summary="Pause", responses={200: {"model": JobRow}})
+def pause(job_id: JobId, session: WriteSession) -> Response:
+    return Answer(pause_job(session, job_id))
+
+
+@router.post("/jobs/{job_id}/resume", summary="Resume a paused job", responses={200: {"model": JobRow}})
+def resume(job_id: JobId, session: WriteSession) -> Response:
+    return Answer(resume_job(session, job_id))
+
+
+@router.get("/jobs/{job_id}/events", summary="The job's events (SSE), from the first to `end`")
+def follow_job(job_id: JobId, database: AppDatabase, after: AfterEvent) -> Response:
+    with database.read() as session:
+        get_row(session, Job, job_id)
+    return event_stream(database, Topic(job_id=job_id, ended=partial(ended_job, database, job_id)), after)
+
+
+@router.get("/events", summary="Events of all jobs (SSE); this stream does not end by itself")
+def follow_all(database: AppDatabase, after: AfterEvent, study_id: str | None = None) -> Response:
+    return event_stream(database, Topic(study_id=study_id), after)

@@ -1,0 +1,75 @@
+"""JSON answers: datetimes end in Z, NaN and infinity are null, rows are their columns."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, create_model
+from starlette.responses import Response
+
+from results_db.base import Base
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON has it: rows and models as objects, aware datetimes as ISO 8601 in UTC, no NaN."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else None
+        case datetime():
+            return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+        case Base():
+            return plain(value.as_dict())
+        case BaseModel():
+            return plain(value.model_dump(mode="json"))
+        case Mapping():
+            return {str(key): plain(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [plain(item) for item in value]
+    raise TypeError(f"{type(value).__name__} has no JSON form here")
+
+
+def to_json(value: Any) -> str:
+    """Compact JSON text of ``plain(value)``."""
+    return json.dumps(plain(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+class Answer(JSONResponse):
+    """A JSON response in the house's form."""
+
+    def render(self, content: Any) -> bytes:
+        return to_json(content).encode()
+
+
+def accepted(content: Any, location: str) -> Response:
+    """202 with the address where progress can be followed."""
+    return Answer(content, status_code=202, headers={"Location": location})
+
+
+def created(content: Any, location: str) -> Response:
+    """201 with the new thing's address."""
+    return Answer(content, status_code=201, headers={"Location": location})
+
+
+@cache
+def row_model(table: type[Base], **extras: Any) -> type[BaseModel]:
+    """A pydantic model of a table's columns (and extra fields), for the OpenAPI document only."""
+    fields: dict[str, Any] = {}
+    for column in table.__mapper__.column_attrs:
+        kind = column.columns[0].type.python_type
+        fields[column.key] = (kind | None if column.columns[0].nullable else kind, ...)
+    fields |= {name: (kind, ...) for name, kind in extras.items()}
+    return create_model(table.__name__, **fields)
+
+
+@cache
+def page_model(item: type[BaseModel]) -> type[BaseModel]:
+    """A page of ``item``, for the OpenAPI document only."""
+    return create_model(f"{item.__name__}Page", items=(list[item], ...), next=(str | None, ...))  # type: ignore[valid-type]

@@ -1,0 +1,136 @@
+"""The advance loop: the one thread that moves jobs on.
+
+Each turn promotes what waits, runs fit, allocate and gate jobs, takes back what lost workers held, tells RQ of queued
+attempts, and ends studies. Every part is a guarded transition in its own transaction, so that a crash between any two
+leaves nothing to repair: the next turn goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from results_db import Database
+from results_db.queries.pending import pending_work
+from results_db.queue.lease import reap_expired
+from results_db.queue.promote import next_server_job, promote_waiting, requeue_server_jobs
+from server.relay import Relay
+from server.runner import run_server_job
+from server.studies.finish import finish_study, studies_to_finish
+
+log = logging.getLogger(__name__)
+
+PERIOD_S = 0.3
+_STOP_WAIT_S = 30.0
+
+
+class AdvanceLoop:
+    """Runs :meth:`turn` every ``period_s`` seconds in a thread of its own."""
+
+    def __init__(self, database: Database, relay: Relay, *, period_s: float = PERIOD_S) -> None:
+        self.database = database
+        self.relay = relay
+        self.period_s = period_s
+        #: what the last turn failed with; None after a clean turn
+        self.last_error: str | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def start(self) -> None:
+        """Turn until stopped."""
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, name="advance-loop", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the present turn and end the thread."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(_STOP_WAIT_S)
+            if self._thread.is_alive():
+                log.warning("the advance loop is still in a turn after %s s: leaving it behind", _STOP_WAIT_S)
+
+    def turn(self) -> bool:
+        """One turn; whether it changed anything. A part that fails is logged and keeps no other from running."""
+        errors: list[str] = []
+        # told to RQ last: what this turn queued goes out with it
+        parts = (self._requeue, self._reap, self._promote, self._run_server_jobs, self._finish_studies, self._tell_rq)
+        changed = [self._guard(part, errors) for part in parts]
+        self.last_error = "; ".join(errors) or None
+        return any(changed)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            if not self.turn():
+                self._stop.wait(self.period_s)
+
+    def _guard(self, part: Callable[[], bool], errors: list[str]) -> bool:
+        try:
+            return part()
+        except SQLAlchemyError as error:
+            errors.append(f"{part.__name__}: {type(error).__name__}")
+            self._log_once(f"the database refused {part.__name__}: {error}")
+        except Exception as error:
+            errors.append(f"{part.__name__}: {error}")
+            log.exception("the advance loop failed in %s", part.__name__)
+        return False
+
+    def _log_once(self, message: str) -> None:
+        """At error level when it is news, else only for those who listen closely: an outage fills no disk."""
+        log.log(logging.DEBUG if self.last_error else logging.ERROR, message)
+
+    def _reap(self) -> bool:
+        with self.database.read() as session:
+            if not pending_work(session).expired:
+                return False
+        with self.database.write() as session:
+            lost = reap_expired(session)
+        for attempt_id in lost:
+            log.warning("attempt %s lost its worker", attempt_id)
+        return bool(lost)
+
+    def _promote(self) -> bool:
+        with self.database.read() as session:
+            if not pending_work(session).promotable:
+                return False
+        with self.database.write() as session:
+            return promote_waiting(session) > 0
+
+    def _requeue(self) -> bool:
+        """Server jobs that a lost server or a lost database left running."""
+        with self.database.read() as session:
+            if not pending_work(session).orphan:
+                return False
+        with self.database.write() as session:
+            return requeue_server_jobs(session) > 0
+
+    def _run_server_jobs(self) -> bool:
+        """One job: then the rest of the turn, so that long queues of fits keep no worker waiting."""
+        with self.database.read() as session:
+            if not pending_work(session).server_job:
+                return False
+        with self.database.write() as session:
+            job = next_server_job(session)
+        if job is None:
+            return False
+        run_server_job(self.database, job)
+        return True
+
+    def _finish_studies(self) -> bool:
+        with self.database.read() as session:
+            ids = studies_to_finish(session)
+        for study_id in ids:
+            with self.database.write() as session:
+                finish_study(session, study_id)
+        return bool(ids)
+
+    def _tell_rq(self) -> bool:
+        return self.relay.step() > 0

@@ -1,0 +1,1 @@
+"""Errors and bytes of (matrix, config)."""

@@ -1,0 +1,53 @@
+"""Measurements as the API shows them, and what to filter them by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends
+from sqlalchemy import Select, select
+
+from results_db.tables import Measurement
+from server.kit.answers import page_model, row_model
+from server.kit.checks import check_projection
+from server.kit.rows import filtered
+
+MeasurementRow = row_model(Measurement)
+MeasurementPage = page_model(MeasurementRow)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementFilter:
+    """Which measurements; None restricts nothing."""
+
+    model_id: str | None = None
+    calibration_id: str | None = None
+    sweep_id: str | None = None
+    layer_idx: int | None = None
+    projection: str | None = None
+    b_q: int | None = None
+    rank: int | None = None
+    codebook: str | None = None
+
+    def query(self) -> Select[tuple[Measurement]]:
+        """The rows, in no order yet.
+
+        Raises:
+            Problem: the projection is unknown.
+        """
+        check_projection(self.projection)
+        columns: dict[Any, Any] = {
+            Measurement.model_id: self.model_id,
+            Measurement.calibration_id: self.calibration_id,
+            Measurement.sweep_id: self.sweep_id,
+            Measurement.layer_idx: self.layer_idx,
+            Measurement.projection: self.projection,
+            Measurement.b_q: self.b_q,
+            Measurement.rank: self.rank,
+            Measurement.codebook: self.codebook,
+        }
+        return filtered(select(Measurement), columns)
+
+
+Filter = Annotated[MeasurementFilter, Depends(MeasurementFilter)]

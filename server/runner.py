@@ -1,0 +1,139 @@
+"""Run the jobs that need no worker: fit, allocate, gate. They touch only rows of the database."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.orm import Session
+
+from compress_core.analyze import GateThresholds
+from compress_core.errors import CompressCoreError, FitError
+from results_db import Database
+from results_db.errors import NotFound
+from results_db.params import AllocateParams, FitParams, GateParams
+from results_db.queue.transitions import change_state, get_job
+from results_db.states import JobKind, JobState
+from results_db.tables import Job, Study
+from server.allocations.service import compute_allocation, save_allocation
+from server.fits.service import FitDraft, compute_fit, save_fit
+from server.gates.service import decide_gates, save_gates
+from server.kit.problem import Problem
+
+log = logging.getLogger(__name__)
+
+#: stores what was computed, in the transaction that ends the job; returns the job's result
+Save = Callable[[Session, Job], dict[str, Any]]
+
+
+def run_server_job(database: Database, job: Job) -> None:
+    """Compute on a reading transaction, then store and end the job in one writing transaction.
+
+    Whatever goes wrong becomes the job's error; only a database that is away is raised, and the job runs again.
+    """
+    try:
+        with database.read() as session:
+            save = _COMPUTE[JobKind(job.kind)](session, job)
+        with database.write() as session:
+            running = get_job(session, job.id, lock=True)
+            if running.state != JobState.RUNNING:
+                return  # cancelled meanwhile: nothing is stored
+            result = save(session, running)
+            change_state(session, running, JobState.SUCCEEDED, payload=result, result=result, error=None)
+    except (OperationalError, InterfaceError):
+        raise  # the job stays running, and the loop queues it again when the database is back
+    except Exception as error:
+        log.warning("%s job %s (%s) failed: %s", job.kind, job.id, job.step, error, exc_info=not _expected(error))
+        with database.write() as session:
+            running = get_job(session, job.id, lock=True)
+            if running.state == JobState.RUNNING:
+                cause = describe_error(error)
+                change_state(session, running, JobState.FAILED, payload=cause, error=cause)
+
+
+def describe_error(error: BaseException) -> dict[str, Any]:
+    """The cause that a job shows: {"code", "message", "type", "traceback", "retryable"}."""
+    match error:
+        case Problem():
+            code = error.slug
+        case CompressCoreError():
+            code = error.code
+        case NotFound():
+            code = "not-found"
+        case _:
+            code = "unexpected-error"
+    cause: dict[str, Any] = {
+        "code": code,
+        "message": str(error) or type(error).__name__,
+        "type": f"{type(error).__module__}.{type(error).__qualname__}",
+        "traceback": "".join(traceback.format_exception(error)),
+        "retryable": False,
+    }
+    smallest = getattr(error, "smallest_bytes", None)
+    return cause if smallest is None else cause | {"smallest_bytes": smallest}
+
+
+def _expected(error: BaseException) -> bool:
+    return isinstance(error, Problem | CompressCoreError | NotFound)
+
+
+def _fit(session: Session, job: Job) -> Save:
+    params = FitParams.model_validate(job.params)
+    draft = compute_fit(session, params)
+    fallback = _fallback(session, job, params, draft)
+
+    def save(session: Session, job: Job) -> dict[str, Any]:
+        fit = save_fit(session, draft, job_id=job.id)
+        result: dict[str, Any] = {"fit_id": fit.id, "r2": fit.r2}
+        if fallback is not None:
+            result["fallback_fit_id"] = save_fit(session, fallback, job_id=job.id).id
+        return result
+
+    return save
+
+
+def _fallback(session: Session, job: Job, params: FitParams, draft: FitDraft) -> FitDraft | None:
+    """The plan: where the parametric model falls short, interpolate the measured cells instead."""
+    if params.form == "monotone":
+        return None
+    study = None if job.study_id is None else session.get_one(Study, job.study_id)
+    thresholds = GateThresholds.from_dict(study.config.get("gates") if study else None)
+    validation = draft.fit.cross_validation
+    r2 = validation.r2_log_within if validation else draft.fit.quality.overall.r2_log_within
+    if r2 is not None and r2 > thresholds.fit_r2:
+        return None
+    try:
+        return compute_fit(session, params.model_copy(update={"form": "monotone"}))
+    except FitError as error:
+        log.info("job %s: no non-parametric fallback either: %s", job.id, error)
+        return None
+
+
+def _allocate(session: Session, job: Job) -> Save:
+    draft = compute_allocation(session, AllocateParams.model_validate(job.params))
+
+    def save(session: Session, job: Job) -> dict[str, Any]:
+        allocation = save_allocation(session, draft, job_id=job.id, study_id=job.study_id)
+        return {"allocation_id": allocation.id, "total_bytes": allocation.total_bytes}
+
+    return save
+
+
+def _gate(session: Session, job: Job) -> Save:
+    study = session.get_one(Study, job.study_id)
+    decided = decide_gates(session, study, GateParams.model_validate(job.params))
+
+    def save(session: Session, job: Job) -> dict[str, Any]:
+        return {"verdicts": save_gates(session, session.get_one(Study, job.study_id), job, decided)}
+
+    return save
+
+
+_COMPUTE: dict[JobKind, Callable[[Session, Job], Save]] = {
+    JobKind.FIT: _fit,
+    JobKind.ALLOCATE: _allocate,
+    JobKind.GATE: _gate,
+}

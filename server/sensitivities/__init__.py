@@ -1,0 +1,1 @@
+"""How much each matrix matters: nats of KL per unit of error."""

@@ -1,0 +1,27 @@
+"""Ask a worker for sensitivities."""
+
+from __future__ import annotations
+
+from sqlalchemy.orm import Session
+
+from results_db.params import SensitivityParams
+from results_db.queue.submit import submit_job
+from results_db.settings import Settings
+from results_db.states import JobKind
+from results_db.tables import Job, Model
+from server.kit.checks import check_calibration, check_configs, check_text
+from server.kit.rows import get_row
+from server.models.service import require_local
+
+
+def submit_sensitivity(session: Session, params: SensitivityParams, settings: Settings) -> Job:
+    """A sensitivity job under the calibration named, or the model's newest."""
+    require_local(get_row(session, Model, params.model_id))
+    checked = params.model_copy(
+        update={
+            "calibration_id": check_calibration(session, params.model_id, params.calibration_id).id,
+            "anchors": check_configs(params.anchors, "anchors"),
+            "text": check_text(params.text, settings, "text"),
+        }
+    )
+    return submit_job(session, JobKind.SENSITIVITY, checked.model_dump(mode="json"))

@@ -1,0 +1,1 @@
+"""Studies: phases 0 to 5 of the plan for one model."""

@@ -1,0 +1,50 @@
+"""End a study when all its jobs have ended: its state, why, and its headline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
+
+from results_db.clock import utc_now
+from results_db.states import TERMINAL, JobState, StudyState
+from results_db.tables import Job, Study
+from server.studies.headline import study_headline
+from server.studies.plan import RANK0, RTN
+
+
+def studies_to_finish(session: Session) -> list[str]:
+    """Ids of studies whose jobs have all ended and that do not know it yet."""
+    ended = [state.value for state in TERMINAL]
+    live = exists().where(Job.study_id == Study.id, Job.state.not_in(ended))
+    return list(session.scalars(select(Study.id).where(Study.finished_at.is_(None), ~live)))
+
+
+def finish_study(session: Session, study_id: str) -> None:
+    """Set state, reason and headline."""
+    study = session.get_one(Study, study_id)
+    jobs = session.scalars(select(Job).where(Job.study_id == study_id).order_by(Job.position)).all()
+    if study.state == StudyState.RUNNING:
+        state, reason = _outcome(jobs)
+        study.state = state.value
+        study.reason = reason
+    study.headline = study_headline(session, study, jobs)
+    study.finished_at = utc_now()
+
+
+def _outcome(jobs: Sequence[Job]) -> tuple[StudyState, str | None]:
+    for job in jobs:
+        if job.state in (JobState.FAILED, JobState.DEAD) and not _is_hopeless_baseline(job):
+            message = (job.error or {}).get("message", "no cause recorded")
+            return StudyState.FAILED, f"{job.step} ({job.id}) is {job.state}: {message}"
+    for job in jobs:
+        if job.state == JobState.CANCELLED:
+            return StudyState.CANCELLED, f"{job.step} ({job.id}) was cancelled"
+    return StudyState.SUCCEEDED, None
+
+
+def _is_hopeless_baseline(job: Job) -> bool:
+    """A baseline that has nothing within the budget says something, but it does not break the study."""
+    name = (job.step or "").partition(":")[2].partition("@")[0]
+    return name in (RANK0, RTN) and (job.error or {}).get("code") == "infeasible-budget"

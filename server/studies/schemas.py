@@ -1,0 +1,216 @@
+"""StudyConfig: what a study's YAML may say. Unknown fields are refused, every default is the plan's or ours."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from compress_core.analyze import GateThresholds
+from compress_core.config import CODEBOOK_BITS, CompressionConfig
+from compress_core.errors import ConfigError
+from results_db.params import BudgetSpec, TextSpec
+from results_db.tables import Gate, Job, Study
+from server.kit.answers import page_model, row_model
+
+StudyRow = row_model(Study)
+StudyPage = page_model(StudyRow)
+StudyDetail = row_model(Study, jobs=list[row_model(Job)], gates=list[row_model(Gate)])  # type: ignore[misc]
+
+#: fields of CompressionConfig; what is left out is taken from the grid
+ConfigFields = dict[str, Any]
+
+
+class Section(BaseModel):
+    """Root of the sections."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSection(Section):
+    """A local directory, or a hub id with the commit that pins it."""
+
+    source: Annotated[str, Field(min_length=1, max_length=4096)]
+    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None = None
+    name: str | None = None
+
+
+class SamplingSection(Section):
+    """How many windows of what length."""
+
+    samples: Annotated[int, Field(ge=1)]
+    length: Annotated[int, Field(ge=8, le=131_072)] = 256
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class SensitivitySection(SamplingSection):
+    samples: Annotated[int, Field(ge=1)] = 16
+    #: one coarse and one fine config; default: the grid's leanest and richest
+    anchors: Annotated[list[ConfigFields], Field(min_length=1)] | None = None
+
+
+class GridSection(Section):
+    """Every b_q with every rank."""
+
+    codebook: str = "e8"
+    b_q: Annotated[list[int], Field(min_length=1)]
+    rank: Annotated[list[int], Field(min_length=1)]
+    factor_bits: int | list[int] = 4
+    seed: int = 0
+    iterations: int = 5
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.codebook == "rtn":
+            raise ValueError("codebook 'rtn' is a baseline: name its bits in baselines.rtn")
+        for name in ("b_q", "rank"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} names a value twice")
+        try:
+            self.configs()
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    def defaults(self) -> ConfigFields:
+        """The fields that all configs of the study share unless they say otherwise."""
+        return {
+            "codebook": self.codebook,
+            "factor_bits": self.factor_bits,
+            "seed": self.seed,
+            "iterations": self.iterations,
+        }
+
+    def complete(self, fields: ConfigFields) -> CompressionConfig:
+        """A config with what it leaves out taken from the grid.
+
+        Raises:
+            ConfigError: the fields make no config.
+        """
+        return CompressionConfig.from_dict(self.defaults() | fields)
+
+    def configs(self) -> list[CompressionConfig]:
+        """b_q × rank, in the order given."""
+        return [self.complete({"b_q": b_q, "rank": rank}) for b_q in self.b_q for rank in self.rank]
+
+    def rank0(self) -> list[CompressionConfig]:
+        """The same bits without a low-rank part."""
+        return [self.complete({"b_q": b_q, "rank": 0}) for b_q in self.b_q]
+
+
+class BaselinesSection(Section):
+    #: bits of the round-to-nearest baseline; an empty list leaves it out
+    rtn: list[int] = [2, 3, 4]
+
+    @field_validator("rtn")
+    @classmethod
+    def _check(cls, bits: list[int]) -> list[int]:
+        unknown = [b for b in bits if b not in CODEBOOK_BITS["rtn"]]
+        if unknown:
+            raise ValueError(f"round-to-nearest has no {unknown[0]} bits: choose out of {CODEBOOK_BITS['rtn']}")
+        return bits
+
+    def configs(self) -> list[CompressionConfig]:
+        return [CompressionConfig(b_q=bits, codebook="rtn") for bits in self.rtn]
+
+
+class Phase0Section(Section):
+    """The plan's pilot: one uniform config against a manual high/low split at its bytes."""
+
+    uniform: ConfigFields
+    high: ConfigFields
+    low: ConfigFields
+
+
+class EvaluationSection(Section):
+    #: texts to measure perplexity on; default: the study's own text
+    datasets: Annotated[list[TextSpec], Field(min_length=1)] | None = None
+    length: Annotated[int, Field(ge=8, le=131_072)] = 256
+    #: at most so many windows; null = all
+    windows: Annotated[int, Field(ge=2)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class FitSection(Section):
+    form: Literal["additive", "monotone"] = "additive"
+
+
+class StudyConfig(Section):
+    """One study: a model, a text, a grid, budgets, and what a NO-GO does."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    model: ModelSection
+    text: TextSpec = TextSpec()
+    calibration: SamplingSection = SamplingSection(samples=64)
+    sensitivity: SensitivitySection = SensitivitySection()
+    grid: GridSection
+    baselines: BaselinesSection = BaselinesSection()
+    phase0: Phase0Section | None = None
+    #: default: the bytes of a uniform config (phase 0's, else the middle of the grid)
+    budgets: list[BudgetSpec] = []
+    scope: Literal["decoder", "model"] = "decoder"
+    objective: Literal["kl", "error"] = "kl"
+    evaluation: EvaluationSection = EvaluationSection()
+    fit: FitSection = FitSection()
+    #: thresholds of the gates that differ from the plan's
+    gates: dict[str, float] = {}
+    on_no_go: Literal["stop", "continue"] = "stop"
+    phases: Annotated[list[Annotated[int, Field(ge=0, le=5)]], Field(min_length=1)] = [0, 1, 2, 3, 4, 5]
+
+    @field_validator("gates")
+    @classmethod
+    def _check_gates(cls, gates: dict[str, float]) -> dict[str, float]:
+        try:
+            GateThresholds.from_dict(gates)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return gates
+
+    @field_validator("budgets")
+    @classmethod
+    def _check_budgets(cls, budgets: list[BudgetSpec]) -> list[BudgetSpec]:
+        for position, budget in enumerate(budgets):
+            if len([v for v in budget.model_dump().values() if v is not None]) != 1:
+                raise ValueError(f"budget {position} must have exactly one of bytes, gb, bits_per_weight, uniform")
+        return budgets
+
+    @model_validator(mode="after")
+    def _check_phases(self) -> Self:
+        phases = sorted(set(self.phases))
+        # each phase computes from what the one before measured
+        needed = {2: 1, 3: 1, 4: 3, 5: 4}
+        for phase, before in needed.items():
+            if phase in phases and before not in phases:
+                raise ValueError(f"phases: phase {phase} needs phase {before}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_configs(self) -> Self:
+        """Complete every config once, so that a mistake is told before anything is written."""
+        named: dict[str, ConfigFields] = {f"sensitivity.anchors.{i}": f for i, f in enumerate(self.anchors_given)}
+        if self.phase0 is not None:
+            named |= {f"phase0.{name}": getattr(self.phase0, name) for name in ("uniform", "high", "low")}
+        named |= {f"budgets.{i}.uniform": b.uniform for i, b in enumerate(self.budgets) if b.uniform is not None}
+        for name, fields in named.items():
+            try:
+                self.grid.complete(fields)
+            except ConfigError as error:
+                raise ValueError(f"{name}: {error}") from error
+        return self
+
+    @property
+    def anchors_given(self) -> list[ConfigFields]:
+        return self.sensitivity.anchors or []
+
+    @property
+    def datasets(self) -> list[TextSpec]:
+        return self.evaluation.datasets or [self.text]
+
+
+class StudyRequest(BaseModel):
+    """The JSON body of POST /studies; with content type application/yaml the body is the config itself."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config: StudyConfig

@@ -1,0 +1,1 @@
+"""Requests to measure a grid of configs."""

@@ -75,7 +75,7 @@ def enumerate_core(classes: list[CoreClass], *, room: int, multiplier: int, exce
 
     weight = np.zeros(1, dtype=np.int64)
     cost = np.zeros(1, dtype=np.int64)
-    parents: list[IntArray] = []
+    parents: list[NDArray[np.int32]] = []
     taken: list[NDArray[np.int16]] = []
     best: tuple[int, int] | None = None  # (stage, state) of the best choice so far
     peak = total = 1
@@ -115,7 +115,7 @@ def enumerate_core(classes: list[CoreClass], *, room: int, multiplier: int, exce
         before[0] = np.iinfo(np.int64).max
         np.minimum.accumulate(pure[:-1], out=before[1:])
         keep = order[(pure < before) & (all_cost[order] < excess)]
-        parents.append(index[keep % len(index)])
+        parents.append(index[keep % len(index)].astype(np.int32))
         taken.append((keep // len(index)).astype(np.int16))
         weight, cost = all_weight[keep], all_cost[keep]
         total += len(weight)
@@ -126,7 +126,7 @@ def enumerate_core(classes: list[CoreClass], *, room: int, multiplier: int, exce
 
 
 def _backtrack(
-    best: tuple[int, int] | None, n_stages: int, parents: list[IntArray], taken: list[NDArray[np.int16]]
+    best: tuple[int, int] | None, n_stages: int, parents: list[NDArray[np.int32]], taken: list[NDArray[np.int16]]
 ) -> IntArray | None:
     if best is None:
         return None

@@ -12,6 +12,7 @@ import secrets
 import socket
 import sys
 import time
+from importlib import import_module
 
 import redis
 from redis.backoff import ExponentialBackoff
@@ -41,6 +42,8 @@ _MAINTENANCE_S = 15
 #: how long a database without a schema is waited for: the server migrates it
 _PATIENCE_S = 60.0
 _RETRY_S = 2.0
+#: model families whose code takes seconds to import
+_FAMILIES = ("qwen2", "llama", "mistral")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -90,7 +93,11 @@ def _preload() -> None:
     import transformers
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    del AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    import worker.run
+
+    for family in _FAMILIES:
+        import_module(f"transformers.models.{family}.modeling_{family}")
+    del AutoConfig, AutoModelForCausalLM, AutoTokenizer, worker
     log.info("torch %s and transformers %s are loaded", torch.__version__, transformers.__version__)
 
 

@@ -1,0 +1,208 @@
+"""What a worker's death costs: nothing. Each fault on both databases, with a real Redis and real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import psutil
+import redis
+from sqlalchemy import func, select
+
+from results_db.queue.submit import cancel_job, pause_job, resume_job
+from results_db.states import TERMINAL, AttemptState, JobKind, JobState
+from results_db.tables import Measurement
+
+#: matrices of the tiny model
+N_MATRICES = 14
+#: enough that a sweep is still running when it is disturbed
+N_CONFIGS = 12
+N_CELLS = N_MATRICES * N_CONFIGS
+
+
+def states(service: Any, job_id: str) -> list[str]:
+    return [attempt.state for attempt in service.attempts(job_id)]
+
+
+def start_sweep(service: Any, model_id: str, calibration_id: str, configs: list[dict[str, Any]]) -> str:
+    """A sweep that a worker has begun to record."""
+    params = {"model_id": model_id, "calibration_id": calibration_id, "configs": configs}
+    job_id = service.submit(JobKind.SWEEP, params)
+    service.wait(lambda: service.measured(job_id) >= 3 or service.job(job_id).state in TERMINAL, "three measurements")
+    job = service.job(job_id)
+    assert job.state == JobState.RUNNING, job.error or "the sweep was too quick to be disturbed"
+    return str(job_id)
+
+
+def assert_complete(service: Any, job_id: str) -> None:
+    """Every cell once."""
+    job = service.finish(job_id)
+    assert job.state == JobState.SUCCEEDED, job.error
+    assert job.result["n_cells"] == N_CELLS
+    with service.database.read() as session:
+        sweep_id = job.result["sweep_id"]
+        of_sweep = Measurement.sweep_id == sweep_id
+        assert session.scalar(select(func.count()).select_from(Measurement).where(of_sweep)) == N_CELLS
+        key = (Measurement.layer_idx, Measurement.projection, Measurement.config_hash)
+        assert len(session.execute(select(*key).where(of_sweep).distinct()).all()) == N_CELLS
+
+
+def test_kill_9_of_the_whole_worker(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
+    job_id = start_sweep(service, model_id, calibration_id, grid(1, N_CONFIGS))
+    worker = service.worker()
+    horse = service.horse(worker)
+    worker.kill()
+    horse.kill()
+    worker.wait()
+    before = service.measured(job_id)
+    service.worker()
+    assert_complete(service, job_id)
+    assert states(service, job_id) == [AttemptState.LOST, AttemptState.SUCCEEDED]
+    assert service.events(job_id).count("worker_lost") == 1
+    assert service.job(job_id).result["reused"] >= before
+
+
+def test_kill_9_of_the_horse(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
+    job_id = start_sweep(service, model_id, calibration_id, grid(2, N_CONFIGS))
+    worker = service.worker()
+    service.horse(worker).kill()
+    assert_complete(service, job_id)
+    assert worker.poll() is None
+    lost, succeeded = service.attempts(job_id)
+    assert (lost.state, lost.signal) == (AttemptState.LOST, signal.SIGKILL)
+    assert lost.peak_rss_bytes > 10_000_000
+    assert succeeded.state == AttemptState.SUCCEEDED
+    assert succeeded.worker_id == lost.worker_id
+
+
+def test_the_horse_dies_with_its_parent(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
+    job_id = start_sweep(service, model_id, calibration_id, grid(3, N_CONFIGS))
+    worker = service.worker()
+    horse = service.horse(worker)
+    worker.kill()
+    worker.wait()
+    service.wait(lambda: not horse.is_running() or horse.status() == psutil.STATUS_ZOMBIE, "the horse's death")
+    service.worker()
+    assert_complete(service, job_id)
+    assert states(service, job_id) == [AttemptState.LOST, AttemptState.SUCCEEDED]
+
+
+def test_a_lost_lease_is_reaped_without_the_worker(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
+    """A worker that hangs past its lease is fenced: it writes nothing more and ends itself."""
+    job_id = start_sweep(service, model_id, calibration_id, grid(4, N_CONFIGS))
+    worker = service.worker()
+    horse = service.horse(worker)
+    horse.send_signal(signal.SIGSTOP)
+    service.wait(lambda: states(service, job_id)[0] == AttemptState.LOST, "the reaper")
+    stopped_at = service.measured(job_id)
+    horse.send_signal(signal.SIGCONT)
+    service.wait(lambda: not horse.is_running(), "the fenced horse's end")
+    first = service.attempts(job_id)[0]
+    assert_complete(service, job_id)
+    with service.database.read() as session:
+        by_first = select(func.count()).select_from(Measurement).where(Measurement.attempt_id == first.id)
+        assert session.scalar(by_first) == stopped_at
+
+
+def test_a_poison_job_dies(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
+    params = {"model_id": model_id, "calibration_id": calibration_id, "configs": grid(5, N_CONFIGS)}
+    job_id = service.submit(JobKind.SWEEP, params, max_attempts=2)
+    worker = service.worker()
+    for number in (1, 2):
+        service.wait(
+            lambda number=number: states(service, job_id)[number - 1 : number] == [AttemptState.RUNNING], "a claim"
+        )
+        service.horse(worker).kill()
+        service.wait(lambda number=number: states(service, job_id)[number - 1] == AttemptState.LOST, "a lost attempt")
+    job = service.finish(job_id)
+    assert job.state == JobState.DEAD
+    assert job.error["code"] == "worker-lost"
+    assert "SIGKILL" in job.error["message"]
+    assert worker.poll() is None
+
+
+def test_sigterm_finishes_the_experiment_and_gives_the_attempt_back(
+    service: Any, model_id: str, calibration_id: str, grid: Any
+) -> None:
+    job_id = start_sweep(service, model_id, calibration_id, grid(6, N_CONFIGS))
+    worker = service.worker()
+    for _ in range(5):
+        worker.send_signal(signal.SIGTERM)
+    assert worker.wait(timeout=60) == 0
+    assert states(service, job_id)[0] == AttemptState.RELEASED
+    service.worker()
+    assert_complete(service, job_id)
+    assert states(service, job_id) == [AttemptState.RELEASED, AttemptState.SUCCEEDED]
+
+
+def test_cancel_stops_a_running_sweep(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
+    job_id = start_sweep(service, model_id, calibration_id, grid(7, N_CONFIGS))
+    with service.database.write() as session:
+        cancel_job(session, job_id)
+    job = service.finish(job_id)
+    assert job.state == JobState.CANCELLED
+    assert states(service, job_id) == [AttemptState.CANCELLED]
+    assert service.measured(job_id) < N_CELLS
+    assert service.worker().poll() is None
+
+
+def test_pause_and_resume(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
+    job_id = start_sweep(service, model_id, calibration_id, grid(8, N_CONFIGS))
+    with service.database.write() as session:
+        pause_job(session, job_id)
+    service.reach(job_id, JobState.PAUSED)
+    with service.database.write() as session:
+        resume_job(session, job_id)
+    assert_complete(service, job_id)
+    assert states(service, job_id) == [AttemptState.RELEASED, AttemptState.SUCCEEDED]
+
+
+def test_redis_forgets_everything(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
+    """FLUSHALL while attempts are queued and one runs: all of them end well."""
+    running = start_sweep(service, model_id, calibration_id, grid(9, N_CONFIGS))
+    params = {"model_id": model_id, "calibration_id": calibration_id, "configs": grid(10, 1)}
+    waiting = [service.submit(JobKind.SWEEP, params) for _ in range(3)]
+    service.wait(lambda: all(a.enqueued_at for job in waiting for a in service.attempts(job)), "the relay")
+    client = redis.Redis.from_url(service.environment["BITBUDGET_REDIS_URL"])
+    client.flushall()
+    client.close()
+    for job_id in (running, *waiting):
+        assert service.finish(job_id).state == JobState.SUCCEEDED
+    assert_complete(service, running)
+    recorded = [service.job(job_id).result["recorded"] for job_id in waiting]
+    assert sorted(recorded) == [0, 0, N_MATRICES]
+
+
+def test_an_attempt_delivered_twice_runs_once(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
+    params = {"model_id": model_id, "calibration_id": calibration_id, "configs": grid(11, 1)}
+    job_id = service.submit(JobKind.SWEEP, params)
+    service.finish(job_id)
+    (attempt,) = service.attempts(job_id)
+    service.relay._delete_hash(attempt.id)
+    service.relay._send(attempt.id)
+    follower = service.submit(JobKind.SWEEP, params)
+    assert service.finish(follower).result["reused"] == N_MATRICES
+    assert states(service, job_id) == [AttemptState.SUCCEEDED]
+    assert service.measured(job_id) == N_MATRICES
+
+
+def test_an_absent_gpu_is_an_error(service: Any) -> None:
+    worker = service.start_worker(BITBUDGET_DEVICE="RTX 3090")
+    assert worker.wait(timeout=60) == 2
+    service.workers.remove(worker)
+    log = service.logs()
+    assert "the device 'RTX 3090' is not here" in log
+    assert "never falls back" in log
+
+
+def test_workers_are_known(service: Any, model_id: str, calibration_id: str) -> None:
+    from results_db.tables import Worker
+
+    alive = service.worker()
+    with service.database.read() as session:
+        rows = session.scalars(select(Worker)).all()
+    assert [row.pid for row in rows if row.state == "up"] == [alive.pid]
+    row = next(row for row in rows if row.pid == alive.pid)
+    assert (row.device, row.device_kind, row.hostname) == ("cpu", "cpu", os.uname().nodename)
+    assert row.versions["torch"]

@@ -16,6 +16,8 @@ from compress_core.text.tokens import TokenWindows
 
 #: float32 logits compared at once
 _LOGITS_AT_ONCE = 1 << 22
+#: below this E_p[expm1(−d)], log1p of it would lose digits
+_FAR = -0.9
 
 
 @torch.inference_mode()
@@ -23,19 +25,19 @@ def token_kl(reference_NV: Tensor, logits_NV: Tensor, p_ref_NV: Tensor | None = 
     """KL of every position in nats, (N,) float32; ``p_ref_NV`` is softmax(reference_NV) where the caller has it.
 
     With d = z_ref − z: KL = E_p[d] + log E_p[e^(−d)], the second term as log1p(E_p[expm1(−d)]). Equal logits give
-    exactly 0, and a small KL is not the difference of two large numbers. Where e^(−d) overflows, the textbook
-    formula takes over.
+    exactly 0, and a small KL is not the difference of two large numbers. Where the distributions are far apart
+    (E_p[e^(−d)] overflows or comes close to 0) the textbook formula takes over.
     """
     p_ref = torch.softmax(reference_NV, dim=-1) if p_ref_NV is None else p_ref_NV
     difference = reference_NV - logits_NV
     first = (p_ref * difference).sum(-1)
-    second = torch.log1p(difference.neg_().expm1_().mul_(p_ref).sum(-1))
-    kl = first + second
-    bad = ~torch.isfinite(kl)
-    if bad.any():
-        log_ref = torch.log_softmax(reference_NV[bad].double(), dim=-1)
-        log_q = torch.log_softmax(logits_NV[bad].double(), dim=-1)
-        kl[bad] = (log_ref.exp() * (log_ref - log_q)).sum(-1).float()
+    change = difference.neg_().expm1_().mul_(p_ref).sum(-1)
+    kl = first + torch.log1p(change)
+    far = ~torch.isfinite(kl) | (change < _FAR)
+    if far.any():
+        log_ref = torch.log_softmax(reference_NV[far], dim=-1)
+        log_q = torch.log_softmax(logits_NV[far], dim=-1)
+        kl[far] = (log_ref.exp() * (log_ref - log_q)).sum(-1)
     return kl
 
 

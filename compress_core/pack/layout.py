@@ -25,7 +25,7 @@ PART_NAMES = (
     "q_residual",
     "q_tail",
     "q_scale",
-    "lr_scale",
+    "q_rows",
     "l_codes",
     "l_scales",
     "r_codes",

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from compress_core.errors import CalibrationError, CheckpointError, ConfigError
 
+_VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
 
 @dataclass(frozen=True, eq=False)
 class TokenWindows:
@@ -129,6 +131,9 @@ def load_tokenizer(model_path: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
+    # transformers makes an empty tokenizer of a family where the files are missing
+    if not any((Path(model_path) / name).exists() for name in _VOCABULARY_FILES):
+        raise CheckpointError(f"{model_path} has no tokenizer: add the model's tokenizer.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_path, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -20,6 +21,11 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+
+from compress_core.calibrate.calibration import Calibration
+from compress_core.calibrate.run import calibrate_model
+from compress_core.checkpoint import open_checkpoint
+from compress_core.text.tokens import TokenWindows
 
 torch.set_num_threads(1)
 
@@ -108,3 +114,26 @@ def write_safetensors() -> Callable[..., None]:
         path.write_bytes((len(raw) if promised is None else promised).to_bytes(8, "little") + raw + data)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def random_windows() -> Callable[..., TokenWindows]:
+    """Windows of random token ids of the tiny models' vocabulary."""
+
+    def make(n_windows: int, length: int, seed: int = 0) -> TokenWindows:
+        ids = np.random.default_rng(seed).integers(0, SHAPE["vocab_size"], (n_windows, length)).astype(np.int32)
+        return TokenWindows(ids, np.full(n_windows, 3 * (length - 1), dtype=np.int64))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def qwen2_calibration(
+    tiny_checkpoints: dict[str, Path],
+    random_windows: Callable[..., TokenWindows],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Calibration:
+    """A calibration of the tiny Qwen2 on 12 windows of 20 tokens."""
+    path = tmp_path_factory.mktemp("calibration") / "h.safetensors"
+    checkpoint = open_checkpoint(tiny_checkpoints["qwen2"])
+    return calibrate_model(checkpoint, random_windows(12, 20), path, source="random", seed=0)

@@ -1,0 +1,151 @@
+"""KL anchors: zero for the original, the same as two whole models, resumable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from compress_core.calibrate.calibration import Calibration
+from compress_core.checkpoint import open_checkpoint
+from compress_core.checkpoint.read import DenseWeights, read_tensor
+from compress_core.config import CompressionConfig
+from compress_core.decompose import compress_matrix
+from compress_core.error_metrics import calibration_weighted_error
+from compress_core.errors import Interrupted
+from compress_core.evaluate.kl import evaluate_kl
+from compress_core.matrix import MatrixKey
+from compress_core.sensitivity import kl as kl_module
+from compress_core.sensitivity.fidelity import layer_fidelity
+from compress_core.sensitivity.kl import SensitivityResult, _Reference, kl_sensitivity, replacement_kl
+from compress_core.sensitivity.resident import ResidentModel
+from compress_core.text.tokens import TokenWindows
+
+ANCHORS = (CompressionConfig(b_q=2, codebook="rtn"), CompressionConfig(b_q=4, codebook="rtn"))
+
+
+class _OneReplaced(DenseWeights):
+    """The original weights but for one tensor."""
+
+    def __init__(self, path: Path, name: str, weight: torch.Tensor) -> None:
+        super().__init__(open_checkpoint(path))
+        self._name, self._weight = name, weight
+
+    def tensor(self, name: str) -> torch.Tensor:
+        return self._weight if name == self._name else super().tensor(name)
+
+
+def test_restoring_the_original_costs_nothing(qwen2: Path, random_windows: Callable[..., TokenWindows]) -> None:
+    checkpoint = open_checkpoint(qwen2)
+    resident = ResidentModel(checkpoint, random_windows(5, 16), torch.device("cpu"), torch.float32, 32)
+    reference = _Reference(resident)
+    for spec in checkpoint.matrices():
+        weight = read_tensor(checkpoint.tensors[spec.tensor_name])
+        assert max(map(abs, replacement_kl(resident, reference, spec, weight))) < 1e-9
+    # and a replacement leaves no trace
+    spec = checkpoint.matrices()[4]
+    assert min(replacement_kl(resident, reference, spec, torch.zeros(spec.out_features, spec.in_features))) > 1e-4
+    assert (
+        max(map(abs, replacement_kl(resident, reference, spec, read_tensor(checkpoint.tensors[spec.tensor_name]))))
+        < 1e-9
+    )
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 31])
+def test_equals_the_kl_of_two_whole_models(
+    qwen2: Path,
+    qwen2_calibration: Calibration,
+    random_windows: Callable[..., TokenWindows],
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int,
+) -> None:
+    monkeypatch.setattr(kl_module, "_REFERENCE_LIMIT", limit)
+    monkeypatch.setattr(kl_module, "_LOGITS_AT_ONCE", 320 * 11)
+    checkpoint, windows = open_checkpoint(qwen2), random_windows(4, 16)
+    results = kl_sensitivity(checkpoint, qwen2_calibration, windows, ANCHORS, batch_tokens=48)
+    assert [(r.key, r.config) for r in results] == [(s.key, a) for s in checkpoint.matrices() for a in ANCHORS]
+    for result in (results[0], results[13], results[-1]):
+        spec = checkpoint.matrix(result.key)
+        weight, hessian = read_tensor(checkpoint.tensors[spec.tensor_name]), qwen2_calibration.hessian(spec.key)
+        approximation = compress_matrix(weight, hessian, result.config).dequantize()
+        replaced = _OneReplaced(qwen2, spec.tensor_name, approximation)
+        expected = evaluate_kl(DenseWeights(checkpoint), replaced, windows)
+        np.testing.assert_allclose(result.kl_per_sequence, expected, rtol=2e-3, atol=1e-7)
+        error = calibration_weighted_error(weight, approximation, hessian)
+        assert result.calibration_weighted_error == error
+        assert result.nats_per_error == pytest.approx(result.kl_mean / error)
+    coarse, fine = results[0::2], results[1::2]
+    assert sum(r.kl_mean for r in coarse) > 5 * sum(r.kl_mean for r in fine)
+
+
+def test_results_are_told_at_once_and_known_ones_left_out(
+    qwen2: Path, qwen2_calibration: Calibration, random_windows: Callable[..., TokenWindows]
+) -> None:
+    checkpoint, windows = open_checkpoint(qwen2), random_windows(2, 8)
+    seen: list[SensitivityResult] = []
+
+    def record(result: SensitivityResult) -> None:
+        seen.append(result)
+        if len(seen) == 5:
+            raise Interrupted("cancelled")
+
+    with pytest.raises(Interrupted):
+        kl_sensitivity(checkpoint, qwen2_calibration, windows, ANCHORS, on_result=record)
+    done = {(result.key, result.config.config_hash) for result in seen}
+    steps: list[int] = []
+    rest = kl_sensitivity(
+        checkpoint,
+        qwen2_calibration,
+        windows,
+        ANCHORS,
+        done=done,
+        progress=lambda number, total, message: steps.append(total),
+    )
+    assert len(rest) == 42 - 5
+    assert set(steps) == {37}
+    everything = {(r.key, r.config.config_hash) for r in (*seen, *rest)}
+    assert len(everything) == 42
+    assert kl_sensitivity(checkpoint, qwen2_calibration, windows, ANCHORS, done=everything) == []
+
+
+def test_ranks_are_cut_and_equal_anchors_measured_once(
+    qwen2: Path, random_windows: Callable[..., TokenWindows]
+) -> None:
+    anchors = [CompressionConfig(b_q=2, rank=r, codebook="scalar", iterations=1) for r in (60, 70)]
+    checkpoint = open_checkpoint(qwen2)
+    done = {
+        (s.key, anchors[0].clamped(s.out_features, s.in_features).config_hash)
+        for s in checkpoint.matrices()
+        if s.key != MatrixKey(0, "k")
+    }
+    results = kl_sensitivity(checkpoint, None, random_windows(1, 4), anchors, done=done)
+    assert [(str(r.key), r.config.rank) for r in results] == [("0.k", 24)]
+
+
+def test_statistics_of_a_result() -> None:
+    result = SensitivityResult(MatrixKey(0, "q"), ANCHORS[0], (1.0, 2.0, 3.0), 0.5)
+    assert (result.kl_mean, result.n_sequences, result.nats_per_error) == (2.0, 3, 4.0)
+    assert result.kl_standard_error == pytest.approx(1 / math.sqrt(3))
+    assert SensitivityResult(MatrixKey(0, "q"), ANCHORS[0], (1.0,), 0.5).kl_standard_error == math.inf
+    assert SensitivityResult(MatrixKey(0, "q"), ANCHORS[0], (0.0,), 0.0).nats_per_error == 0.0
+
+
+def test_layer_fidelity(
+    qwen2: Path, qwen2_calibration: Calibration, random_windows: Callable[..., TokenWindows]
+) -> None:
+    checkpoint, windows = open_checkpoint(qwen2), random_windows(3, 10)
+    coarse = layer_fidelity(checkpoint, qwen2_calibration, windows, ANCHORS[0])
+    fine = layer_fidelity(checkpoint, qwen2_calibration, windows, CompressionConfig(b_q=8, codebook="rtn"))
+    assert [f.layer_idx for f in fine] == [0, 1, 2]
+    for a, b in zip(coarse, fine, strict=True):
+        assert 0.999 < b.cosine <= 1.0
+        assert a.cosine < b.cosine
+        assert 0 < b.relative_error < 1e-3 < a.relative_error
+    seen: list[int] = []
+    items = {spec.key: ANCHORS[1] for spec in checkpoint.matrices()}
+    layer_fidelity(checkpoint, None, windows, items, on_result=lambda f: seen.append(f.layer_idx))
+    assert seen == [0, 1, 2]

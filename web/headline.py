@@ -1,11 +1,9 @@
-"""The study's result in one sentence."""
+"""The study's result as the page tells it: the stored sentence, a verdict with its tone, the models compared."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
-
-from web.formatting import interval, number, percent, size
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +12,8 @@ class HeadlineRow:
 
     name: str
     label: str
+    #: bytes of the weight files
     nbytes: int | None
-    matrix_bytes: int | None
     bits_per_weight: float | None
     ppl: float | None
     ppl_low: float | None
@@ -26,16 +24,20 @@ class HeadlineRow:
 class Headline:
     """Optimal against uniform at one budget."""
 
-    #: "better", "worse", "not distinguishable" or "not measured"
+    #: "optimal is better", "optimal is worse", "not distinguishable", "not comparable" or "not measured"
     verdict: str
     sentence: str
     budget_bytes: int | None
+    dataset: str | None
+    #: share of uniform's loss against the original that optimal takes away
+    excess_removed: float | None
     rows: tuple[HeadlineRow, ...]
 
     @property
     def tone(self) -> str:
-        """good, bad, warn or quiet: the colour beside the word."""
-        return {"better": "good", "worse": "bad", "not distinguishable": "warn"}.get(self.verdict, "quiet")
+        """good, bad, warn or quiet: the colour beside the words."""
+        tones = {"optimal is better": "good", "optimal is worse": "bad", "not measured": "quiet"}
+        return tones.get(self.verdict, "warn")
 
 
 def headlines(stored: dict[str, Any] | None) -> tuple[Headline, ...]:
@@ -46,45 +48,26 @@ def headlines(stored: dict[str, Any] | None) -> tuple[Headline, ...]:
 
 
 def _headline(entry: dict[str, Any]) -> Headline:
-    rows = tuple(
-        HeadlineRow(
-            name=str(row.get("name")),
-            label=str(row.get("label") or row.get("name")),
-            nbytes=row.get("bytes"),
-            matrix_bytes=row.get("matrix_bytes"),
-            bits_per_weight=row.get("bits_per_weight"),
-            ppl=row.get("ppl"),
-            ppl_low=row.get("ppl_low"),
-            ppl_high=row.get("ppl_high"),
-        )
-        for row in entry.get("rows") or []
-    )
     comparison = entry.get("optimal_vs_uniform") or {}
-    verdict = _verdict(str(comparison.get("verdict") or ""))
-    return Headline(verdict, _sentence(verdict, comparison, rows), entry.get("budget_bytes"), rows)
-
-
-def _verdict(text: str) -> str:
-    known = ("not distinguishable", "better", "worse")
-    return next((word for word in known if word in text), "not measured")
-
-
-def _sentence(verdict: str, comparison: dict[str, Any], rows: tuple[HeadlineRow, ...]) -> str:
-    by_name = {row.name: row for row in rows}
-    optimal, uniform = by_name.get("optimal"), by_name.get("uniform")
-    if verdict == "not measured" or optimal is None or uniform is None:
-        return "Optimal and uniform are not both evaluated: there is nothing to compare."
-    change, low, high = (comparison.get(key) for key in ("relative_ppl_change", "low", "high"))
-    numbers = (
-        f"PPL {number(optimal.ppl)} {interval(optimal.ppl_low, optimal.ppl_high)} in {size(optimal.nbytes)} against "
-        f"{number(uniform.ppl)} {interval(uniform.ppl_low, uniform.ppl_high)} in {size(uniform.nbytes)}"
+    # more bytes than uniform: whatever the numbers say, they prove nothing
+    verdict = "not comparable" if comparison.get("fair") is False else comparison.get("verdict") or "not measured"
+    return Headline(
+        verdict=verdict,
+        sentence=entry.get("sentence") or "Optimal and uniform are not both evaluated: there is nothing to compare.",
+        budget_bytes=entry.get("budget_bytes"),
+        dataset=entry.get("dataset"),
+        excess_removed=comparison.get("excess_removed"),
+        rows=tuple(_row(row) for row in entry.get("rows") or []),
     )
-    paired = f"{percent(change)}, 95 % interval {percent(low)} to {percent(high)}"
-    if comparison.get("n_windows"):
-        paired += f", {comparison['n_windows']} windows"
-    said = {
-        "better": "The optimal allocation is better than the best uniform one",
-        "worse": "The optimal allocation is worse than the best uniform one",
-        "not distinguishable": "The optimal allocation is not distinguishable from the best uniform one",
-    }[verdict]
-    return f"{said}: {numbers} ({paired})."
+
+
+def _row(row: dict[str, Any]) -> HeadlineRow:
+    return HeadlineRow(
+        name=str(row.get("name")),
+        label=str(row.get("label") or row.get("name")),
+        nbytes=row.get("bytes"),
+        bits_per_weight=row.get("bits_per_weight"),
+        ppl=row.get("ppl"),
+        ppl_low=row.get("ppl_low"),
+        ppl_high=row.get("ppl_high"),
+    )

@@ -25,7 +25,7 @@ ReadSession = Callable[..., Session] | Callable[..., Iterator[Session]]
 def make_router(settings: Settings, read_session: ReadSession) -> APIRouter:
     """The pages; ``read_session`` is a dependency that yields a session that only reads."""
     router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
-    Reading = Annotated[Session, Depends(read_session)]
+    Reading = Annotated[Session, Depends(read_session, scope="function")]
 
     @router.get("/")
     def first_page(session: Reading, request: Request) -> Response:

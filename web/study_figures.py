@@ -31,8 +31,8 @@ def _fit(session: Session, model: Model, jobs: list[Job]) -> Figure:
 #: in the order of the page
 FIGURES: dict[str, _Build] = {
     "outcome": lambda session, model, jobs: outcome_figure(outcomes(session, model, jobs)),
-    "allocation": lambda session, model, jobs: allocation_figure(chosen_configs(session, model, jobs)),
     "errors": lambda session, model, jobs: errors_figure(error_cells(session, model, jobs)),
+    "allocation": lambda session, model, jobs: allocation_figure(chosen_configs(session, model, jobs)),
     "sensitivity": lambda session, model, jobs: sensitivity_figure(anchor_results(session, model, jobs)),
     "fit": _fit,
 }

@@ -5,25 +5,22 @@ The numbers come from formulas: they stand in for a measured study so that the p
 
 from __future__ import annotations
 
-import asyncio
-import json
 import math
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session
-from sse_starlette import EventSourceResponse
 
 from results_db import Database
 from results_db.clock import utc_now
 from results_db.ids import new_id
-from results_db.queue.events import events_after, record_event
+from results_db.queue.events import record_event
 from results_db.settings import Settings
 from results_db.tables import (
     Allocation,
@@ -43,8 +40,7 @@ from results_db.tables import (
     Sweep,
     Worker,
 )
-from web.assets import mount
-from web.pages import make_router
+from server.app import create_app
 
 PROJECTIONS = {"q": 256, "k": 128, "v": 128, "o": 256, "gate": 704, "up": 704, "down": 256}
 CONFIGS: list[dict[str, Any]] = [
@@ -385,10 +381,10 @@ class Filler:
             "rows": rows,
             "optimal_vs_uniform": comparison,
         }
+        entry["sentence"] = (
+            "optimal beats best uniform by 5.60 % perplexity (95 % interval +4.10 … +7.10 %, 64 windows)."
+        )
         return entry | {"budgets": [entry]}
-
-
-MakeApp = Callable[[], FastAPI]
 
 
 @pytest.fixture(scope="session")
@@ -408,33 +404,12 @@ def filler(database: Database) -> Filler:
 
 
 @pytest.fixture
-def page_app(settings: Settings, database: Database) -> FastAPI:
-    """The pages and an event stream like the server's, nothing else."""
-    app = FastAPI()
-
-    def read_session() -> Iterator[Session]:
-        with database.read() as session:
-            yield session
-
-    async def stream(request: Request, after: int) -> AsyncIterator[dict[str, Any]]:
-        while not await request.is_disconnected():
-            with database.read() as session:
-                events = [(e.id, e.kind, e.as_dict()) for e in events_after(session, after)]
-            for event_id, kind, body in events:
-                after = event_id
-                yield {"id": str(event_id), "event": kind, "data": json.dumps(body, default=str)}
-            await asyncio.sleep(0.05)
-
-    @app.get("/api/v1/events")
-    async def events(request: Request, after: int = 0) -> EventSourceResponse:
-        return EventSourceResponse(stream(request, int(request.headers.get("last-event-id", after))))
-
-    app.include_router(make_router(settings, read_session))
-    mount(app, settings)
-    return app
+def app(settings: Settings) -> FastAPI:
+    """The server as it is, without its advance loop: no job of the filler may move by itself."""
+    return create_app(settings, run_loop=False)
 
 
 @pytest.fixture
-def client(page_app: FastAPI) -> Iterator[TestClient]:
-    with TestClient(page_app) as client:
+def client(app: FastAPI) -> Iterator[TestClient]:
+    with TestClient(app, base_url="http://127.0.0.1") as client:
         yield client

@@ -48,7 +48,12 @@ def allocation_figure(chosen: Sequence[ChosenConfig]) -> Figure:
     said = "; ".join(_summary(name, chosen) for name in in_order(c.allocation for c in chosen))
     alt = f"Grid of configs, layer by projection, one panel an allocation. {said}."
     return Figure(
-        "allocation", title, f"Bits a weight, with b_q and rank in each cell. {said}.", alt, table, _spec(chosen, alt)
+        "allocation",
+        title,
+        f"Colour: bits a weight; cells: b_q and rank. {said}.",
+        alt,
+        table,
+        _spec(chosen, alt),
     )
 
 
@@ -127,5 +132,5 @@ def _spec(chosen: Sequence[ChosenConfig], alt: str) -> dict[str, object]:
         },
         columns=2,
         spacing=16,
-        spec={"width": {"step": 40}, "height": {"step": high}, "layer": layer},
+        spec={"width": {"step": 36}, "height": {"step": high}, "layer": layer},
     )

@@ -90,9 +90,11 @@ def log_colour(title: str, legend_format: str = ".0e", **rest: Any) -> Spec:
     }
 
 
-def not_measured_layer(x: Spec, y: Spec) -> Spec:
-    """Hatched cells with a legend entry of their own."""
-    return {
+def layers_of(measured: Spec, values: Sequence[dict[str, Any]], x: Spec, y: Spec) -> list[Spec]:
+    """The measured cells, and over them the hatched ones where there are any, with a legend entry of their own."""
+    if all(value["status"] == "measured" for value in values):
+        return [measured]
+    hatched = {
         "transform": [{"filter": "datum.status === 'not measured'"}],
         "mark": {"type": "point", "strokeWidth": 1, "opacity": 0.55, "filled": False, "size": 110},
         "encoding": {
@@ -111,6 +113,7 @@ def not_measured_layer(x: Spec, y: Spec) -> Spec:
             ],
         },
     }
+    return [measured, hatched]
 
 
 def geometric_mean(values: Sequence[float]) -> float | None:

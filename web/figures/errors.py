@@ -12,9 +12,9 @@ from web.figures.base import (
     every_label,
     finite,
     in_order,
+    layers_of,
     log_colour,
     matrix_label,
-    not_measured_layer,
     spec_of,
     step,
 )
@@ -113,7 +113,7 @@ def _spec(cells: Sequence[Cell], alt: str) -> dict[str, object]:
             }
         },
         spacing={"row": 5},
-        spec={"width": {"step": wide}, "height": {"step": high}, "layer": [measured, not_measured_layer(x, y)]},
+        spec={"width": {"step": wide}, "height": {"step": high}, "layer": layers_of(measured, values, x, y)},
     )
 
 

@@ -69,7 +69,7 @@ def _spec(cells: Sequence[FittedCell], alt: str) -> dict[str, object]:
     ]
     numbers = [number for c in cells for number in (c.error, c.predicted) if number is not None]
     low, high = min(numbers) * 0.9, max(numbers) * 1.1
-    axis = {"tickCount": 4, "format": ".0e"}
+    axis = {"tickCount": 4, "format": ".0e", "grid": False}
     scale = {"type": "log", "domain": [low, high], "nice": False}
     line = {
         "data": {"values": [{"x": low, "y": low}, {"x": high, "y": high}]},

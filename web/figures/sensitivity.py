@@ -13,9 +13,9 @@ from web.figures.base import (
     finite,
     geometric_mean,
     in_order,
+    layers_of,
     log_colour,
     matrix_label,
-    not_measured_layer,
     spec_of,
     step,
 )
@@ -118,7 +118,7 @@ def _spec(means: dict[tuple[int, str, int], float | None], alt: str) -> dict[str
         },
     }
     height = step(len(layers), 240, 10, 28)
-    return spec_of(alt, values, width={"step": 46}, height={"step": height}, layer=[measured, not_measured_layer(x, y)])
+    return spec_of(alt, values, width={"step": 46}, height={"step": height}, layer=layers_of(measured, values, x, y))
 
 
 def _layer_order(label: str) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ _LABELS = {
     "original": "original",
     "optimal": "optimal",
     "uniform": "best uniform",
-    "rank0": "rank 0",
+    "rank0": "rank 0, optimal",
     "rtn": "round-to-nearest",
 }
 
@@ -123,14 +123,14 @@ def chosen_configs(session: Session, model: Model, jobs: list[Job]) -> list[Chos
     shown.sort(key=lambda name: (name.partition("@")[2], name.split("@")[0] != "uniform"))
     weights = {_key(m): m["out_features"] * m["in_features"] for m in model.matrices}
     order = {_key(m): i for i, m in enumerate(_by_projection(model.matrices, {}))}
-    chosen = []
+    chosen, several = [], _several_budgets(jobs)
     for name in shown:
         items = session.scalars(select(AllocationItem).where(AllocationItem.allocation_id == names[name])).all()
         for item in sorted(items, key=lambda i: order.get((i.layer_idx, i.projection, i.expert_idx), 0)):
             n_weights = weights.get((item.layer_idx, item.projection, item.expert_idx))
             chosen.append(
                 ChosenConfig(
-                    model_label(name),
+                    model_label(name, several=several),
                     item.layer_idx,
                     item.projection,
                     item.expert_idx,
@@ -146,7 +146,7 @@ def chosen_configs(session: Session, model: Model, jobs: list[Job]) -> list[Chos
 
 def outcomes(session: Session, model: Model, jobs: list[Job]) -> list[Outcome]:
     """Every evaluated model of the study except the pilot's, in the order of its steps."""
-    out = []
+    out, several = [], _several_budgets(jobs)
     for step, evaluation_id in _results(jobs, JobKind.EVALUATE, "evaluation_id").items():
         name = step.split(":")[1] if ":" in step else step
         evaluation = session.get(Evaluation, evaluation_id)
@@ -157,7 +157,7 @@ def outcomes(session: Session, model: Model, jobs: list[Job]) -> list[Outcome]:
         base = name.split("@")[0]
         out.append(
             Outcome(
-                label=model_label(name),
+                label=model_label(name, several=several),
                 dataset=evaluation.dataset,
                 role=base if base in ("original", "optimal", "uniform") else "baseline",
                 nbytes=compression.actual_bytes if compression else model.original_bytes,
@@ -181,10 +181,15 @@ def fitted(session: Session, jobs: list[Job]) -> tuple[list[FittedCell], Fit | N
     return [FittedCell(**{name: row.get(name) for name in names}) for row in fit.residuals], fit
 
 
-def model_label(name: str) -> str:
-    """``rank0@2`` → ``rank 0 · budget 2``."""
+def model_label(name: str, *, several: bool) -> str:
+    """``uniform@2`` → ``best uniform · budget 2``; with several budgets the first is named too."""
     base, _, budget = name.partition("@")
-    return _LABELS.get(base, base) + (f" · budget {budget}" if budget else "")
+    has_budget = several and base != "original"
+    return _LABELS.get(base, base) + (f" · budget {budget or 1}" if has_budget else "")
+
+
+def _several_budgets(jobs: Iterable[Job]) -> bool:
+    return any("@" in (job.step or "") for job in jobs)
 
 
 def _first(jobs: Iterable[Job], kind: JobKind) -> Job | None:

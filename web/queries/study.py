@@ -65,7 +65,7 @@ class StudyPage:
     gates: tuple[Gate, ...]
     running: tuple[JobLine, ...]
     headlines: tuple[Headline, ...]
-    #: rows of the headline by label, one tuple a budget
+    #: of each figure: equal as long as its rows are
     versions: dict[str, str]
     last_event_id: int
 

@@ -44,7 +44,7 @@ function themeConfig() {
     legend: { ...text, labelFontSize: 11, titleFontSize: 11, titleFontWeight: 500, symbolStrokeColor: token("--muted") },
     view: { stroke: token("--line") },
     text: { color: token("--muted"), font },
-    point: { stroke: token("--muted") },
+    point: { color: token("--muted") },
     range: { category },
   };
   probe.remove();

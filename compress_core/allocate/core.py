@@ -105,6 +105,8 @@ def enumerate_core(classes: list[CoreClass], *, room: int, multiplier: int, exce
             break
         weight, cost = weight[index], cost[index]
         here = classes[stage]
+        if total + len(index) * len(here.reduced) > work_limit:
+            return CoreResult(excess, _backtrack(best, n_stages, parents, taken), False, peak, total)
         all_weight = (weight[None, :] + here.shift[:, None]).ravel()
         all_cost = (cost[None, :] + here.reduced[:, None]).ravel()
         order = np.argsort(all_weight, kind="stable")  # merges sorted runs
@@ -120,8 +122,6 @@ def enumerate_core(classes: list[CoreClass], *, room: int, multiplier: int, exce
         weight, cost = all_weight[keep], all_cost[keep]
         total += len(weight)
         peak = max(peak, len(weight))
-        if total > work_limit:
-            return CoreResult(excess, _backtrack(best, n_stages, parents, taken), False, peak, total)
     return CoreResult(excess, _backtrack(best, n_stages, parents, taken), True, peak, total)
 
 

@@ -20,7 +20,7 @@ from compress_core.allocate.solution import AllocationSolution
 from compress_core.errors import ConfigError, InfeasibleBudget, NonFiniteValues
 
 #: states (not seconds, so that the answer does not depend on the machine) after which the enumeration gives up
-WORK_LIMIT = 10_000_000
+WORK_LIMIT = 4_000_000
 #: bits for sums of scaled errors; leaves room for λ·w of the same size and for differences
 _SUM_BITS = 59
 _MAX_BYTES = 2**53

@@ -32,3 +32,9 @@ class NotReady(WorkerError):
     """The database or Redis cannot be used yet."""
 
     code = "not-ready"
+
+
+class DuplicateModel(WorkerError):
+    """Weights that were fetched are those of a model that is registered already."""
+
+    code = "duplicate-model"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import resource
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import select
@@ -68,15 +69,15 @@ def run_claimed(database: Database, claim: Claim, worker: CurrentWorker) -> None
             with Heartbeat(claim, worker.settings, progress, worker.stop):
                 result = _compute(recorder, worker.settings, worker.device, progress)
         except Interrupted:
-            _release(recorder, worker.stop)
+            _release(recorder, worker, progress)
         except LeaseLost:
             raise
         except Exception as error:
             log.warning("attempt %s failed", claim.attempt_id, exc_info=True)
             cause = describe(error, attempt_number=claim.attempt_number)
-            recorder.write(lambda session, claim: fail_attempt(session, claim, cause, **peaks()))
+            _end(recorder, worker.settings, progress, lambda s, claim: fail_attempt(s, claim, cause, **peaks()))
         else:
-            recorder.write(lambda session, claim: finish_attempt(session, claim, result, **peaks()))
+            _end(recorder, worker.settings, progress, lambda s, claim: finish_attempt(s, claim, result, **peaks()))
             log.info("attempt %s: %s job %s succeeded", claim.attempt_id, claim.kind, claim.job_id)
     except LeaseLost as error:
         log.warning("%s", error)
@@ -98,12 +99,24 @@ def _compute(recorder: Recorder, settings: Settings, device: Device, progress: P
     return handler_of(kind)(params, context)
 
 
-def _release(recorder: Recorder, stop: StopRequest) -> None:
+def _end(
+    recorder: Recorder, settings: Settings, progress: ProgressMeter, end: Callable[[Session, Claim], None]
+) -> None:
+    """Close the attempt, with the last progress: short jobs end before their first heartbeat."""
+
+    def close(session: Session, claim: Claim) -> None:
+        heartbeat(session, claim, lease_s=settings.lease_s, progress=progress.snapshot())
+        end(session, claim)
+
+    recorder.write(close)
+
+
+def _release(recorder: Recorder, worker: CurrentWorker, progress: ProgressMeter) -> None:
     """Give the attempt back; what a person asked for goes before the worker's own shutdown."""
 
     def release(session: Session, claim: Claim) -> None:
-        beat = heartbeat(session, claim, lease_s=60, progress=None)
-        reason = "cancel" if beat.cancel_requested else "pause" if beat.pause_requested else stop.reason
+        beat = heartbeat(session, claim, lease_s=worker.settings.lease_s, progress=progress.snapshot())
+        reason = "cancel" if beat.cancel_requested else "pause" if beat.pause_requested else worker.stop.reason
         release_attempt(session, claim, to=_STOPPED[reason or "shutdown"])
 
     recorder.write(release)

@@ -17,7 +17,7 @@ from results_db.tables import Measurement
 #: matrices of the tiny model
 N_MATRICES = 14
 #: enough that a sweep is still running when it is disturbed
-N_CONFIGS = 12
+N_CONFIGS = 8
 N_CELLS = N_MATRICES * N_CONFIGS
 
 

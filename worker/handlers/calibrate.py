@@ -40,7 +40,8 @@ def run(params: CalibrateParams, context: JobContext) -> dict[str, Any]:
         artefact = context.recorder.read(lambda session: session.get_one(Artefact, known.artefact_id))
         if _is_whole(artefact):
             return {"calibration_id": known.id, "reused": True}
-    path = context.artefacts / "calibrations" / new_id("cal") / "calibration.safetensors"
+    calibration_id = new_id("cal")
+    path = context.artefacts / "calibrations" / calibration_id / "calibration.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     calibrate_model(
@@ -61,12 +62,13 @@ def run(params: CalibrateParams, context: JobContext) -> dict[str, Any]:
             lambda session, claim: move_artefact(session, claim, known.artefact_id, uri=str(path), nbytes=nbytes)
         )
         return {"calibration_id": known.id, "reused": False}
-    calibration_id = context.recorder.write(
+    recorded_id = context.recorder.write(
         lambda session, claim: record_calibration(
             session,
             claim,
             uri=str(path),
             nbytes=nbytes,
+            id=calibration_id,
             model_id=model.id,
             content_hash=key,
             n_samples=tokens.n_windows,
@@ -80,7 +82,7 @@ def run(params: CalibrateParams, context: JobContext) -> dict[str, Any]:
             seconds=seconds,
         )
     )
-    return {"calibration_id": calibration_id, "reused": False}
+    return {"calibration_id": recorded_id, "reused": False}
 
 
 def _is_whole(artefact: Artefact) -> bool:

@@ -1,0 +1,393 @@
+"""Each kind of job through a real worker: what it records, what it reuses, and how it names a cause when it fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from sqlalchemy import func, select
+
+from compress_core import CompressionConfig, MatrixKey
+from compress_core.checkpoint import open_checkpoint
+from compress_core.checkpoint.read import read_finite
+from compress_core.nbytes import predicted_nbytes
+from compress_core.pack.layout import FILE_NAME, fixed_bytes
+from compress_core.pack.reader import PackedModel
+from results_db.ids import new_id
+from results_db.states import JobKind, JobState
+from results_db.tables import (
+    Allocation,
+    AllocationItem,
+    Artefact,
+    Calibration,
+    Compression,
+    Evaluation,
+    EvaluationItem,
+    Measurement,
+    Sensitivity,
+    Sweep,
+)
+
+N_MATRICES = 14
+UNIFORM = {"b_q": 3, "rank": 4, "codebook": "scalar", "seed": 77}
+
+
+def run(service: Any, kind: JobKind, params: dict[str, Any]) -> dict[str, Any]:
+    """The result of a job that must succeed."""
+    job = service.finish(service.submit(kind, params))
+    assert job.state == JobState.SUCCEEDED, job.error
+    assert job.progress["done"] == job.progress["total"] > 0
+    return dict(job.result)
+
+
+def fail(service: Any, kind: JobKind, params: dict[str, Any]) -> dict[str, Any]:
+    """The error of a job that must fail at its first attempt, leaving the worker alive."""
+    worker = service.worker()
+    job_id = service.submit(kind, params)
+    job = service.finish(job_id)
+    assert job.state == JobState.FAILED, job.result
+    assert len(service.attempts(job_id)) == 1
+    assert worker.poll() is None
+    assert job.error["traceback"]
+    assert job.error["retryable"] is False
+    return dict(job.error)
+
+
+@pytest.fixture(scope="module")
+def allocation_id(service: Any, model_id: str, calibration_id: str, tiny_model: Path) -> str:
+    """A uniform allocation, as the server would store it."""
+    checkpoint = open_checkpoint(tiny_model)
+    config = CompressionConfig.from_dict(UNIFORM)
+    sizes = {s.key: predicted_nbytes(config, s.out_features, s.in_features) for s in checkpoint.matrices()}
+    row = Allocation(
+        id=new_id("alloc"),
+        model_id=model_id,
+        calibration_id=calibration_id,
+        name="uniform",
+        kind="uniform",
+        scope="decoder",
+        matrix_bytes=sum(sizes.values()),
+        fixed_bytes=fixed_bytes(checkpoint),
+        total_bytes=sum(sizes.values()),
+        bits_per_weight=4.0,
+        n_distinct_configs=1,
+        content_hash="uniform-77",
+        overrides_yaml="",
+        seconds=0.0,
+    )
+    with service.database.write() as session:
+        session.add(row)
+        session.flush()
+        for key, nbytes in sizes.items():
+            session.add(
+                AllocationItem(
+                    allocation_id=row.id,
+                    layer_idx=key.layer_idx,
+                    projection=key.projection,
+                    config_hash=config.config_hash,
+                    config=config.to_dict(),
+                    b_q=config.b_q,
+                    rank=config.rank,
+                    nbytes=nbytes,
+                )
+            )
+    return row.id
+
+
+@pytest.fixture
+def broken_model(tmp_path: Path, tiny_model: Path) -> Callable[[Callable[[dict[str, torch.Tensor]], None]], Path]:
+    """A copy of the tiny model whose tensors a test changes."""
+
+    def make(change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
+        path = Path(shutil.copytree(tiny_model, tmp_path / "broken"))
+        tensors = load_file(path / "model.safetensors")
+        change(tensors)
+        save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+        return path
+
+    return make
+
+
+# --- calibrate -----------------------------------------------------------------------------------------------------
+
+
+def test_calibrate_twice_reuses_the_file(service: Any, model_id: str, calibration_id: str, text_path: Path) -> None:
+    params = {
+        "model_id": model_id,
+        "text": {"kind": "file", "path": str(text_path)},
+        "windows": {"length": 32, "count": 16},
+    }
+    assert run(service, JobKind.CALIBRATE, params) == {"calibration_id": calibration_id, "reused": True}
+    other = run(service, JobKind.CALIBRATE, params | {"windows": {"length": 32, "count": 16, "seed": 1}})
+    assert other["calibration_id"] != calibration_id
+    assert other["reused"] is False
+
+
+def test_a_lost_calibration_file_is_written_again(
+    service: Any, model_id: str, calibration_id: str, text_path: Path
+) -> None:
+    with service.database.read() as session:
+        row = session.get_one(Calibration, calibration_id)
+        before = session.get_one(Artefact, row.artefact_id)
+    content = Path(before.uri).read_bytes()
+    Path(before.uri).unlink()
+    params = {"model_id": model_id, "calibration_id": calibration_id, "configs": [UNIFORM | {"seed": 500}]}
+    assert fail(service, JobKind.SWEEP, params)["code"] == "missing-input"
+    assert service.calibrate(model_id, text_path) == calibration_id
+    with service.database.read() as session:
+        after = session.get_one(Artefact, row.artefact_id)
+    assert Path(after.uri).read_bytes() == content
+
+
+# --- sweep ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_clamps_ranks_and_says_so(service: Any, model_id: str, calibration_id: str) -> None:
+    configs = [UNIFORM | {"seed": 501, "rank": rank} for rank in (24, 30, 1000)]
+    params = {
+        "model_id": model_id,
+        "calibration_id": calibration_id,
+        "configs": configs,
+        "matrices": {"layers": [1], "projections": ["k", "down"]},
+    }
+    result = run(service, JobKind.SWEEP, params)
+    # k is 24 × 48: all three ranks become 24; down is 48 × 88: 1000 becomes 48
+    assert (result["n_cells"], result["recorded"], result["reused"]) == (4, 4, 0)
+    with service.database.read() as session:
+        sweep = session.get_one(Sweep, result["sweep_id"])
+        rows = session.scalars(select(Measurement).where(Measurement.sweep_id == sweep.id)).all()
+    assert {(row.layer_idx, row.projection, row.rank) for row in rows} == {
+        (1, "k", 24),
+        (1, "down", 24),
+        (1, "down", 30),
+        (1, "down", 48),
+    }
+    assert {(c["projection"], c["requested_rank"], c["rank"]) for c in sweep.clamped} == {
+        ("k", 30, 24),
+        ("k", 1000, 24),
+        ("down", 1000, 48),
+    }
+    assert sweep.config_hashes == sorted({row.config_hash for row in rows})
+
+
+def test_a_measurement_is_what_the_core_says(
+    service: Any, model_id: str, calibration_id: str, tiny_model: Path
+) -> None:
+    from compress_core import compress_matrix
+    from compress_core.calibrate.calibration import Calibration as CalibrationFile
+
+    config = CompressionConfig.from_dict(UNIFORM | {"seed": 502})
+    result = run(
+        service,
+        JobKind.SWEEP,
+        {
+            "model_id": model_id,
+            "configs": [config.to_dict()],
+            "matrices": {"layers": [0], "projections": ["up"]},
+            "calibration_id": calibration_id,
+        },
+    )
+    with service.database.read() as session:
+        row = session.scalars(select(Measurement).where(Measurement.sweep_id == result["sweep_id"])).one()
+        artefact_id = session.get_one(Calibration, calibration_id).artefact_id
+        uri = session.get_one(Artefact, artefact_id).uri
+    checkpoint = open_checkpoint(tiny_model)
+    spec = checkpoint.matrix(MatrixKey(0, "up"))
+    weight = read_finite(checkpoint.tensors[spec.tensor_name]).float()
+    compressed = compress_matrix(weight, CalibrationFile.open(uri, checkpoint).hessian(spec.key), config)
+    difference = (weight - compressed.dequantize()).double()
+    assert row.nbytes == compressed.nbytes
+    assert row.raw_mse == pytest.approx(float(difference.square().mean()), rel=1e-5)
+    assert row.config == config.to_dict()
+
+
+# --- sensitivity ---------------------------------------------------------------------------------------------------
+
+
+def test_sensitivity_records_every_matrix_and_anchor_once(
+    service: Any, model_id: str, calibration_id: str, text_path: Path
+) -> None:
+    params = {
+        "model_id": model_id,
+        "calibration_id": calibration_id,
+        "anchors": [UNIFORM | {"b_q": 2, "rank": 0}],
+        "text": {"kind": "file", "path": str(text_path)},
+        "windows": {"length": 32, "count": 4},
+    }
+    assert run(service, JobKind.SENSITIVITY, params) == {
+        "calibration_id": calibration_id,
+        "recorded": N_MATRICES,
+        "reused": 0,
+    }
+    two = params | {"anchors": [UNIFORM | {"b_q": 2, "rank": 0}, UNIFORM | {"b_q": 4, "rank": 0}]}
+    assert run(service, JobKind.SENSITIVITY, two) == {
+        "calibration_id": calibration_id,
+        "recorded": N_MATRICES,
+        "reused": N_MATRICES,
+    }
+    with service.database.read() as session:
+        rows = session.scalars(select(Sensitivity)).all()
+    assert len(rows) == 2 * N_MATRICES
+    assert all(row.kl > 0 and row.kl_se > 0 and row.n_sequences == 4 and row.n_tokens == 128 for row in rows)
+    assert all(row.sensitivity == pytest.approx(row.kl / row.anchor_error) for row in rows)
+
+
+# --- compress and evaluate -----------------------------------------------------------------------------------------
+
+
+def test_compress_then_evaluate(
+    service: Any, model_id: str, calibration_id: str, allocation_id: str, text_path: Path
+) -> None:
+    packing = {"model_id": model_id, "allocation_id": allocation_id}
+    packed = run(service, JobKind.COMPRESS, packing)
+    with service.database.read() as session:
+        row = session.get_one(Compression, packed["compression_id"])
+        folder = Path(session.get_one(Artefact, row.artefact_id).uri)
+    assert row.calibration_id == calibration_id
+    assert row.actual_bytes == row.expected_bytes == (folder / FILE_NAME).stat().st_size == packed["actual_bytes"]
+    assert folder.name == row.id
+    assert PackedModel.open(folder).config(MatrixKey(0, "q")) == CompressionConfig.from_dict(UNIFORM)
+    assert run(service, JobKind.COMPRESS, packing) == packed | {"reused": True}
+
+    asking = {
+        "model_id": model_id,
+        "text": {"kind": "file", "path": str(text_path)},
+        "windows": {"length": 32, "count": 8},
+    }
+    original = run(service, JobKind.EVALUATE, asking)
+    compressed = run(service, JobKind.EVALUATE, asking | {"compression_id": row.id})
+    assert run(service, JobKind.EVALUATE, asking) == original | {"reused": True}
+    assert compressed["evaluation_id"] != original["evaluation_id"]
+    with service.database.read() as session:
+        rows = [session.get_one(Evaluation, r["evaluation_id"]) for r in (original, compressed)]
+        items = session.scalars(
+            select(EvaluationItem).where(EvaluationItem.evaluation_id == rows[0].id).order_by(EvaluationItem.item_idx)
+        ).all()
+    assert rows[0].token_hash == rows[1].token_hash
+    assert rows[0].value != rows[1].value
+    assert len(items) == rows[0].n_items == 8
+    total, tokens = sum(item.nll for item in items), sum(item.n_tokens for item in items)
+    assert rows[0].value == pytest.approx(float(np.exp(total / tokens)))
+    assert rows[0].ci_low < rows[0].value < rows[0].ci_high
+
+    shutil.rmtree(folder)
+    assert fail(service, JobKind.EVALUATE, asking | {"compression_id": row.id, "split": "select"})["code"] == (
+        "missing-input"
+    )
+    assert run(service, JobKind.COMPRESS, packing) == packed | {"reused": False}
+    with service.database.read() as session:
+        assert session.scalar(select(func.count()).select_from(Compression)) == 1
+
+
+def test_compress_without_allocation(service: Any, model_id: str, calibration_id: str) -> None:
+    assert fail(service, JobKind.COMPRESS, {"model_id": model_id})["code"] == "missing-input"
+
+
+# --- fetch ---------------------------------------------------------------------------------------------------------
+
+
+def test_fetch_fills_in_the_row(service: Any, tiny_model: Path, tmp_path: Path, broken_model: Any) -> None:
+    from results_db.tables import Model
+
+    def scale(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.norm.weight"] *= 2
+
+    path = broken_model(scale)
+    with service.database.write() as session:
+        model = Model(id=new_id("model"), name="fetched", source=str(path))
+        session.add(model)
+    assert run(service, JobKind.FETCH, {"model_id": model.id}) == {"model_id": model.id}
+    with service.database.read() as session:
+        row = session.get_one(Model, model.id)
+    assert (row.local_path, row.n_layers, len(row.matrices)) == (str(path), 2, N_MATRICES)
+    with service.database.write() as session:
+        again = Model(id=new_id("model"), name="again", source=str(path))
+        session.add(again)
+    error = fail(service, JobKind.FETCH, {"model_id": again.id})
+    assert error["code"] == "duplicate-model"
+    assert model.id in error["message"]
+
+
+# --- named causes --------------------------------------------------------------------------------------------------
+
+
+def test_nan_weights(service: Any, broken_model: Any, text_path: Path, calibration_id: str) -> None:
+    def poison(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.layers.1.mlp.down_proj.weight"][0, 0] = float("nan")
+
+    model_id = service.add_model(broken_model(poison))
+    params = {
+        "model_id": model_id,
+        "text": {"kind": "file", "path": str(text_path)},
+        "windows": {"length": 32, "count": 4},
+    }
+    error = fail(service, JobKind.CALIBRATE, params)
+    assert error["code"] == "non-finite-values"
+    assert "model.layers.1.mlp.down_proj.weight" in error["message"]
+
+
+def test_truncated_weights(service: Any, broken_model: Any, text_path: Path, calibration_id: str) -> None:
+    path = broken_model(lambda tensors: tensors["model.norm.weight"].mul_(3))
+    model_id = service.add_model(path)
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    params = {"model_id": model_id, "text": {"kind": "file", "path": str(text_path)}}
+    error = fail(service, JobKind.CALIBRATE, params)
+    assert error["code"] == "invalid-checkpoint"
+    assert "model.safetensors" in error["message"]
+
+
+def test_changed_weights(service: Any, broken_model: Any, text_path: Path, calibration_id: str) -> None:
+    path = broken_model(lambda tensors: tensors["model.norm.weight"].mul_(5))
+    model_id = service.add_model(path)
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.norm.weight"] += 1
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    params = {"model_id": model_id, "text": {"kind": "file", "path": str(text_path)}}
+    assert fail(service, JobKind.CALIBRATE, params)["code"] == "model-changed"
+
+
+def test_missing_calibration(service: Any, broken_model: Any, calibration_id: str) -> None:
+    model_id = service.add_model(broken_model(lambda tensors: tensors["model.norm.weight"].mul_(7)))
+    error = fail(service, JobKind.SWEEP, {"model_id": model_id, "configs": [UNIFORM]})
+    assert error["code"] == "missing-input"
+    assert "submit a calibrate job" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ({"configs": [{"b_q": 9}]}, "invalid-config", "b_q"),
+        ({"configs": [{"b_q": 3, "rank": -1}]}, "invalid-config", "rank"),
+        ({"matrices": {"projections": ["nope"]}}, "invalid-config", "nope"),
+        ({"model_id": "model_none"}, "database-refused", "model_none"),
+    ],
+)
+def test_parameters_that_cannot_work(
+    service: Any, model_id: str, calibration_id: str, change: dict[str, Any], code: str, words: str
+) -> None:
+    params = {"model_id": model_id, "calibration_id": calibration_id, "configs": [UNIFORM]} | change
+    error = fail(service, JobKind.SWEEP, params)
+    assert error["code"] == code
+    assert words in error["message"]
+    json.dumps(error)
+
+
+def test_a_text_outside_the_roots(service: Any, model_id: str, calibration_id: str, repo: Path) -> None:
+    params = {"model_id": model_id, "text": {"kind": "file", "path": str(repo / "pyproject.toml")}}
+    error = fail(service, JobKind.CALIBRATE, params)
+    assert "pyproject.toml" in error["message"]
+
+
+def test_the_worker_still_works(service: Any, model_id: str, calibration_id: str) -> None:
+    """After every failure above."""
+    params = {"model_id": model_id, "calibration_id": calibration_id, "configs": [UNIFORM | {"seed": 599}]}
+    assert run(service, JobKind.SWEEP, params)["recorded"] == N_MATRICES
+    assert len(service.workers) == 1

@@ -36,7 +36,9 @@ __all__ = ["CompressedMatrix", "compress_matrix", "compress_prepared"]
 Progress = Callable[[float], None]
 
 #: κ by the coarser factor's bits
-_KAPPA = {4: 0.1, 8: 0.01, 16: 0.003}
+_KAPPA = {4: 0.025, 8: 0.003, 16: 0.0006}
+#: factor bits from which the alternation starts with L·R of W instead of with Q
+_FACTORS_FIRST_BITS = 16
 #: row scales that are tried first, in steps of 2^(1/16) from the row's root mean square
 _WIDE_STEPS = (-4, -2, 0, 2, 4, 7, 11)
 #: … and later, from the scale that was best
@@ -170,10 +172,15 @@ def _alternate(
     context: MatrixContext, config: CompressionConfig, rounder: _Rounder, progress: Progress | None
 ) -> _Candidate:
     kappa = _KAPPA[min(config.factor_bits_l, config.factor_bits_r)]
+    row_codes_O = rounder.natural_codes(context.w_OI)
     directions_Ir = context.input.directions(config.rank)
     low_rank_OI = torch.zeros_like(context.w_OI)
-    row_codes_O = rounder.natural_codes(context.w_OI)
-    steps = _WIDE_STEPS
+    if min(config.factor_bits_l, config.factor_bits_r) >= _FACTORS_FIRST_BITS:
+        scale_O = decode_row_scales(row_codes_O, rounder.largest)
+        factors, _ = _fit(context, config, context.w_OI, scale_O, directions_Ir)
+        low_rank_OI, directions_Ir = factors.product_OI, _whitened_directions(context, factors)
+        row_codes_O = rounder.natural_codes(context.w_OI - low_rank_OI)
+    steps: tuple[int, ...] = _WIDE_STEPS
     best: _Candidate | None = None
     stale = 0
     for iteration in range(config.iterations):
@@ -204,22 +211,33 @@ def _step(
     steps: tuple[int, ...],
 ) -> _Candidate:
     """One outer iteration: Q against the softened Hessian, then L·R against what Q left."""
-    shared = context.input
     feedback = _softened_feedback(context, directions_Ir, kappa, rounder.codebook.block)
     q = rounder.round(context.w_OI - low_rank_OI, feedback, row_codes_O, steps)
-    factors, error = fit_factors(
-        context.w_OI - q.rounded.value_OI,
+    factors, error = _fit(context, config, context.w_OI - q.rounded.value_OI, q.scale_O, directions_Ir)
+    return _Candidate(q, factors, _whitened_directions(context, factors), error)
+
+
+def _fit(
+    context: MatrixContext, config: CompressionConfig, a_OI: Tensor, scale_O: Tensor, directions_Ir: Tensor
+) -> tuple[Factors, float]:
+    """L̂·R̂ of ``a``, warm-started at ``directions``, and the error it leaves."""
+    shared = context.input
+    return fit_factors(
+        a_OI,
         shared.s_II,
         shared.feedback(1),
-        q.scale_O,
+        scale_O,
         bits_l=config.factor_bits_l,
         bits_r=config.factor_bits_r,
         start_Ik=torch.cat([directions_Ir, shared.start(0)[:, : context.shape[1] - config.rank]], dim=1),
         rank=config.rank,
         rounds=_FACTOR_ROUNDS,
     )
-    corrected_Ir, _ = torch.linalg.qr((factors.right.value @ shared.s_II).T)
-    return _Candidate(q, factors, corrected_Ir, error)
+
+
+def _whitened_directions(context: MatrixContext, factors: Factors) -> Tensor:
+    """V (I, r): orthonormal basis of the whitened input directions that L̂·R̂ corrects, of (R̂ S)ᵀ."""
+    return torch.linalg.qr((factors.right.value @ context.input.s_II).T).Q
 
 
 def _softened_feedback(context: MatrixContext, directions_Ir: Tensor, kappa: float, block: int) -> Feedback:

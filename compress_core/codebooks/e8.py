@@ -28,12 +28,24 @@ WIDTH = 8
 #: (coordinates 5/2, coordinates 3/2) of each type of absolute-value vector; the others are 1/2
 _E8P_TYPES = ((0, 0), (0, 1), (0, 2), (0, 3), (0, 4), (1, 0), (1, 1), (2, 0), (0, 8))
 _SHIFT = 0.25
+#: what one unit of |y| is in keys
+_KEY_UNIT = 2.0**16 * WIDTH
+#: the 19 comparators that sort eight values in descending order
+_SORTING_NETWORK = (
+    *((0, 1), (2, 3), (4, 5), (6, 7), (0, 2), (1, 3), (4, 6), (5, 7), (1, 2), (5, 6)),
+    *((0, 4), (3, 7), (1, 5), (2, 6), (1, 4), (3, 6), (2, 4), (3, 5), (3, 4)),
+)
 #: lattice units per standard deviation of the source, by bits
 _UNITS = {2: 1.03, 3: 1.03, 4: 0.95}
 #: residual stage: its units per unit of the first stage (a power-of-two-free constant is fine, it is exact in binary)
 _RESIDUAL_UNITS = {3: 2.0, 4: 3.75}
 #: mean squared error on a unit Gaussian by bits, measured on 10^6 weights
 GAUSSIAN_MSE = {2: 0.0913, 3: 0.0298, 4: 0.00858}
+
+
+def _signs(y: Tensor) -> Tensor:
+    """±1 by sign, +1 at zero, without a boolean; |y| below 1e-20 counts as zero."""
+    return (y * 1e20).add_(1).clamp_(-1, 1)
 
 
 def e8p_table() -> Tensor:
@@ -58,19 +70,36 @@ def _permutations(vector: list[float]) -> list[tuple[float, ...]]:
 
 
 class _E8P:
-    """The 16-bit stage: nearest codeword, codes, values; lattice units."""
+    """The 16-bit stage: nearest codeword, codes, values; lattice units.
+
+    The search works on (8, rows), so that every operation is a vector one, in float32 throughout: comparisons that
+    make booleans cost several times as much on the CPU. Absolute values become unique integer keys,
+    ⌊|y|·2^16⌋·8 + coordinate < 2^24, exact in float32, so that ties cannot put two coordinates in one place.
+    """
 
     bits = 16
 
     def __init__(self, device: torch.device) -> None:
-        self.types_T8 = torch.tensor(
-            [[2.5] * f + [1.5] * t + [0.5] * (WIDTH - f - t) for f, t in _E8P_TYPES], dtype=torch.float32, device=device
-        )
-        self._types_8T = self.types_T8.T.contiguous()
-        self._half_norm_T = 0.5 * self.types_T8.square().sum(-1)
-        self._odd_T = self.types_T8.sum(-1).to(torch.int64) & 1
-        # cost of moving the smallest coordinate across zero: 2·a·|y| with a = 1/2, or 3/2 where all are 3/2
-        self._flip_T = 2 * self.types_T8[:, -1]
+        types_T8 = torch.tensor([[2.5] * f + [1.5] * t + [0.5] * (WIDTH - f - t) for f, t in _E8P_TYPES])
+        smallest_T = types_T8[:, -1]
+        even_T = 1.0 - 2.0 * (types_T8.sum(-1).to(torch.int64) & 1)
+        # ½·score + const of a type as a linear map of: 8 sorted keys; the parity sign (±1) times the smallest key; Σx.
+        # A wrong parity costs 2·a·|y| at the smallest coordinate: a·|y|·(1 − parity·even).
+        score = torch.zeros(len(_E8P_TYPES), WIDTH + 2)
+        score[:, :WIDTH] = types_T8 / _KEY_UNIT
+        score[:, WIDTH - 1] -= smallest_T / _KEY_UNIT
+        score[:, WIDTH] = smallest_T * even_T / _KEY_UNIT
+        # −½‖y‖² differs between the two shifts by ±shift·Σx
+        score[:, WIDTH + 1] = _SHIFT
+        self._score_FT = score.T.contiguous().to(device)
+        self._minus_half_norm_T = (-0.5 * types_T8.square().sum(-1)).to(device)
+        self._even_T = even_T.to(device)
+        # the k largest coordinates become ≥ 3/2 (5/2): keys at or above the k-th sorted one; none where k = 0
+        for name, counts in (("3", [f + t for f, t in _E8P_TYPES]), ("5", [f for f, _ in _E8P_TYPES])):
+            count_T = torch.tensor(counts, device=device)
+            setattr(self, f"_row{name}_T", (count_T - 1).clamp(min=0))
+            setattr(self, f"_offset{name}_T", torch.where(count_T == 0, 1.0, -1.0))
+        self._index_81 = torch.arange(WIDTH, dtype=torch.float32, device=device)[:, None]
         table = e8p_table().to(device)
         self.table = table
         digits = (table - 0.5).to(torch.int64)
@@ -81,32 +110,40 @@ class _E8P:
         self._table_odd = table.sum(-1).to(torch.int64) & 1
         self._sign_weights = 2 ** torch.arange(7, device=device)
 
+    _row3_T: Tensor
+    _row5_T: Tensor
+    _offset3_T: Tensor
+    _offset5_T: Tensor
+
+    def _keys(self, y_8R: Tensor) -> Tensor:
+        return y_8R.abs().mul_(2.0**16).clamp_(max=2.0**21 - 1).floor_().mul_(WIDTH).add_(self._index_81)
+
     def nearest(self, x_R8: Tensor) -> Tensor:
-        rows = x_R8.shape[0]
-        n_types = len(_E8P_TYPES)
-        y_2R8 = torch.stack([x_R8 - _SHIFT, x_R8 + _SHIFT])
-        sorted_2R8, order_2R8 = torch.sort(y_2R8.abs(), dim=-1, descending=True)
-        negatives = (y_2R8 < 0).sum(-1, keepdim=True)
-        odd_2RT = ((negatives + self._odd_T) & 1).to(torch.float32)
-        score_2RT = sorted_2R8 @ self._types_8T - self._half_norm_T
-        score_2RT -= odd_2RT * (self._flip_T * sorted_2R8[..., -1:])
-        # −½‖y‖² differs between the two shifts by ∓½·shift·2·Σx
-        lean = _SHIFT * x_R8.sum(-1, keepdim=True)
-        score_RT = torch.cat([score_2RT[0] + lean, score_2RT[1] - lean], dim=-1)
-        best = score_RT.argmax(-1)
-        second = best >= n_types
-        kind = best - n_types * second
-        pick = second[:, None]
-        y = torch.where(pick, y_2R8[1], y_2R8[0])
-        order = torch.where(pick, order_2R8[1], order_2R8[0])
-        absolute = torch.empty_like(x_R8).scatter_(-1, order, self.types_T8[kind])
-        value = torch.copysign(absolute, y)
-        odd = torch.where(pick, odd_2RT[1], odd_2RT[0]).gather(-1, kind[:, None])
-        last = order[:, -1:]
-        # y = −0.0 counts as positive above, so the sign of a zero must be settled before the flip
-        value = torch.where(y == 0, absolute, value)
-        value.scatter_(-1, last, value.gather(-1, last) * (1 - 2 * odd))
-        return value + torch.where(pick, -_SHIFT, _SHIFT).expand(rows, WIDTH)
+        x_8R = x_R8.T.contiguous()
+        rows = x_8R.shape[1]
+        y_8S = torch.cat([x_8R - _SHIFT, x_8R + _SHIFT], dim=1)  # S = both shifts of all rows
+        sorted_8 = list(self._keys(y_8S).unbind(0))
+        for i, j in _SORTING_NETWORK:
+            sorted_8[i], sorted_8[j] = torch.maximum(sorted_8[i], sorted_8[j]), torch.minimum(sorted_8[i], sorted_8[j])
+        parity_S = _signs(y_8S).prod(0)
+        lean_R = x_8R.sum(0)
+        features_FS = torch.stack([*sorted_8, parity_S * sorted_8[-1], torch.cat([lean_R, -lean_R])])
+        score_S, kind_S = torch.addmm(self._minus_half_norm_T, features_FS.T, self._score_FT).max(1)
+        second_R = (score_S[rows:] > score_S[:rows]).to(torch.int64)
+        column_R = torch.arange(rows, device=x_8R.device) + rows * second_R
+        kind_R = kind_S[column_R]
+        flat = features_FS.reshape(-1)
+        three_R = flat[self._row3_T[kind_R] * (2 * rows) + column_R] + self._offset3_T[kind_R]
+        five_R = flat[self._row5_T[kind_R] * (2 * rows) + column_R] + self._offset5_T[kind_R]
+        smallest_R = flat[(WIDTH - 1) * 2 * rows + column_R]
+        # 0 where the parity is right, −2 where the smallest coordinate's sign must flip
+        flip_R = parity_S[column_R] * self._even_T[kind_R] - 1
+        shift_R = _SHIFT - 2 * _SHIFT * second_R
+        y_8R = x_8R - shift_R
+        key_8R = self._keys(y_8R)
+        sign_8R = (smallest_R + 1 - key_8R).clamp_(0, 1).mul_(flip_R).add_(1).mul_(_signs(y_8R))
+        value_8R = (key_8R - three_R).clamp_(0, 1).add_((key_8R - five_R).clamp_(0, 1)).add_(0.5)
+        return value_8R.mul_(sign_8R).add_(shift_R).T
 
     def codes(self, value_R8: Tensor) -> Tensor:
         """(R,) int64 in [0, 65536): table entry · 256 + 7 signs · 2 + shift."""

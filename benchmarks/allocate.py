@@ -82,6 +82,7 @@ class Row:
     n: int
     k: int
     ours_s: float
+    ours_cpu_s: float
     highs_s: float
     highs_objective: float
     solution: AllocationSolution
@@ -98,13 +99,14 @@ def measure() -> list[Row]:
         for seed in SEEDS:
             for fraction in FRACTIONS:
                 table = instance(n, k, seed, fraction)
-                times = []
+                times, cpu = [], []
                 for _ in range(REPEATS):
-                    started = time.perf_counter()
+                    started, started_cpu = time.perf_counter(), time.process_time()
                     solution = solve_allocation(*table)
                     times.append(time.perf_counter() - started)
+                    cpu.append(time.process_time() - started_cpu)
                 objective, seconds = solve_with_highs(*table)
-                rows.append(Row(n, k, statistics.median(times), seconds, objective, solution))
+                rows.append(Row(n, k, statistics.median(times), statistics.median(cpu), seconds, objective, solution))
     return rows
 
 
@@ -113,20 +115,22 @@ def report(rows: list[Row]) -> str:
         "# Exact allocation on the CPU",
         "",
         f"{date.today():%Y-%m-%d}; Python {platform.python_version()}, numpy {np.__version__}, "
-        f"scipy {scipy.__version__}; {os.cpu_count()} cores ({platform.machine()}), shared with other work, "
-        f"one thread. `python -m benchmarks.allocate --write`; {len(SEEDS)} seeds × {len(FRACTIONS)} budgets, ours "
+        f"scipy {scipy.__version__}; {os.cpu_count()} cores ({platform.machine()}), shared with other work "
+        f"(load {os.getloadavg()[0]:.0f}), one thread. `python -m benchmarks.allocate --write`; {len(SEEDS)} seeds × {len(FRACTIONS)} budgets, ours "
         f"the median of {REPEATS} runs, HiGHS one run at gap 0 in the same process.",
         "",
-        "| n × k | ours, ms: median (range) | HiGHS, s: median (range) | HiGHS / ours: median (least) "
+        "| n × k | ours, ms: median (range) | the same, CPU ms | HiGHS, s: median (range) | HiGHS / ours: median (least) "
         "| proven | largest objective above HiGHS | relative dual gap | peak states |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for n, k in SIZES:
         group = [r for r in rows if (r.n, r.k) == (n, k)]
         ours, highs = [1e3 * r.ours_s for r in group], [r.highs_s for r in group]
+        cpu = [1e3 * r.ours_cpu_s for r in group]
         speed = [r.highs_s / r.ours_s for r in group]
         lines.append(
             f"| {n} × {k} | {statistics.median(ours):.0f} ({min(ours):.0f} – {max(ours):.0f}) "
+            f"| {statistics.median(cpu):.0f} ({min(cpu):.0f} – {max(cpu):.0f}) "
             f"| {statistics.median(highs):.2f} ({min(highs):.2f} – {max(highs):.2f}) "
             f"| {statistics.median(speed):.0f}× ({min(speed):.0f}×) "
             f"| {sum(r.solution.optimal for r in group)} of {len(group)} "

@@ -116,10 +116,12 @@ def report(rows: list[Row]) -> str:
         "",
         f"{date.today():%Y-%m-%d}; Python {platform.python_version()}, numpy {np.__version__}, "
         f"scipy {scipy.__version__}; {os.cpu_count()} cores ({platform.machine()}), shared with other work "
-        f"(load {os.getloadavg()[0]:.0f}), one thread. `python -m benchmarks.allocate --write`; {len(SEEDS)} seeds × {len(FRACTIONS)} budgets, ours "
+        f"(load {os.getloadavg()[0]:.0f}), one thread. `python -m benchmarks.allocate --write`; "
+        f"{len(SEEDS)} seeds × {len(FRACTIONS)} budgets, ours "
         f"the median of {REPEATS} runs, HiGHS one run at gap 0 in the same process.",
         "",
-        "| n × k | ours, ms: median (range) | the same, CPU ms | HiGHS, s: median (range) | HiGHS / ours: median (least) "
+        "| n × k | ours, ms: median (range) | the same, CPU ms "
+        "| HiGHS, s: median (range) | HiGHS / ours: median (least) "
         "| proven | largest objective above HiGHS | relative dual gap | peak states |",
         "|---|---|---|---|---|---|---|---|---|",
     ]

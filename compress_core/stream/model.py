@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from compress_core.device import find_device
 from compress_core.errors import CheckpointError, UnsupportedArchitecture
+from compress_core.precision import exact_float32
 
 #: (batch, length) shapes whose layer arguments are remembered
 _REMEMBERED_SHAPES = 4
@@ -110,6 +111,7 @@ class StreamedModel:
         return int(self._model.config.vocab_size)
 
     @torch.inference_mode()
+    @exact_float32()
     def embed(self, ids_BT: Tensor) -> Tensor:
         """The hidden states (B, T, D) that enter layer 0."""
         self._call(ids_BT)
@@ -118,6 +120,7 @@ class StreamedModel:
         return hidden
 
     @torch.inference_mode()
+    @exact_float32()
     def run_layer(self, layer_idx: int, hidden_BTD: Tensor) -> Tensor:
         """What a loaded layer makes of hidden states on this model's device."""
         shape = (hidden_BTD.shape[0], hidden_BTD.shape[1])
@@ -127,6 +130,7 @@ class StreamedModel:
         return out[0] if isinstance(out, tuple) else out
 
     @torch.inference_mode()
+    @exact_float32()
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """(N, V) float32 logits of N positions that left the last layer; positions do not see each other here."""
         last = self._relays[-1]

@@ -60,28 +60,32 @@ def error_cells(session: Session, model: Model, jobs: list[Job]) -> list[Cell]:
     sweep = _sweep(session, jobs)
     if sweep is None:
         return []
-    found: dict[tuple[Any, ...], Measurement] = {}
+    found: dict[tuple[Any, ...], tuple[float, float, int]] = {}
     # a later numerics version replaces an earlier one
-    for m in session.scalars(
-        select(Measurement).where(*_of_sweep(sweep)).order_by(Measurement.numerics_version, Measurement.id)
-    ):
-        found[(m.layer_idx, m.projection, m.expert_idx, _config_key(m.config))] = m
+    rows = session.execute(
+        select(
+            Measurement.layer_idx,
+            Measurement.projection,
+            Measurement.expert_idx,
+            Measurement.config_hash,
+            Measurement.calibration_weighted_error,
+            Measurement.bits_per_weight,
+            Measurement.nbytes,
+        )
+        .where(*_of_sweep(sweep))
+        .order_by(Measurement.numerics_version, Measurement.id)
+    )
+    keys = _config_keys(session, sweep)
+    for layer_idx, projection, expert_idx, config_hash, *numbers in rows:
+        found[(layer_idx, projection, expert_idx, keys[config_hash])] = (numbers[0], numbers[1], numbers[2])
     wanted = next((job.params.get("matrices") or {} for job in jobs if job.id == sweep.job_id), {})
     names = _config_names(sweep.configs)
     cells = []
     for matrix in _by_projection(model.matrices, wanted):
         for config, name in zip(sweep.configs, names, strict=True):
             key = (matrix["layer_idx"], matrix["projection"], matrix["expert_idx"])
-            m_or_none = found.get((*key, _config_key(_clamped(config, matrix))))
-            cells.append(
-                Cell(
-                    *key,
-                    config=name,
-                    error=m_or_none.calibration_weighted_error if m_or_none else None,
-                    bits_per_weight=m_or_none.bits_per_weight if m_or_none else None,
-                    nbytes=m_or_none.nbytes if m_or_none else None,
-                )
-            )
+            error, bits, nbytes = found.get((*key, _config_key(_clamped(config, matrix))), (None, None, None))
+            cells.append(Cell(*key, config=name, error=error, bits_per_weight=bits, nbytes=nbytes))
     return cells
 
 
@@ -229,6 +233,13 @@ def _of_sweep(sweep: Sweep) -> tuple[Any, ...]:
         Measurement.calibration_id == sweep.calibration_id,
         Measurement.config_hash.in_(list(sweep.config_hashes)),
     )
+
+
+def _config_keys(session: Session, sweep: Sweep) -> dict[str, tuple[Any, ...]]:
+    """What each measured config_hash stands for; read once a hash, since the configs are the bulk of the rows."""
+    first = select(func.min(Measurement.id)).where(*_of_sweep(sweep)).group_by(Measurement.config_hash)
+    rows = session.execute(select(Measurement.config_hash, Measurement.config).where(Measurement.id.in_(first)))
+    return {config_hash: _config_key(config) for config_hash, config in rows}
 
 
 def _key(matrix: dict[str, Any]) -> tuple[int, str, int]:

@@ -26,7 +26,7 @@ from worker.device import Device
 from worker.heartbeat import Heartbeat
 from worker.progress import ProgressMeter
 from worker.registry import handler_of
-from worker.stop import StopRequest, die_with_parent
+from worker.stop import die_with_parent
 from worker.threads import set_torch_threads
 
 log = logging.getLogger(__name__)

@@ -29,6 +29,7 @@ def run(params: CompressParams, context: JobContext) -> dict[str, Any]:
     """Result: {compression_id, actual_bytes, reused}."""
     model, checkpoint = open_model(context, params.model_id)
     allocation, items = context.recorder.read(lambda session: get_allocation(session, params))
+    context.progress.begin(len(items), message="compressing")
     calibration = get_calibration(context, model, params.calibration_id or allocation.calibration_id)
     key: dict[str, Any] = {
         "model_id": model.id,
@@ -45,7 +46,6 @@ def run(params: CompressParams, context: JobContext) -> dict[str, Any]:
     hessians = open_calibration(context, calibration, checkpoint)
     compression_id = new_id("cmp")
     path = context.artefacts / "compressions" / compression_id
-    context.progress.begin(len(items), message="compressing")
     began = time.perf_counter()
     report = write_packed_model(
         checkpoint, hessians, items, path, device=context.device.torch_name, progress=context.progress

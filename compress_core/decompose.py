@@ -38,7 +38,7 @@ Progress = Callable[[float], None]
 #: κ by the coarser factor's bits
 _KAPPA = {4: 0.025, 8: 0.003, 16: 0.0006}
 #: factor bits from which the alternation starts with L·R of W instead of with Q
-_FACTORS_FIRST_BITS = 16
+_FACTORS_FIRST_BITS = 8
 #: row scales that are tried first, in steps of 2^(1/16) from the row's root mean square
 _WIDE_STEPS = (-4, -2, 0, 2, 4, 7, 11)
 #: … and later, from the scale that was best

@@ -76,16 +76,16 @@ def error_cells(session: Session, model: Model, jobs: list[Job]) -> list[Cell]:
         .order_by(Measurement.numerics_version, Measurement.id)
     )
     keys = _config_keys(session, sweep)
-    for layer_idx, projection, expert_idx, config_hash, *numbers in rows:
-        found[(layer_idx, projection, expert_idx, keys[config_hash])] = (numbers[0], numbers[1], numbers[2])
+    for layer_idx, projection, expert_idx, config_hash, error, bits, nbytes in rows:
+        found[(layer_idx, projection, expert_idx, keys[config_hash])] = (error, bits, nbytes)
     wanted = next((job.params.get("matrices") or {} for job in jobs if job.id == sweep.job_id), {})
     names = _config_names(sweep.configs)
     cells = []
     for matrix in _by_projection(model.matrices, wanted):
         for config, name in zip(sweep.configs, names, strict=True):
             key = (matrix["layer_idx"], matrix["projection"], matrix["expert_idx"])
-            error, bits, nbytes = found.get((*key, _config_key(_clamped(config, matrix))), (None, None, None))
-            cells.append(Cell(*key, config=name, error=error, bits_per_weight=bits, nbytes=nbytes))
+            numbers = found.get((*key, _config_key(_clamped(config, matrix))), (None, None, None))
+            cells.append(Cell(*key, name, *numbers))
     return cells
 
 

@@ -104,6 +104,8 @@ class AllocateParams(Params):
     objective: Literal["kl", "error"] = "kl"
     scope: Literal["decoder", "model"] = "decoder"
     budget: BudgetSpec | None = None
+    #: an allocation that the new one must not exceed either: for a comparison at no more bytes
+    budget_allocation_id: str | None = None
     #: configs to choose from; null = everything measured under the calibration except the rtn baseline
     menu: list[ConfigFields] | None = None
     uniform: ConfigFields | None = None

@@ -56,10 +56,11 @@ _DOMAINS = (
 )
 
 
-def create_app(settings: Settings | None = None, *, run_loop: bool = True) -> FastAPI:
+def create_app(settings: Settings | None = None, *, run_loop: bool = True, page: bool = True) -> FastAPI:
     """The service and its page. Nothing connects to the database or to Redis before the application starts.
 
-    ``run_loop = False`` leaves the advance loop to the caller (tests turn it by hand).
+    ``run_loop = False`` leaves the advance loop to the caller (tests turn it by hand), ``page = False`` serves the API
+    alone.
     """
     settings = settings or Settings()
     database = Database(settings.database_url)
@@ -90,8 +91,9 @@ def create_app(settings: Settings | None = None, *, run_loop: bool = True) -> Fa
     for domain in _DOMAINS:
         app.include_router(domain.router, prefix=API)
     app.include_router(health.router, include_in_schema=False)
-    app.include_router(make_pages(settings, read_session))
-    mount_assets(app, settings)
+    if page:
+        app.include_router(make_pages(settings, read_session))
+        mount_assets(app, settings)
     return app
 
 

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from sqlalchemy.exc import SQLAlchemyError
 
 from results_db import Database
-from results_db.queries.pending import pending_work
+from results_db.queries.pending import has_expired, has_promotable, has_server_job
 from results_db.queue.lease import reap_expired
 from results_db.queue.promote import next_server_job, promote_waiting, requeue_server_jobs
+from results_db.states import JobState
 from server.relay import Relay
 from server.runner import run_server_job
 from server.studies.finish import finish_study, studies_to_finish
@@ -89,7 +90,7 @@ class AdvanceLoop:
 
     def _reap(self) -> bool:
         with self.database.read() as session:
-            if not pending_work(session).expired:
+            if not has_expired(session):
                 return False
         with self.database.write() as session:
             lost = reap_expired(session)
@@ -99,7 +100,7 @@ class AdvanceLoop:
 
     def _promote(self) -> bool:
         with self.database.read() as session:
-            if not pending_work(session).promotable:
+            if not has_promotable(session):
                 return False
         with self.database.write() as session:
             return promote_waiting(session) > 0
@@ -107,7 +108,7 @@ class AdvanceLoop:
     def _requeue(self) -> bool:
         """Server jobs that a lost server or a lost database left running."""
         with self.database.read() as session:
-            if not pending_work(session).orphan:
+            if not has_server_job(session, JobState.RUNNING):
                 return False
         with self.database.write() as session:
             return requeue_server_jobs(session) > 0
@@ -115,7 +116,7 @@ class AdvanceLoop:
     def _run_server_jobs(self) -> bool:
         """One job: then the rest of the turn, so that long queues of fits keep no worker waiting."""
         with self.database.read() as session:
-            if not pending_work(session).server_job:
+            if not has_server_job(session, JobState.QUEUED):
                 return False
         with self.database.write() as session:
             job = next_server_job(session)

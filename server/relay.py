@@ -48,6 +48,8 @@ class Relay:
         Redis being away is no error: it is logged once an outage, and everything is delivered when it is back.
         """
         try:
+            if self._down:
+                self.redis.ping()
             if time.monotonic() - self._reconciled_at >= self.reconcile_every_s:
                 self.reconcile()
                 self._reconciled_at = time.monotonic()

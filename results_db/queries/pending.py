@@ -1,50 +1,39 @@
-"""What the advance loop would have to do, asked without a write lock."""
+"""What the advance loop would have to do, asked without a write lock, so that an idle loop never takes one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from sqlalchemy import exists, select
+from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import Session
 
 from results_db.clock import db_now
 from results_db.states import TERMINAL, WORKER_KINDS, AttemptState, JobState
 from results_db.tables import Attempt, Job
 
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """Which parts of a turn have something to do."""
-
-    #: a waiting job whose dependencies have all ended
-    promotable: bool
-    #: a queued job that the server itself runs
-    server_job: bool
-    #: a server job that is marked running: between two turns nobody runs one
-    orphan: bool
-    #: a running attempt whose lease ran out
-    expired: bool
+_WORKER_KINDS = [str(kind) for kind in WORKER_KINDS]
+_ENDED = [state.value for state in TERMINAL]
 
 
-def pending_work(session: Session) -> Pending:
-    """Read only, so that an idle loop never takes SQLite's write lock."""
-    kinds = [str(kind) for kind in WORKER_KINDS]
-    server_job = exists().where(Job.state == JobState.QUEUED.value, Job.kind.not_in(kinds))
-    orphan = exists().where(Job.state == JobState.RUNNING.value, Job.kind.not_in(kinds))
-    expired = exists().where(Attempt.state == AttemptState.RUNNING.value, Attempt.lease_expires_at < db_now())
-    return Pending(
-        promotable=_promotable(session),
-        server_job=bool(session.scalar(select(server_job))),
-        orphan=bool(session.scalar(select(orphan))),
-        expired=bool(session.scalar(select(expired))),
-    )
-
-
-def _promotable(session: Session) -> bool:
+def has_promotable(session: Session) -> bool:
+    """A waiting job whose dependencies have all ended."""
     waiting = session.scalars(select(Job.depends_on).where(Job.state == JobState.WAITING.value)).all()
     wanted = {dep for depends_on in waiting for dep in depends_on}
     if not wanted:
         return bool(waiting)
-    ended_states = [state.value for state in TERMINAL]
-    ended = set(session.scalars(select(Job.id).where(Job.id.in_(wanted), Job.state.in_(ended_states))))
+    ended = set(session.scalars(select(Job.id).where(Job.id.in_(wanted), Job.state.in_(_ENDED))))
     return any(ended.issuperset(depends_on) for depends_on in waiting)
+
+
+def has_server_job(session: Session, state: JobState) -> bool:
+    """A job in this state that the server itself runs. Running ones are orphans: between two turns nobody runs one."""
+    return _any(session, exists().where(Job.state == state.value, Job.kind.not_in(_WORKER_KINDS)))
+
+
+def has_expired(session: Session) -> bool:
+    """A running attempt whose lease ran out."""
+    return _any(
+        session, exists().where(Attempt.state == AttemptState.RUNNING.value, Attempt.lease_expires_at < db_now())
+    )
+
+
+def _any(session: Session, condition: ColumnElement[bool]) -> bool:
+    return bool(session.scalar(select(condition)))

@@ -58,7 +58,7 @@ def compute_allocation(session: Session, params: AllocateParams) -> AllocationDr
     by_kl = params.kind == "manual" or (params.kind in _NEEDS_CALIBRATION and params.objective == "kl")
     sensitivities = load_sensitivities(session, model.id, calibration_id) if by_kl and calibration_id else {}
     outside = measured.fixed_bytes if params.scope == "model" else 0
-    budget = None if params.budget is None else budget_bytes(params.budget, measured.specs, outside=outside)
+    budget = _budget(session, params, measured, outside)
     began = time.perf_counter()
     try:
         choice = choose(params, measured, sensitivities, None if budget is None else budget - outside)
@@ -111,6 +111,14 @@ def describe_allocation(session: Session, allocation: Allocation) -> dict[str, A
     """The allocation with its items."""
     query = select(AllocationItem).where(AllocationItem.allocation_id == allocation.id).order_by(AllocationItem.id)
     return allocation.as_dict() | {"items": [item.as_dict() for item in session.scalars(query)]}
+
+
+def _budget(session: Session, params: AllocateParams, measured: Measured, outside: int) -> int | None:
+    """The budget in bytes of the scope: as given, and no more than the allocation that it is compared with takes."""
+    limits = [] if params.budget is None else [budget_bytes(params.budget, measured.specs, outside=outside)]
+    if params.budget_allocation_id is not None:
+        limits.append(get_row(session, Allocation, params.budget_allocation_id).matrix_bytes + outside)
+    return min(limits, default=None)
 
 
 def _items(draft: AllocationDraft, allocation_id: str) -> list[AllocationItem]:

@@ -15,10 +15,11 @@ from compress_core.fit import ErrorProfiles, error_profiles
 from compress_core.version import NUMERICS_VERSION
 from results_db.queries.measured import measured_cells, measured_sensitivities
 from results_db.states import AttemptState
-from results_db.tables import Allocation, Attempt, Compression, Evaluation, Fit, FitParameter, Job, Measurement, Sweep
+from results_db.tables import Allocation, Attempt, Compression, Evaluation, Fit, FitParameter, Job, Sweep
 from server.allocations.table import load_sensitivities
 from server.evaluations.service import paired
 from server.fits.service import observations
+from server.sweeps.service import recorded_cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +86,11 @@ class Evidence:
         sweep = self._sweep()
         if sweep is None:
             return None
-        matrices = select(
-            Measurement.layer_idx, Measurement.projection, Measurement.expert_idx, Measurement.config_hash
-        ).where(
-            Measurement.model_id == sweep.model_id,
-            Measurement.calibration_id == sweep.calibration_id,
-            Measurement.numerics_version == NUMERICS_VERSION,
-            Measurement.config_hash.in_(sweep.config_hashes),
-        )
-        recorded = self.session.scalar(select(func.count()).select_from(matrices.distinct().subquery())) or 0
         lost = select(func.count()).where(
             Attempt.job_id == sweep.job_id, Attempt.state.in_([AttemptState.LOST.value, AttemptState.FAILED.value])
         )
-        # a clamped rank of one matrix may be another's own config: there can be more cells than were asked for
-        return Cells(sweep.n_cells, min(recorded, sweep.n_cells), self.session.scalar(lost) or 0)
+        measured = len(recorded_cells(self.session, sweep))
+        return Cells(sweep.n_cells, measured, self.session.scalar(lost) or 0)
 
     def fits(self) -> list[Fit]:
         """The study's fit and, where the parametric one fell short, the fallback."""

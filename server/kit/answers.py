@@ -59,14 +59,14 @@ def created(content: Any, location: str) -> Response:
 
 
 @cache
-def row_model(table: type[Base], **extras: Any) -> type[BaseModel]:
+def row_model(table: type[Base], name: str | None = None, **extras: Any) -> type[BaseModel]:
     """A pydantic model of a table's columns (and extra fields), for the OpenAPI document only."""
     fields: dict[str, Any] = {}
     for column in table.__mapper__.column_attrs:
         kind = column.columns[0].type.python_type
         fields[column.key] = (kind | None if column.columns[0].nullable else kind, ...)
-    fields |= {name: (kind, ...) for name, kind in extras.items()}
-    return create_model(table.__name__, **fields)
+    fields |= {extra: (kind, ...) for extra, kind in extras.items()}
+    return create_model(name or table.__name__, **fields)
 
 
 @cache

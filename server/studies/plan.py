@@ -177,8 +177,8 @@ class _Planner:
     def _phase3(self) -> None:
         grid = [c.to_dict() for c in self.config.grid.configs()]
         menus: dict[str, tuple[str, list[dict[str, Any]]]] = {
-            OPTIMAL: ("optimal", grid),
             UNIFORM: ("best_uniform", grid),
+            OPTIMAL: ("optimal", grid),
             RANK0: ("optimal", [c.to_dict() for c in self.config.grid.rank0()]),
         }
         if baselines := self.config.baselines.configs():
@@ -192,7 +192,9 @@ class _Planner:
                     "budget": budget.model_dump(exclude_none=True),
                     "menu": menu,
                 }
-                self._allocate(name + budget_suffix(position), 3, params)
+                # equal bytes: nobody may take more than the best uniform config that fits
+                rival = None if name == UNIFORM else f"allocate:{UNIFORM}{budget_suffix(position)}"
+                self._allocate(name + budget_suffix(position), 3, params, rival=rival)
         context = {"optimal": f"allocate:{OPTIMAL}"}
         # with the optimal allocation alone: a baseline that does not fit decides nothing
         self._gate("gate:3", 3, ["optimal_differs", "bytes_match", "allocator_fast"], context)
@@ -239,8 +241,10 @@ class _Planner:
                 for name in names:
                     self._evaluate(name, dataset, text, phase)
 
-    def _allocate(self, name: str, phase: int, params: dict[str, Any]) -> None:
+    def _allocate(self, name: str, phase: int, params: dict[str, Any], *, rival: str | None = None) -> None:
         inputs = {} if params["kind"] == "uniform" else {"calibration_id": ("calibrate", "calibration_id")}
+        if rival is not None:
+            inputs["budget_allocation_id"] = (rival, "allocation_id")
         after = [step for step in ("sweep", "sensitivity") if self._has(step)]
         shared = {"name": name, "scope": self.config.scope}
         self._job(f"allocate:{name}", JobKind.ALLOCATE, phase, shared | params, inputs, after=tuple(after))

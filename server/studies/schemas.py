@@ -15,7 +15,7 @@ from server.kit.answers import page_model, row_model
 
 StudyRow = row_model(Study)
 StudyPage = page_model(StudyRow)
-StudyDetail = row_model(Study, jobs=list[row_model(Job)], gates=list[row_model(Gate)])  # type: ignore[misc]
+StudyDetail = row_model(Study, "StudyDetail", jobs=list[row_model(Job)], gates=list[row_model(Gate)])  # type: ignore[misc]
 
 #: fields of CompressionConfig; what is left out is taken from the grid
 ConfigFields = dict[str, Any]

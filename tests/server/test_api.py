@@ -1,0 +1,201 @@
+"""What every endpoint shares: problems, pages, idempotency, hosts, health, the OpenAPI document, no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
+
+from results_db.settings import Settings
+from server.app import create_app
+
+LISTS = ["models", "calibrations", "sensitivities", "sweeps", "measurements", "fits", "allocations", "compressions", "evaluations", "studies", "gates", "jobs", "workers"]
+SINGLES = ["models", "calibrations", "sweeps", "fits", "allocations", "compressions", "evaluations", "studies", "jobs"]
+
+sqlite_only = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+
+
+def test_empty_lists_and_unknown_ids(client: TestClient) -> None:
+    for noun in LISTS:
+        assert client.get(f"/api/v1/{noun}").json() == {"items": [], "next": None}, noun
+    for noun in SINGLES:
+        answer = client.get(f"/api/v1/{noun}/nothing")
+        assert answer.status_code == 404, noun
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["type"] == "urn:bitbudget:problem:not-found"
+    assert client.get("/api/v1/nothing").json()["status"] == 404
+    assert client.delete("/api/v1/jobs").json()["type"] == "urn:bitbudget:problem:method-not-allowed"
+
+
+def test_pages_follow_each_other(client: TestClient, model: dict[str, Any]) -> None:
+    made = [client.post("/api/v1/calibrations", json={"model_id": model["id"]}).json()["id"] for _ in range(5)]
+    for order, expected in (("asc", sorted(made)), ("desc", sorted(made, reverse=True))):
+        seen: list[str] = []
+        cursor = None
+        while True:
+            query = f"limit=2&order={order}" + (f"&cursor={cursor}" if cursor else "")
+            page = client.get(f"/api/v1/jobs?{query}").json()
+            seen += [job["id"] for job in page["items"]]
+            cursor = page["next"]
+            if cursor is None:
+                break
+        assert seen == expected
+
+
+@sqlite_only
+@pytest.mark.parametrize("query", ["cursor=nonsense", "cursor=WzFd", "limit=0", "limit=9999", "order=up", "state=busy"])
+def test_bad_queries(client: TestClient, query: str) -> None:
+    answer = client.get(f"/api/v1/jobs?{query}")
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == query.split("=")[0]
+
+
+def test_idempotency(client: TestClient, model: dict[str, Any]) -> None:
+    body = {"model_id": model["id"]}
+    key = {"Idempotency-Key": "once"}
+    first = client.post("/api/v1/calibrations", json=body, headers=key)
+    again = client.post("/api/v1/calibrations", json=body, headers=key)
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert again.json() == first.json()
+    assert again.headers["location"] == first.headers["location"]
+    assert again.headers["idempotency-replayed"] == "true"
+    other = client.post("/api/v1/calibrations", json=body | {"windows": {"count": 2}}, headers=key)
+    assert other.json()["type"] == "urn:bitbudget:problem:idempotency-key-reused"
+    assert other.status_code == 422
+    # the same key on another path is another key
+    assert client.post(f"/api/v1/jobs/{first.json()['id']}/pause", headers=key).status_code == 200
+    assert len(client.get("/api/v1/jobs").json()["items"]) == 1
+
+
+def test_a_refused_request_may_be_corrected_under_its_key(client: TestClient, model: dict[str, Any]) -> None:
+    key = {"Idempotency-Key": "k"}
+    assert client.post("/api/v1/calibrations", json={"model_id": "nothing"}, headers=key).status_code == 404
+    assert client.post("/api/v1/calibrations", json={"model_id": model["id"]}, headers=key).status_code == 202
+
+
+def test_a_commit_that_fails_is_no_success(app: FastAPI, client: TestClient, model: dict[str, Any]) -> None:
+    engine = app.state.database.engine
+
+    def refuse(connection: Any) -> None:
+        raise OperationalError("COMMIT", {}, Exception("disk I/O error"))
+
+    event.listen(engine, "commit", refuse)
+    try:
+        answer = client.post(
+            "/api/v1/calibrations", json={"model_id": model["id"]}, headers={"Idempotency-Key": "lost"}
+        )
+    finally:
+        event.remove(engine, "commit", refuse)
+    assert answer.status_code == 503
+    assert answer.json()["type"] == "urn:bitbudget:problem:database-unavailable"
+    assert client.get("/api/v1/jobs").json()["items"] == []
+    # the key was not spent either
+    again = client.post("/api/v1/calibrations", json={"model_id": model["id"]}, headers={"Idempotency-Key": "lost"})
+    assert again.status_code == 202
+
+
+@sqlite_only
+def test_an_unexpected_error_tells_its_trace_and_nothing_else(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(*_: Any, **__: Any) -> None:
+        raise RuntimeError("secret detail")
+
+    with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
+        monkeypatch.setattr("server.jobs.endpoints.paginate", explode)
+        answer = client.get("/api/v1/jobs")
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "secret" not in answer.text
+    assert answer.json()["trace_id"] in answer.json()["detail"]
+
+
+@sqlite_only
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("localhost:8000", 200),
+        ("127.0.0.1:8000", 200),
+        ("127.9.9.9", 200),
+        ("[::1]:8000", 200),
+        ("LOCALHOST", 200),
+        ("evil.example", 403),
+        ("localhost.evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("192.168.0.1", 403),
+        ("0.0.0.0", 403),
+        ("a@localhost", 400),
+        ("localhost:port", 400),
+        ("", 400),
+    ],
+)
+def test_hosts(client: TestClient, host: str, status: int) -> None:
+    assert client.get("/livez", headers={"Host": host}).status_code == status
+
+
+@sqlite_only
+def test_configured_hosts(settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"allowed_hosts": ("box.lan",)}), run_loop=False, page=False)
+    with TestClient(app, base_url="http://box.lan") as client:
+        assert client.get("/livez").status_code == 200
+
+
+@sqlite_only
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({}, True),
+        ({"Sec-Fetch-Site": "same-origin"}, True),
+        ({"Sec-Fetch-Site": "cross-site"}, False),
+        ({"Sec-Fetch-Site": "same-site"}, False),
+        ({"Sec-Fetch-Site": "none"}, False),
+        ({"Origin": "http://localhost"}, True),
+        ({"Origin": "http://evil.example"}, False),
+        ({"Origin": "null"}, False),
+    ],
+)
+def test_other_sites_may_not_write(client: TestClient, headers: dict[str, str], allowed: bool) -> None:
+    answer = client.post("/api/v1/jobs/nothing/cancel", headers=headers)
+    assert answer.status_code == (404 if allowed else 403)
+    assert client.get("/api/v1/jobs", headers=headers).status_code == 200
+
+
+def test_health(client: TestClient) -> None:
+    for prefix in ("", "/api/v1"):
+        assert client.get(f"{prefix}/livez").json() == {"status": "ok"}
+        answer = client.get(f"{prefix}/readyz")
+        assert answer.status_code == 503
+        checks = answer.json()["checks"]
+        assert checks["database"]["ok"]
+        assert not checks["redis"]["ok"]
+        assert "wait in the database" in checks["redis"]["detail"]
+
+
+@sqlite_only
+def test_openapi(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    paths = document["paths"]
+    assert {f"/api/v1/{noun}" for noun in LISTS} <= set(paths)
+    for path in paths:
+        assert path.startswith("/api/v1/"), f"{path}: the page is not part of the API"
+    assert {"Model", "Job", "Study", "Allocation"} <= set(document["components"]["schemas"])
+
+
+@sqlite_only
+def test_the_page_is_served_beside_the_api(settings: Settings) -> None:
+    app = create_app(settings, run_loop=False)
+    with TestClient(app, base_url="http://localhost") as client:
+        answer = client.get("/")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/html")
+
+
+def test_the_server_never_imports_torch(repo: Path) -> None:
+    code = "import server.app, sys; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=repo, check=True)

@@ -1,0 +1,303 @@
+"""Studies: expansion into jobs, the whole way with a simulated worker, NO-GO, failure, cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+from fastapi.testclient import TestClient
+
+Config = dict[str, Any]
+
+
+def start(client: TestClient, config: Config) -> dict[str, Any]:
+    answer = client.post("/api/v1/studies", json={"config": config})
+    assert answer.status_code == 202, answer.text
+    assert answer.headers["location"] == f"/api/v1/studies/{answer.json()['id']}"
+    return dict(answer.json())
+
+
+def look(client: TestClient, study: dict[str, Any]) -> dict[str, Any]:
+    return dict(client.get(f"/api/v1/studies/{study['id']}").json())
+
+
+def test_a_study_becomes_a_tree_of_jobs(client: TestClient, study_config: Config) -> None:
+    study = start(client, study_config)
+    steps = [job["step"] for job in study["jobs"]]
+    assert steps == [
+        "calibrate",
+        "sensitivity",
+        "gate:0:sensitivity",
+        "allocate:phase0-uniform",
+        "allocate:phase0-manual",
+        "compress:phase0-uniform",
+        "compress:phase0-manual",
+        "evaluate:original:stdlib",
+        "evaluate:phase0-uniform:stdlib",
+        "evaluate:phase0-manual:stdlib",
+        "gate:0:manual",
+        "sweep",
+        "gate:1",
+        "fit",
+        "gate:2",
+        "allocate:uniform",
+        "allocate:optimal",
+        "allocate:rank0",
+        "allocate:rtn",
+        "gate:3",
+        "compress:uniform",
+        "compress:optimal",
+        "compress:rank0",
+        "compress:rtn",
+        "evaluate:uniform:stdlib",
+        "evaluate:optimal:stdlib",
+        "evaluate:rank0:stdlib",
+        "evaluate:rtn:stdlib",
+        "gate:4",
+        "gate:5",
+    ]
+    jobs = {job["step"]: job for job in study["jobs"]}
+    assert [job["position"] for job in study["jobs"]] == list(range(len(steps)))
+    assert jobs["calibrate"]["state"] == "queued"
+    assert {job["state"] for job in study["jobs"][1:]} == {"waiting"}
+    for job in study["jobs"]:
+        assert {source["job"] for source in job["inputs"].values()} <= set(job["depends_on"])
+    assert jobs["gate:1"]["run_when"] == "finished"
+    # the pilot chooses on text that the report does not use
+    assert jobs["evaluate:phase0-manual:stdlib"]["params"]["split"] == "select"
+    assert jobs["evaluate:optimal:stdlib"]["params"]["split"] == "report"
+    # what the grid lacks is taken from it: rank 0 and round-to-nearest are measured too
+    assert len(jobs["sweep"]["params"]["configs"]) == 9 + 3
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_yaml_and_json_make_the_same_study(client: TestClient, study_config: Config) -> None:
+    answer = client.post(
+        "/api/v1/studies", content=yaml.safe_dump(study_config), headers={"Content-Type": "application/yaml"}
+    )
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["config"] == start(client, study_config)["config"]
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_further_budgets_and_datasets(client: TestClient, study_config: Config, tmp_path: Any) -> None:
+    text = tmp_path / "models" / "some.txt"
+    text.write_text("words")
+    study_config["budgets"].append({"bits_per_weight": 4.0})
+    study_config["evaluation"]["datasets"] = [{"kind": "stdlib"}, {"kind": "file", "path": str(text)}]
+    jobs = {job["step"]: job for job in start(client, study_config)["jobs"]}
+    assert {"evaluate:optimal:some.txt", "compress:optimal@2", "evaluate:uniform@2:some.txt"} <= set(jobs)
+    assert jobs["evaluate:optimal@2:stdlib"]["phase"] == 5
+    assert set(jobs["gate:5"]["params"]["context"]["pairs"]) == {
+        "stdlib",
+        "some.txt",
+        "stdlib at budget 2",
+        "some.txt at budget 2",
+    }
+
+
+def test_a_whole_study(client: TestClient, study_config: Config, run_to_end: Callable[..., None]) -> None:
+    study = start(client, study_config)
+    run_to_end()
+    study = look(client, study)
+    assert study["state"] == "succeeded", study["reason"]
+    assert study["finished_at"].endswith("Z")
+    assert {job["state"] for job in study["jobs"]} == {"succeeded"}
+    verdicts = {(gate["phase"], gate["name"]): gate["verdict"] for gate in study["gates"]}
+    assert verdicts == {
+        (0, "sensitivity_varies"): "GO",
+        (0, "manual_beats_uniform"): verdicts[0, "manual_beats_uniform"],
+        (1, "error_varies"): "GO",
+        (1, "profiles_differ"): "GO",
+        (1, "collection_complete"): "GO",
+        (2, "fit_explains"): "GO",
+        (2, "parameters_physical"): verdicts[2, "parameters_physical"],
+        (2, "fit_generalises"): "GO",
+        (3, "optimal_differs"): "GO",
+        (3, "bytes_match"): "GO",
+        (3, "allocator_fast"): "GO",
+        (4, "optimal_beats_uniform"): verdicts[4, "optimal_beats_uniform"],
+        (4, "downstream_preserved"): "NOT MEASURED",
+        (4, "scaled_fit_explains"): "GO",
+        (5, "optimal_beats_uniform"): "GO",
+        (5, "consistent"): "NOT MEASURED",
+    }
+    bytes_match = next(gate for gate in study["gates"] if gate["name"] == "bytes_match")
+    assert "on disk" in bytes_match["explanation"]
+    headline = study["headline"]
+    rows = {row["name"]: row for row in headline["rows"]}
+    assert list(rows) == ["original", "uniform", "optimal", "rank0", "rtn"]
+    assert rows["optimal"]["matrix_bytes"] <= headline["budget_bytes"]
+    assert rows["optimal"]["ppl"] < rows["uniform"]["ppl"] < rows["rtn"]["ppl"]
+    assert headline["optimal_vs_uniform"]["verdict"] == "optimal is better"
+    assert headline["optimal_vs_uniform"]["n_windows"] == 200
+    assert headline["budgets"][0]["rows"] == headline["rows"]
+    assert headline["sentence"].startswith("optimal beats best uniform")
+
+
+def test_a_second_run_reuses_what_is_measured(
+    client: TestClient, study_config: Config, run_to_end: Callable[..., None]
+) -> None:
+    first = start(client, study_config)
+    run_to_end()
+    count = len(client.get("/api/v1/measurements?limit=1000").json()["items"])
+    second = start(client, study_config)
+    assert second["id"] != first["id"]
+    assert second["model_id"] == first["model_id"]
+    run_to_end()
+    assert len(client.get("/api/v1/measurements?limit=1000").json()["items"]) == count
+    ends = [look(client, study) for study in (first, second)]
+    evaluations = [{job["result"]["evaluation_id"] for job in end["jobs"] if job["kind"] == "evaluate"} for end in ends]
+    assert evaluations[0] == evaluations[1]
+    assert ends[0]["headline"]["rows"][2]["ppl"] == ends[1]["headline"]["rows"][2]["ppl"]
+
+
+def test_no_go_stops_and_skips(
+    client: TestClient, study_config: Config, run_to_end: Callable[..., None], make_worker: Callable[..., Any]
+) -> None:
+    study_config["on_no_go"] = "stop"
+    study = start(client, study_config)
+    run_to_end(make_worker(sensitivity_of=lambda layer: 1.0))
+    study = look(client, study)
+    assert study["state"] == "stopped"
+    assert "sensitivity_varies" in study["reason"]
+    assert "Goodhart" in study["reason"], "the reason names the plan's fallback"
+    states = {job["step"]: job["state"] for job in study["jobs"]}
+    assert states["gate:0:sensitivity"] == "succeeded"
+    assert states["sweep"] == states["gate:5"] == "skipped"
+    assert study["finished_at"] is not None
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_no_go_goes_on_when_told_to(
+    client: TestClient, study_config: Config, run_to_end: Callable[..., None], make_worker: Callable[..., Any]
+) -> None:
+    study = start(client, study_config)
+    run_to_end(make_worker(sensitivity_of=lambda layer: 1.0))
+    study = look(client, study)
+    assert study["gates"][0]["verdict"] == "NO-GO"
+    assert study["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_thresholds_come_from_the_study(
+    client: TestClient, study_config: Config, run_to_end: Callable[..., None]
+) -> None:
+    study_config["gates"] = {"sensitivity_ratio": 1e6}
+    study = start(client, study_config)
+    run_to_end()
+    gate = look(client, study)["gates"][0]
+    assert (gate["verdict"], gate["threshold"]) == ("NO-GO", 1e6)
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_a_failed_sweep_fails_the_study_and_gates_say_not_measured(
+    client: TestClient, study_config: Config, run_to_end: Callable[..., None], make_worker: Callable[..., Any]
+) -> None:
+    study = start(client, study_config)
+    error = {"code": "non-finite-values", "message": "matrix 1.q holds NaN", "retryable": False}
+    run_to_end(make_worker(failures={"sweep": error}))
+    study = look(client, study)
+    assert study["state"] == "failed"
+    assert "NaN" in study["reason"]
+    verdicts = {(gate["phase"], gate["name"]): gate["verdict"] for gate in study["gates"]}
+    assert verdicts[1, "error_varies"] == verdicts[4, "optimal_beats_uniform"] == "NOT MEASURED"
+    assert {job["step"]: job["state"] for job in study["jobs"]}["fit"] == "skipped"
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_retry_goes_on_where_it_failed(
+    client: TestClient, study_config: Config, run_to_end: Callable[..., None], make_worker: Callable[..., Any]
+) -> None:
+    study = start(client, study_config)
+    run_to_end(make_worker(failures={"sweep": {"code": "x", "message": "broken", "retryable": False}}))
+    sweep = next(job for job in look(client, study)["jobs"] if job["step"] == "sweep")
+    assert client.post(f"/api/v1/jobs/{sweep['id']}/retry").status_code == 200
+    assert look(client, study)["state"] == "running"
+    run_to_end()
+    assert look(client, study)["headline"] is not None
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_a_baseline_that_does_not_fit_does_not_break_the_study(
+    client: TestClient, study_config: Config, run_to_end: Callable[..., None]
+) -> None:
+    study_config["baselines"] = {"rtn": [8]}
+    study = start(client, study_config)
+    run_to_end()
+    study = look(client, study)
+    rtn = next(job for job in study["jobs"] if job["step"] == "allocate:rtn")
+    assert (rtn["state"], rtn["error"]["code"]) == ("failed", "infeasible-budget")
+    assert rtn["error"]["smallest_bytes"] > study["headline"]["budget_bytes"]
+    assert study["state"] == "succeeded"
+    assert "rtn" not in {row["name"] for row in study["headline"]["rows"]}
+
+
+def test_cancel(client: TestClient, study_config: Config, run_to_end: Callable[..., None]) -> None:
+    study = start(client, study_config)
+    assert client.post(f"/api/v1/studies/{study['id']}/cancel").json()["state"] == "cancelled"
+    run_to_end()
+    study = look(client, study)
+    assert study["state"] == "cancelled"
+    assert {job["state"] for job in study["jobs"]} == {"cancelled"}
+    assert client.post(f"/api/v1/studies/{study['id']}/cancel").status_code == 409
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_only_some_phases(client: TestClient, study_config: Config, run_to_end: Callable[..., None]) -> None:
+    study_config["phases"] = [1, 2]
+    study = start(client, study_config)
+    assert [job["step"] for job in study["jobs"]] == ["calibrate", "sweep", "gate:1", "fit", "gate:2"]
+    run_to_end()
+    study = look(client, study)
+    assert (study["state"], study["headline"]) == ("succeeded", None)
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_a_hub_model_is_fetched_first(client: TestClient, study_config: Config) -> None:
+    study_config["model"] = {"source": "org/name", "revision": "a" * 40}
+    jobs = start(client, study_config)["jobs"]
+    assert jobs[0]["step"] == "fetch"
+    assert all(job["inputs"]["model_id"]["job"] == jobs[0]["id"] for job in jobs[1:] if job["kind"] != "gate")
+    assert len(client.get("/api/v1/jobs?kind=fetch").json()["items"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "slug", "field"),
+    [
+        ({"grid": {"b_q": [2], "rank": [-1]}}, "invalid-request", "grid"),
+        ({"grid": {"b_q": [2, 9], "rank": [0]}}, "invalid-request", "grid"),
+        ({"grid": {"b_q": [2], "rank": [0], "codebook": "none"}}, "invalid-request", "grid"),
+        ({"grid": {"b_q": ["two"], "rank": [0]}}, "invalid-request", "grid.b_q.0"),
+        ({"speed": 3}, "invalid-request", "speed"),
+        ({"phases": [4]}, "invalid-request", ""),
+        ({"phases": [7]}, "invalid-request", "phases.0"),
+        ({"gates": {"beauty": 1}}, "invalid-request", "gates"),
+        ({"budgets": [{"gb": 1, "bytes": 1}]}, "invalid-request", "budgets"),
+        ({"budgets": [{"bits_per_weight": 0.5}]}, "infeasible-budget", "budgets.0"),
+        ({"baselines": {"rtn": [1]}}, "invalid-request", "baselines.rtn"),
+        ({"text": {"kind": "file"}}, "invalid-request", "text.path"),
+        ({"sensitivity": {"anchors": [{"b_q": 2, "rank": "x"}]}}, "invalid-request", ""),
+        ({"model": {"source": "org/name"}}, "model-not-found", "model.source"),
+        ({"name": ""}, "invalid-request", "name"),
+    ],
+)
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_bad_configs(client: TestClient, study_config: Config, change: Config, slug: str, field: str) -> None:
+    answer = client.post("/api/v1/studies", json={"config": study_config | change})
+    assert answer.status_code == 422, answer.text
+    problem = answer.json()
+    assert problem["type"] == f"urn:bitbudget:problem:{slug}"
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert problem["errors"][0]["field"] == field
+    assert client.get("/api/v1/jobs").json()["items"] == []
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("body", [b"a: [", b"- a", b"", b"\xff"])
+def test_bodies_that_are_no_config(client: TestClient, body: bytes) -> None:
+    for media_type in ("application/yaml", "application/json"):
+        answer = client.post("/api/v1/studies", content=body, headers={"Content-Type": media_type})
+        assert answer.status_code == 422, answer.text

@@ -112,14 +112,9 @@ def _end(
 
 
 def _release(recorder: Recorder, worker: CurrentWorker, progress: ProgressMeter) -> None:
-    """Give the attempt back; what a person asked for goes before the worker's own shutdown."""
-
-    def release(session: Session, claim: Claim) -> None:
-        beat = heartbeat(session, claim, lease_s=worker.settings.lease_s, progress=progress.snapshot())
-        reason = "cancel" if beat.cancel_requested else "pause" if beat.pause_requested else worker.stop.reason
-        release_attempt(session, claim, to=_STOPPED[reason or "shutdown"])
-
-    recorder.write(release)
+    """Give the attempt back."""
+    to = _STOPPED[worker.stop.reason or "shutdown"]
+    _end(recorder, worker.settings, progress, lambda session, claim: release_attempt(session, claim, to=to))
     log.info("attempt %s is released", recorder.claim.attempt_id)
 
 

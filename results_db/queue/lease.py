@@ -18,7 +18,7 @@ from results_db.errors import LeaseLost
 from results_db.queue.events import record_event
 from results_db.queue.transitions import change_state, get_job, queue_job
 from results_db.states import AttemptState, JobState
-from results_db.tables import Attempt
+from results_db.tables import Attempt, Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,11 @@ class Beat:
 
 def claim_attempt(session: Session, attempt_id: str, *, worker_id: str, lease_s: float) -> Claim | None:
     """Take a queued attempt; None when someone else has it (the caller then exits quietly)."""
+    attempt = session.get(Attempt, attempt_id, populate_existing=True)
+    if attempt is None:
+        return None
+    # the job's row before the attempt's, as everybody who touches a queued attempt: no deadlock with a cancel
+    job = get_job(session, attempt.job_id, lock=True)
     token = secrets.token_hex(16)
     taken = session.execute(
         update(Attempt)
@@ -60,8 +65,7 @@ def claim_attempt(session: Session, attempt_id: str, *, worker_id: str, lease_s:
     )
     if taken.rowcount == 0:  # type: ignore[attr-defined]
         return None
-    attempt = session.get_one(Attempt, attempt_id, populate_existing=True)
-    job = get_job(session, attempt.job_id, lock=True)
+    session.refresh(attempt)
     moved = job.state == JobState.QUEUED and change_state(
         session,
         job,
@@ -161,6 +165,8 @@ def fail_attempt(
 ) -> None:
     """The job's own error. ``error["retryable"]`` and attempts left: a new attempt; else the job has failed.
 
+    Where a person had asked to cancel or pause, that wish comes before the new attempt.
+
     Raises:
         LeaseLost: somebody else owns the job by now.
     """
@@ -174,6 +180,8 @@ def fail_attempt(
         peak_gpu_bytes=peak_gpu_bytes,
     )
     job = get_job(session, claim.job_id, lock=True)
+    if error.get("retryable") and _grant_wish(session, job, claim.attempt_id):
+        return
     if error.get("retryable") and counted_attempts(session, job.id) < job.max_attempts:
         queue_job(session, job)
         return
@@ -183,17 +191,21 @@ def fail_attempt(
 def release_attempt(session: Session, claim: Claim, *, to: JobState) -> None:
     """Give the attempt back in order: to QUEUED on shutdown, PAUSED on pause, CANCELLED on cancel.
 
+    What a person asked for meanwhile comes first: a shutdown never forgets a cancel.
+
     Raises:
         LeaseLost: somebody else owns the job by now.
     """
     hold_lease(session, claim)
-    closed = AttemptState.CANCELLED if to == JobState.CANCELLED else AttemptState.RELEASED
-    _close(session, claim.attempt_id, closed)
     job = get_job(session, claim.job_id, lock=True)
+    cancelled = to == JobState.CANCELLED or job.cancel_requested
+    _close(session, claim.attempt_id, AttemptState.CANCELLED if cancelled else AttemptState.RELEASED)
+    if _grant_wish(session, job, claim.attempt_id):
+        return
     if to == JobState.QUEUED:
         queue_job(session, job)
     else:
-        change_state(session, job, to, attempt_id=claim.attempt_id, cancel_requested=False, pause_requested=False)
+        change_state(session, job, to, attempt_id=claim.attempt_id)
 
 
 def lose_attempt(session: Session, attempt: Attempt, why: str, **values: Any) -> bool:
@@ -217,11 +229,9 @@ def lose_attempt(session: Session, attempt: Attempt, why: str, **values: Any) ->
     record_event(
         session, job, "worker_lost", attempt_id=attempt.id, payload={"message": why, "worker_id": attempt.worker_id}
     )
-    if job.cancel_requested:
-        change_state(session, job, JobState.CANCELLED, attempt_id=attempt.id, cancel_requested=False)
-    elif job.pause_requested:
-        change_state(session, job, JobState.PAUSED, attempt_id=attempt.id, pause_requested=False)
-    elif counted_attempts(session, job.id) < job.max_attempts:
+    if _grant_wish(session, job, attempt.id):
+        return True
+    if counted_attempts(session, job.id) < job.max_attempts:
         queue_job(session, job)
     else:
         error = {
@@ -245,6 +255,14 @@ def counted_attempts(session: Session, job_id: str) -> int:
     """Attempts that count toward ``max_attempts``: failed or lost ones; released ones do not."""
     states = session.scalars(select(Attempt.state).where(Attempt.job_id == job_id)).all()
     return sum(state in (AttemptState.FAILED, AttemptState.LOST) for state in states)
+
+
+def _grant_wish(session: Session, job: Job, attempt_id: str) -> bool:
+    """Cancel or pause a running job whose attempt has ended, if a person had asked for it."""
+    if not (job.cancel_requested or job.pause_requested):
+        return False
+    to = JobState.CANCELLED if job.cancel_requested else JobState.PAUSED
+    return change_state(session, job, to, attempt_id=attempt_id, cancel_requested=False, pause_requested=False)
 
 
 def _close(session: Session, attempt_id: str, state: AttemptState, **values: Any) -> None:

@@ -48,24 +48,15 @@ CONFIGS: list[dict[str, Any]] = [
     for b in (2, 3, 4)
     for r in (0, 8, 32)
 ] + [{"b_q": b, "rank": 0, "factor_bits": 4, "codebook": "rtn", "seed": 0, "iterations": 5} for b in (2, 3, 4)]
-STEPS = [
-    ("calibrate", "calibrate", 0),
-    ("sensitivity", "sensitivity", 0),
-    ("gate:0:sensitivity", "gate", 0),
-    ("sweep", "sweep", 1),
-    ("gate:1", "gate", 1),
-    ("fit", "fit", 2),
-    ("gate:2", "gate", 2),
-    ("allocate:optimal", "allocate", 3),
-    ("allocate:uniform", "allocate", 3),
-    ("gate:3", "gate", 3),
-    ("compress:optimal", "compress", 4),
-    ("compress:uniform", "compress", 4),
-    ("evaluate:original:stdlib", "evaluate", 4),
-    ("evaluate:optimal:stdlib", "evaluate", 4),
-    ("evaluate:uniform:stdlib", "evaluate", 4),
-    ("gate:4", "gate", 4),
-]
+_BY_PHASE = {
+    0: "calibrate sensitivity gate:0:sensitivity",
+    1: "sweep gate:1",
+    2: "fit gate:2",
+    3: "allocate:optimal allocate:uniform gate:3",
+    4: "compress:optimal compress:uniform evaluate:original:std evaluate:optimal:std evaluate:uniform:std gate:4",
+}
+#: (step, phase); a step's kind is its first word
+STEPS = [(step, phase) for phase, steps in _BY_PHASE.items() for step in steps.split()]
 PPL = {"original": 9.62, "optimal": 12.31, "uniform": 13.04}
 
 
@@ -88,7 +79,7 @@ class Filler:
     """Writes studies into a database."""
 
     database: Database
-    n_layers: int = 4
+    n_layers: int = 2
     jobs: dict[str, str] = field(default_factory=dict)
 
     def model(self, session: Session, name: str = "demo-5m") -> Model:
@@ -121,16 +112,9 @@ class Filler:
 
     def worker(self, session: Session) -> Worker:
         worker = Worker(
-            id=new_id("wrk"),
-            name=new_id("worker"),
-            hostname="host",
-            pid=1,
-            device="cpu",
-            device_kind="cpu",
-            state="up",
-            heartbeat_at=utc_now(),
-            versions={},
+            id=new_id("wrk"), name=new_id("worker"), hostname="host", pid=1, device="cpu", device_kind="cpu"
         )
+        worker.state, worker.heartbeat_at, worker.versions = "up", utc_now(), {}
         session.add(worker)
         session.flush()
         return worker
@@ -144,9 +128,10 @@ class Filler:
             session.add(study)
             session.flush()
             start = utc_now() - timedelta(minutes=9)
-            names = [step for step, _, _ in STEPS]
+            names = [step for step, _ in STEPS]
             now = names.index(upto) if upto else len(names)
-            for position, (step, kind, phase) in enumerate(STEPS):
+            for position, (step, phase) in enumerate(STEPS):
+                kind = step.split(":")[0]
                 state = "succeeded" if position < now else "running" if position == now else "waiting"
                 job = Job(id=new_id("job"), kind=kind, state=state, study_id=study.id, step=step, phase=phase)
                 job.position, job.params = position, {"model_id": model.id}

@@ -80,13 +80,13 @@ def test_heatmap_fills_while_the_sweep_runs(open_tab: OpenTab, filler: Any) -> N
     tab = open_tab(f"/studies/{study}")
     figure = tab.page.locator("#figure-errors")
     expect(figure.locator(DRAWN)).to_have_count(1, timeout=SLOW)
-    expect(figure.locator("[data-caption]")).to_contain_text("252 of 336 cells are hatched")
+    expect(figure.locator("[data-caption]")).to_contain_text("126 of 168 cells are hatched")
     figure.locator("summary").click()
     filler.measure(0.75)
-    filler.progress("sweep", 252, 336, 20.0)
-    expect(figure.locator("[data-caption]")).to_contain_text("84 of 336 cells are hatched", timeout=SLOW)
+    filler.progress("sweep", 126, 168, 20.0)
+    expect(figure.locator("[data-caption]")).to_contain_text("42 of 168 cells are hatched", timeout=SLOW)
     # the open table follows
-    expect(figure.locator("td.missing")).to_have_count(84, timeout=SLOW)
+    expect(figure.locator("td.missing")).to_have_count(42, timeout=SLOW)
     assert int(figure.locator(DRAWN).get_attribute("data-drawn") or 0) <= 3
     tab.check()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import insert, inspect, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -35,8 +35,10 @@ Cell = tuple[int, str, int, str]
 def insert_or_ignore(session: Session, table: type[Base], values: Mapping[str, Any]) -> bool:
     """Insert a row unless one with the same unique key is there; whether it was inserted."""
     make = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-    statement = make(table).values(**values).on_conflict_do_nothing()
-    return bool(session.execute(statement).rowcount)  # type: ignore[attr-defined]
+    key = inspect(table).primary_key
+    # RETURNING, not rowcount: drivers do not agree on the number of rows that an ignored insert counts
+    statement = make(table).values(**values).on_conflict_do_nothing().returning(*key)
+    return session.execute(statement).first() is not None
 
 
 def put_artefact(session: Session, kind: str, uri: str, nbytes: int, **values: Any) -> str:

@@ -1,0 +1,111 @@
+"""Migrations up, down and up again; the schema that they make is the one that the tables declare; views stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect, text
+
+import results_db.tables  # noqa: F401 - completes the metadata
+from results_db import Database
+from results_db.base import Base
+from results_db.migrate import downgrade, upgrade
+from results_db.queue.submit import submit_job
+from results_db.states import JobKind
+from results_db.tables import Job
+from results_db.views import VIEWS
+
+#: the public contract: columns are only ever added, at the end
+COLUMNS = {
+    "errors": (
+        "id model layer_idx projection expert_idx b_q rank factor_bits_l factor_bits_r codebook "
+        "calibration_weighted_error normalized_mse raw_mse nbytes bits_per_weight out_features in_features seconds "
+        "config_hash calibration_id model_id sweep_id numerics_version device_kind created_at"
+    ),
+    "sensitivities_overview": (
+        "id model layer_idx projection expert_idx method sensitivity kl kl_se anchor_error anchor_config_hash "
+        "n_sequences n_tokens calibration_id model_id created_at"
+    ),
+    "jobs_overview": ("id kind state study step phase study_id created_at started_at finished_at attempts priority"),
+    "attempts_overview": (
+        "id job_id kind step number state worker device started_at finished_at exit_code signal peak_rss_bytes "
+        "peak_gpu_bytes"
+    ),
+    "fits_overview": (
+        "id model form metric codebook n_observations r2 r2_log cv_error calibration_id model_id created_at"
+    ),
+    "allocations_overview": (
+        "id model study name kind objective scope budget_bytes total_bytes matrix_bytes fixed_bytes bits_per_weight "
+        "objective_value lower_bound optimal shadow_price n_distinct_configs model_id study_id created_at"
+    ),
+    "evaluations_overview": (
+        "id model allocation task dataset split metric value ci_low ci_high nll bits_per_byte n_items n_tokens "
+        "actual_bytes compression_id model_id created_at"
+    ),
+    "gates_overview": (
+        "id study phase name verdict value threshold ci_low ci_high unit explanation fallback needed_samples study_id "
+        "created_at"
+    ),
+}
+
+
+@pytest.fixture
+def empty(empty_database_url: str) -> Iterator[Database]:
+    database = Database(empty_database_url)
+    yield database
+    database.dispose()
+
+
+def differences(database: Database) -> list[Any]:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "include_name": _no_views})
+        return list(compare_metadata(context, Base.metadata))
+
+
+def _no_views(name: str | None, kind: str, parents: Any) -> bool:
+    return not (kind == "table" and name in VIEWS)
+
+
+def test_the_migrated_schema_is_the_declared_one(empty: Database) -> None:
+    upgrade(empty)
+    assert differences(empty) == []
+
+
+def test_up_down_up(empty: Database) -> None:
+    upgrade(empty)
+    first = set(inspect(empty.engine).get_table_names())
+    assert first == set(Base.metadata.tables) | {"alembic_version"}
+    downgrade(empty, "base")
+    assert set(inspect(empty.engine).get_table_names()) <= {"alembic_version"}
+    assert inspect(empty.engine).get_view_names() == []
+    upgrade(empty)
+    assert set(inspect(empty.engine).get_table_names()) == first
+    assert differences(empty) == []
+
+
+def test_an_upgrade_keeps_what_is_there(empty: Database) -> None:
+    upgrade(empty)
+    with empty.write() as session:
+        job_id = submit_job(session, JobKind.FETCH, {"model_id": "mod_1"}).id
+    upgrade(empty)
+    with empty.read() as session:
+        assert session.get_one(Job, job_id).params == {"model_id": "mod_1"}
+
+
+def test_views_have_their_columns(database: Database) -> None:
+    assert set(COLUMNS) <= set(VIEWS)
+    with database.engine.connect() as connection:
+        for name in VIEWS:
+            found = tuple(connection.execute(text(f"SELECT * FROM {name}")).keys())
+            promised = tuple(COLUMNS[name].split()) if name in COLUMNS else found
+            assert found[: len(promised)] == promised, name
+
+
+def test_the_query_of_the_issue_works(database: Database) -> None:
+    query = "SELECT layer_idx, projection, b_q, rank, calibration_weighted_error FROM errors WHERE b_q = 2"
+    with database.engine.connect() as connection:
+        assert connection.execute(text(query)).all() == []

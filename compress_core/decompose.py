@@ -36,7 +36,7 @@ __all__ = ["CompressedMatrix", "compress_matrix", "compress_prepared"]
 Progress = Callable[[float], None]
 
 #: κ by the coarser factor's bits
-_KAPPA = {4: 0.025, 8: 0.003, 16: 0.0006}
+_KAPPA = {4: 0.025, 8: 0.001, 16: 0.003}
 #: factor bits from which the alternation starts with L·R of W instead of with Q
 _FACTORS_FIRST_BITS = 8
 #: row scales that are tried first, in steps of 2^(1/16) from the row's root mean square

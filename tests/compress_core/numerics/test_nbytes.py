@@ -16,9 +16,7 @@ def configs(limit: int) -> list[CompressionConfig]:
     for i, (book, bits) in enumerate([("e8", 2), ("e8", 3), ("e8", 4), ("scalar", 2), ("scalar", 5), ("scalar", 8)]):
         for j, rank in enumerate(ranks):
             factor_bits = (4, 8, 16, (4, 8), (16, 4))[(i + j) % 5]
-            out.append(
-                CompressionConfig(b_q=bits, rank=rank, factor_bits=factor_bits, codebook=book, iterations=1)
-            )
+            out.append(CompressionConfig(b_q=bits, rank=rank, factor_bits=factor_bits, codebook=book, iterations=1))
     return out
 
 

@@ -113,7 +113,7 @@ def report(rows: list[Row]) -> str:
         "# Decomposition on the CPU, beside the reference",
         "",
         "calibration_weighted_error on the raw H; reference = lowest record of CALDERA/QuIP# at that config.",
-        "Our bits count every stored byte (row scales and factor scales too), the reference's leave scales and signs out.",
+        "Our bits count every stored byte (scales too); the reference's leave scales and signs out.",
         "",
         f"Made by `benchmarks/decompose.py` on {datetime.datetime.now(datetime.UTC).date()}; "
         f"numerics version {NUMERICS_VERSION}, torch {torch.__version__}, Python {platform.python_version()}, "

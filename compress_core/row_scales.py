@@ -8,6 +8,8 @@ Shapes: O = out_features.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,7 @@ STEPS_PER_OCTAVE = 16
 ZERO_CODE = 255
 
 
+@lru_cache(maxsize=8)
 def _table(device: torch.device) -> Tensor:
     values = [2.0 ** (-code / STEPS_PER_OCTAVE) for code in range(ZERO_CODE)]
     return torch.tensor([*values, 0.0], dtype=torch.float32, device=device)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from compress_core.codebooks import Codebook, get_codebook
 from compress_core.codebooks.e8 import e8p_table
 from compress_core.codebooks.rtn import rtn_codes, rtn_scales, rtn_values
@@ -52,7 +53,7 @@ def test_codes_round_trip_exactly(name: str, bits: int, source: str) -> None:
     assert parts.shape == (book.stages, *x.shape)
     assert codes.shape == (x.shape[0], len(book.code_bits))
     assert sum(book.code_bits) == bits * book.block
-    assert all(0 <= c.min() and c.max() < 2**n for c, n in zip(codes.T, book.code_bits, strict=True))
+    assert all(c.min() >= 0 and c.max() < 2**n for c, n in zip(codes.T, book.code_bits, strict=True))
     assert torch.equal(book.decode(codes), parts.sum(0))
     assert torch.equal(book.encode(x), codes)
 

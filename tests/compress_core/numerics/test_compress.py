@@ -1,12 +1,14 @@
+import itertools
 import json
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from compress_core import CompressedMatrix, CompressionConfig, compress_matrix
 from compress_core.error_metrics import calibration_weighted_error, normalized_mse
 from compress_core.errors import Interrupted, NonFiniteValues, PackedFormatError, RankTooLarge
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 
 def error(w, h, config) -> float:
@@ -27,7 +29,7 @@ def test_more_bits_and_more_rank_mean_less_error(codebook: str, make_layer) -> N
 def test_scalar_goes_to_eight_bits(make_layer) -> None:
     w, h = make_layer(32, 48)
     errors = [error(w, h, CompressionConfig(b_q=b, codebook="scalar")) for b in range(2, 9)]
-    assert all(a > 2 * b for a, b in zip(errors, errors[1:], strict=False))
+    assert all(a > 2 * b for a, b in itertools.pairwise(errors))
 
 
 @pytest.mark.parametrize("codebook", ["e8", "scalar"])

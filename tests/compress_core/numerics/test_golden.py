@@ -8,6 +8,7 @@ import hashlib
 
 import pytest
 import torch
+
 from compress_core import NUMERICS_VERSION, CompressionConfig, compress_matrix, sweep_matrix
 from compress_core.codebooks import get_codebook
 

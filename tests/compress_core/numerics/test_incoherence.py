@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from compress_core.incoherence import (
     InputRotation,
     hadamard_matrix,

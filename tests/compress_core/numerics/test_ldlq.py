@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from compress_core.codebooks import get_codebook
 from compress_core.ldlq import ldlq, make_feedback, upper_root
 

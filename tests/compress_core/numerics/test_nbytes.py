@@ -3,6 +3,7 @@ import sys
 
 import pytest
 import torch
+
 from compress_core import CompressionConfig, compress_matrix
 from compress_core.errors import RankTooLarge
 from compress_core.nbytes import predicted_nbytes

@@ -1,9 +1,10 @@
 import pytest
 import torch
-from compress_core.packing import pack_bits, packed_nbytes, unpack_bits
-from compress_core.row_scales import ZERO_CODE, decode_row_scales, encode_row_scales, shifted
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from compress_core.packing import pack_bits, packed_nbytes, unpack_bits
+from compress_core.row_scales import ZERO_CODE, decode_row_scales, encode_row_scales, shifted
 
 
 @given(bits=st.integers(1, 16), count=st.integers(0, 200), seed=st.integers(0, 99))

@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
-from compress_core import CompressionConfig, sweep_matrix
 from safetensors import safe_open
+
+from compress_core import CompressionConfig, sweep_matrix
 
 
 @pytest.fixture(scope="module")

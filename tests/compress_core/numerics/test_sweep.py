@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from compress_core import CompressionConfig, compress_matrix, sweep_matrix
 from compress_core.error_metrics import calibration_weighted_error, normalized_mse, raw_mse, sqnr
 from compress_core.errors import Interrupted, RankTooLarge

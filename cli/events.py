@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -72,10 +73,12 @@ def follow(
     after: str | None = None,
     on_gap: Callable[[str], None] | None = None,
     patience_s: float = _PATIENCE_S,
+    over: threading.Event | None = None,
 ) -> Iterator[Event | None]:
     """Events of a stream until its event ``end``; None whenever it was opened or proved alive.
 
-    When it breaks it is opened again with Last-Event-ID, so nothing is missed; ``on_gap`` is told.
+    When it breaks it is opened again with Last-Event-ID, so nothing is missed; ``on_gap`` is told. Once ``over`` is set
+    nobody cares any more: it is not opened again.
 
     Raises:
         Unreachable: the server did not come back within ``patience_s``.
@@ -103,9 +106,13 @@ def follow(
             lost_at = _still_patient(lost_at, patience_s, error, api.url)
         else:
             lost_at = lost_at or time.monotonic()  # the server closed the stream: it is stopping
+        over = over or threading.Event()
+        if over.is_set():
+            return
         if on_gap is not None:
             on_gap("the event stream broke off: opening it again")
-        time.sleep(_PAUSE_S)
+        if over.wait(_PAUSE_S):
+            return
 
 
 def _still_patient(lost_at: float | None, patience_s: float, error: Exception, url: str) -> float:

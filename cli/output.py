@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -16,12 +17,18 @@ from rich.text import Text
 
 def out() -> Console:
     """Where results go. Made at each use: tests and pipes change the stream underneath."""
-    return Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+    return _console(sys.stdout)
 
 
 def err() -> Console:
     """Where progress and messages go."""
-    return Console(file=sys.stderr, highlight=False, soft_wrap=not sys.stderr.isatty())
+    return _console(sys.stderr)
+
+
+def _console(stream: TextIO) -> Console:
+    """As wide as the terminal; a file or pipe has no width, so nothing is folded there unless COLUMNS says so."""
+    width = None if stream.isatty() or "COLUMNS" in os.environ else 200
+    return Console(file=stream, highlight=False, soft_wrap=not stream.isatty(), width=width)
 
 
 def say(message: str) -> None:

@@ -13,7 +13,7 @@ from cli.watch.presenters import VERDICT_STYLES
 
 
 def gate_table(gates: Sequence[Mapping[str, Any]]) -> Table:
-    """One row a gate: what was asked, what was found, what it means."""
+    """One row a gate: what was found, what the plan asks for, what that means."""
     rows = [
         (
             str(gate["phase"]),
@@ -21,11 +21,24 @@ def gate_table(gates: Sequence[Mapping[str, Any]]) -> Table:
             Text(gate["verdict"], style=VERDICT_STYLES.get(gate["verdict"], "")),
             _value(gate),
             "–" if gate["threshold"] is None else f"{gate['threshold']:.4g}",
-            gate["explanation"],
         )
-        for gate in sorted(gates, key=lambda gate: (gate["phase"], gate["id"]))
+        for gate in _in_order(gates)
     ]
-    return table(("phase", "gate", "verdict", "value", "threshold", "explanation"), rows, title="Gates")
+    return table(("phase", "gate", "verdict", "value [95 % interval]", "threshold"), rows, title="Gates")
+
+
+def gate_remarks(gates: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each gate that is not a GO: why, and what the plan does then."""
+    remarks = []
+    for gate in _in_order(gates):
+        if gate["verdict"] != "GO":
+            fallback = f" The plan then: {gate['fallback']}" if gate["verdict"] == "NO-GO" and gate["fallback"] else ""
+            remarks.append(f"{gate['phase']} {gate['name']}: {gate['explanation']}{fallback}")
+    return remarks
+
+
+def _in_order(gates: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return sorted(gates, key=lambda gate: (gate["phase"], gate["id"]))
 
 
 def headline_tables(headline: Mapping[str, Any]) -> list[Table]:
@@ -35,7 +48,10 @@ def headline_tables(headline: Mapping[str, Any]) -> list[Table]:
 
 def headline_sentences(headline: Mapping[str, Any]) -> list[str]:
     """One sentence a budget: does optimal beat the best uniform at no more bytes, and by how much?"""
-    return [_sentence(entry) for entry in _entries(headline)]
+    return [
+        entry.get("sentence") or "Optimal and uniform were not both evaluated: there is nothing to compare."
+        for entry in _entries(headline)
+    ]
 
 
 def _entries(headline: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -64,23 +80,6 @@ def _headline_table(entry: Mapping[str, Any]) -> Table:
     for column in shown.columns[1:]:
         column.justify = "right"
     return shown
-
-
-def _sentence(entry: Mapping[str, Any]) -> str:
-    compared = entry.get("optimal_vs_uniform")
-    if not compared or compared.get("relative_ppl_change") is None:
-        return "Optimal and uniform were not both evaluated: there is nothing to compare."
-    change, low, high = (compared[key] for key in ("relative_ppl_change", "low", "high"))
-    interval = f"95 % interval {low:+.2%} to {high:+.2%}, {compared['n_windows']} windows, paired"
-    match compared["verdict"]:
-        case "optimal is better":
-            return f"Optimal beats the best uniform at no more bytes: perplexity {change:+.2%} ({interval})."
-        case "optimal is worse" | "worse":
-            return f"Optimal does NOT beat the best uniform at no more bytes: perplexity {change:+.2%} ({interval})."
-    return (
-        "Optimal does not measurably beat the best uniform at no more bytes: "
-        f"perplexity {change:+.2%}, not distinguishable from no change ({interval})."
-    )
 
 
 def _value(gate: Mapping[str, Any]) -> str:

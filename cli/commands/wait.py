@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from cli.api import Api
 from cli.options import JsonOption, ServerOption, connect
 from cli.output import out, print_json, say
-from cli.tables import gate_table, headline_sentences, headline_tables
+from cli.tables import gate_remarks, gate_table, headline_sentences, headline_tables
 from cli.watch.follow import wait_for
 from cli.watch.presenters import presenter
 from cli.watch.snapshot import Snapshot
@@ -69,12 +70,15 @@ def report(snapshot: Snapshot) -> None:
     if study.get("gates"):
         console.print(gate_table(study["gates"]))
         console.print()
+        for remark in gate_remarks(study["gates"]):
+            console.print(Text(remark))
+        console.print()
     if study.get("headline"):
         for shown in headline_tables(study["headline"]):
             console.print(shown)
             console.print()
         for sentence in headline_sentences(study["headline"]):
-            console.print(sentence)
+            console.print(Text(sentence, style="bold"))
     if study["state"] != "succeeded":
         reason = f": {study['reason']}" if study.get("reason") else ""
-        console.print(f"The study {study['state']}{reason}", style="bold red", markup=False)
+        console.print(Text(f"The study is {study['state']}{reason}", style="bold red"))

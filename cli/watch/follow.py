@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Protocol
 
 from cli.api import Api
@@ -41,11 +42,14 @@ def wait_for(
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     rings: queue.Queue[Exception | None] = queue.Queue()
-    with presenter:
+    over = threading.Event()
+    with ExitStack() as held:
+        held.enter_context(presenter)
+        held.callback(over.set)
         snapshot = take(api, id_)
         presenter.show(snapshot)
         if poll_s is None and not snapshot.finished:
-            _listen(api, id_, rings, presenter.note)
+            _listen(api, id_, rings, presenter.note, over)
         last_look = time.monotonic()
         while not snapshot.finished:
             if deadline is not None and time.monotonic() > deadline:
@@ -63,13 +67,19 @@ def wait_for(
     return snapshot
 
 
-def _listen(api: Api, id_: str, rings: queue.Queue[Exception | None], note: Callable[[str], None]) -> None:
-    """Put a ring into the queue for each event, and the error with which the stream ended for good."""
+def _listen(
+    api: Api, id_: str, rings: queue.Queue[Exception | None], note: Callable[[str], None], over: threading.Event
+) -> None:
+    """Put a ring into the queue for each event, and the error with which the stream ended for good.
+
+    The stream has a client of its own: the caller may close its one while the thread still reads.
+    """
 
     def run() -> None:
         try:
-            for _event in follow(api, f"{path_of(id_)}/events", on_gap=note):
-                rings.put(None)
+            with Api(api.url) as own:
+                for _event in follow(own, f"{path_of(id_)}/events", on_gap=note, over=over):
+                    rings.put(None)
         except CliError as error:
             rings.put(error)
 

@@ -63,7 +63,7 @@ class _Steps:
         for job in snapshot.jobs:
             if job["state"] in FINISHED and job["id"] not in self._told:
                 self._told.add(job["id"])
-                self.console.print(_finished_line(job))
+                self.console.print(_finished_line(job, max(len(_name(other)) for other in snapshot.jobs)))
 
     def note(self, message: str) -> None:
         self.console.print(Text(message, style="yellow"))
@@ -147,9 +147,9 @@ def _overall_text(snapshot: Snapshot) -> str:
     return "time to go not known yet" if left is None else f"about {duration(left)} to go"
 
 
-def _finished_line(job: dict[str, Any]) -> Text:
+def _finished_line(job: dict[str, Any], width: int) -> Text:
     mark, style = _MARKS[job["state"]]
-    line = Text.assemble("  ", (mark, style), f" {_name(job):<34} ")
+    line = Text.assemble("  ", (mark, style), f" {_name(job):<{width}} ")
     if job["state"] != "succeeded":
         return line.append(f"{job['state']}{_reason(job)}", style=style)
     line.append(f"{duration(seconds_of(job)):>10}  ")

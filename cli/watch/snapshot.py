@@ -23,7 +23,8 @@ class Snapshot:
 
     @property
     def finished(self) -> bool:
-        return self.row["state"] != "running" if self.noun == "study" else self.row["state"] in FINISHED
+        # a study that was stopped or cancelled has its headline only when its last job has ended
+        return self.row["finished_at"] is not None if self.noun == "study" else self.row["state"] in FINISHED
 
     @property
     def exit_code(self) -> ExitCode:

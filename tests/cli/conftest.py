@@ -1,11 +1,14 @@
-"""Helpers of the command line's tests: run a command in this process and see what a user would see."""
+"""Helpers of the command line's tests: run a command in this process, or a real stack beside it."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 
 from cli.main import app
 from cli.stack.plan import environment
+from cli.stack.record import StackRecord, running_stack
 from results_db.settings import Settings
 
 
@@ -28,6 +32,52 @@ class Outcome:
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+
+@dataclass(frozen=True)
+class RunningStack:
+    """A `bitbudget up` in a process of its own."""
+
+    process: subprocess.Popen[str]
+    folder: Path
+
+    @property
+    def var_dir(self) -> Path:
+        return self.folder / "var"
+
+    @property
+    def record(self) -> StackRecord:
+        record = running_stack(self.var_dir)
+        assert record is not None, "no stack runs"
+        return record
+
+
+@pytest.fixture(scope="session")
+def until() -> Callable[..., None]:
+    """Wait for a state, with a deadline."""
+
+    def wait(done: Callable[[], Any], within_s: float = 90.0) -> None:
+        deadline = time.monotonic() + within_s
+        while not done():
+            assert time.monotonic() < deadline, "it did not happen in time"
+            time.sleep(0.02)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def gone() -> Callable[[int], bool]:
+    """Whether a process has ended, be it reaped or not."""
+
+    def has_ended(pid: int) -> bool:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        stat = Path(f"/proc/{pid}/stat")
+        return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+
+    return has_ended
 
 
 @pytest.fixture
@@ -54,15 +104,15 @@ def bitbudget(
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def start_cli() -> Callable[..., subprocess.Popen[str]]:
     """Start ``python -m cli …`` as a process of its own, in a folder of its own."""
 
-    def start(*arguments: str, var_dir: Path, **extra: str) -> subprocess.Popen[str]:
-        env = environment(Settings(var_dir=var_dir, port=0)) | extra
+    def start(*arguments: str, folder: Path, **extra: str) -> subprocess.Popen[str]:
+        env = environment(Settings(var_dir=folder / "var", port=0)) | extra
         return subprocess.Popen(
             [sys.executable, "-m", "cli", *arguments],
-            cwd=var_dir.parent,
+            cwd=folder,
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -70,3 +120,37 @@ def start_cli() -> Callable[..., subprocess.Popen[str]]:
         )
 
     return start
+
+
+@pytest.fixture(scope="session")
+def start_stack(
+    start_cli: Callable[..., subprocess.Popen[str]], until: Callable[..., None]
+) -> Callable[..., RunningStack]:
+    """Start `bitbudget up` on a free port and wait until it is ready."""
+
+    def start(folder: Path, **extra: str) -> RunningStack:
+        process = start_cli("up", folder=folder, **extra)
+        stack = RunningStack(process, folder)
+
+        def ready() -> bool:
+            record = running_stack(stack.var_dir)
+            return process.poll() is not None or (record is not None and record.ready)
+
+        until(ready)
+        if process.poll() is not None:
+            pytest.fail(f"the stack did not start: {process.communicate()}")
+        return stack
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def stack(start_stack: Callable[..., RunningStack], repo: Path) -> Iterator[RunningStack]:
+    """One stack for all tests that leave it as they found it. Model roots: its folder and what lies beside the
+    checkout."""
+    with tempfile.TemporaryDirectory(prefix="bb-") as folder:
+        roots = os.pathsep.join([folder, str(repo.parent)])
+        running = start_stack(Path(folder), BITBUDGET_MODEL_ROOTS=roots)
+        yield running
+        running.process.terminate()
+        running.process.communicate(timeout=90)

@@ -1,0 +1,149 @@
+"""Commands against a real stack, on the real small model that the tests share."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.xdist_group("stack")
+
+
+@pytest.fixture
+def run(bitbudget: Callable, stack, monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """``bitbudget …`` with the session's stack as its server."""
+    monkeypatch.setenv("BITBUDGET_SERVER", stack.record.url)
+    return bitbudget
+
+
+@pytest.fixture
+def model(shared_data: Path) -> str:
+    return str(shared_data / "models" / "stories260K")
+
+
+@pytest.fixture
+def text(shared_data: Path) -> str:
+    return str(shared_data / "tinystories" / "tinystories_val.txt")
+
+
+def test_no_server_is_exit_code_3_with_the_cure(bitbudget: Callable) -> None:
+    outcome = bitbudget("jobs", "list")
+    assert outcome.code == 3
+    assert "no bitbudget server answers at http://127.0.0.1:9" in outcome.err
+    assert "bitbudget up" in outcome.err
+    as_json = json.loads(bitbudget("jobs", "list", "--json").err)
+    assert as_json["error"]["exit_code"] == 3
+
+
+@pytest.mark.parametrize("command", ["up", "down", "demo", "submit", "wait", "tail", "sql"])
+def test_every_help_has_an_example(bitbudget: Callable, command: str) -> None:
+    outcome = bitbudget(command, "--help")
+    assert outcome.code == 0
+    assert f"bitbudget {command}" in outcome.out.partition("Example")[2]
+
+
+def test_help_documents_the_exit_codes(bitbudget: Callable) -> None:
+    told = bitbudget("--help").out
+    assert "4    a NO-GO stopped the study" in told
+
+
+@pytest.mark.parametrize("arguments", [("nosuch",), ("sql", "--bad"), ("jobs", "cancel"), ("wait",)])
+def test_wrong_usage_is_exit_code_2(bitbudget: Callable, arguments: tuple[str, ...]) -> None:
+    assert bitbudget(*arguments).code == 2
+
+
+def test_a_bad_variable_is_named(bitbudget: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITBUDGET_PORT", "eighty")
+    outcome = bitbudget("jobs", "list")
+    assert outcome.code == 2
+    assert "BITBUDGET_PORT" in outcome.err
+
+
+def test_submit_of_neither_file_nor_kind(run: Callable) -> None:
+    assert "neither a file nor a kind" in run("submit", "swep").err
+    assert "there is no file missing.yaml" in run("submit", "missing.yaml").err
+
+
+def test_an_unknown_id_is_a_problem_in_words(run: Callable) -> None:
+    outcome = run("jobs", "show", "job_none")
+    assert outcome.code == 2
+    assert "(404)" in outcome.err
+    assert "job_none" in outcome.err
+    assert run("wait", "study_none").code == 2
+    assert run("tail", "job_none").code == 2
+
+
+def test_a_missing_model_is_refused_with_the_servers_words(run: Callable, tmp_path: Path) -> None:
+    outcome = run("submit", "model", "source=./no/such/model", "--json")
+    assert outcome.code == 2
+    problem = json.loads(outcome.err)["error"]["problem"]
+    assert problem["status"] in (403, 422)
+
+
+def test_a_study_with_a_mistake_names_the_field(run: Callable, tmp_path: Path, model: str) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text(f"name: x\nmodel: {{source: {model}}}\ngrid: {{b_q: [2], rank: [-1]}}\n")
+    outcome = run("submit", str(study))
+    assert outcome.code == 2
+    assert "rank" in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_a_sweep_from_submit_to_export(run: Callable, model: str, text: str, tmp_path: Path) -> None:
+    calibrate = run(
+        "submit", "calibrate", f"model={model}", "text.kind=file", f"text.path={text}",
+        "windows.length=32", "windows.count=2", "--wait", "--json",
+    )  # fmt: skip
+    assert (calibrate.code, calibrate.json["state"]) == (0, "succeeded")
+    calibration = calibrate.json["result"]["calibration_id"]
+
+    sweep = run(
+        "submit", "sweep", f"model={model}", f"calibration_id={calibration}",
+        "configs=[{b_q: 2, rank: 2}]", "matrices.layers=[0]", "matrices.projections=[q]", "--json",
+    )  # fmt: skip
+    job = sweep.json["id"]
+    waited = run("wait", job)
+    assert waited.code == 0
+    assert f"{job} succeeded" in waited.err
+
+    events = [json.loads(line) for line in run("tail", job, "--json").out.splitlines()]
+    assert [event["state"] for event in events if event["kind"] == "state"][-1] == "succeeded"
+    assert [event["id"] for event in events] == sorted(event["id"] for event in events)
+    later = run("tail", job, "--json", "--after", str(events[0]["id"])).out.splitlines()
+    assert [json.loads(line) for line in later] == events[1:]
+
+    assert job in run("jobs", "list", "--kind", "sweep").out
+    assert "Attempts" in run("jobs", "show", job).out
+
+    output = tmp_path / "measurements.csv"
+    told = run(
+        "export", "measurements", "--format", "csv", "-o", str(output), "--calibration", calibration, "--json"
+    ).json
+    assert told["nbytes"] == output.stat().st_size
+    rows = list(csv.DictReader(output.open()))
+    assert [(row["projection"], row["b_q"], row["rank"]) for row in rows] == [("q", "2", "2")]
+    assert not output.with_name("measurements.csv.part").exists()
+
+
+def test_cancel_twice_is_a_conflict_in_words(run: Callable, model: str, text: str) -> None:
+    sent = run(
+        "submit", "calibrate", f"model={model}", "text.kind=file", f"text.path={text}", "windows.seed=99", "--json"
+    )
+    job = sent.json["id"]
+    assert run("wait", job, "--timeout", "120").code == 0
+    outcome = run("jobs", "cancel", job)
+    assert outcome.code == 2
+    assert "(409)" in outcome.err
+
+
+def test_lists_that_are_empty_are_empty(run: Callable) -> None:
+    assert run("jobs", "list", "--state", "dead", "--json").json == []
+    assert isinstance(run("studies", "list", "--json").json, list)
+
+
+def test_sql_goes_to_the_running_stacks_database(bitbudget: Callable, stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BITBUDGET_VAR_DIR", str(stack.var_dir))
+    assert bitbudget("sql", "SELECT count(*) AS n FROM errors", "--json").code == 0

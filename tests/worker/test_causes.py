@@ -1,0 +1,78 @@
+"""Causes: the code, the retry, the words."""
+
+from __future__ import annotations
+
+import errno
+import json
+from typing import Any
+
+import pytest
+import torch
+from rq.timeouts import JobTimeoutException
+from sqlalchemy.exc import OperationalError
+
+from compress_core.errors import CheckpointError, NonFiniteValues, OutOfMemory
+from results_db.errors import NotFound, PathNotAllowed
+from worker.causes import describe, naming
+from worker.errors import MissingInput
+
+
+def cause(error: BaseException, attempt_number: int = 1) -> dict[str, Any]:
+    try:
+        raise error
+    except BaseException as raised:  # noqa: BLE001 - any error has a cause
+        return describe(raised, attempt_number=attempt_number)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "retryable"),
+    [
+        (NonFiniteValues("NaN"), "non-finite-values", False),
+        (CheckpointError("truncated"), "invalid-checkpoint", False),
+        (OutOfMemory("no room"), "out-of-memory", True),
+        (MemoryError(), "out-of-memory", True),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out-of-memory", True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out-of-memory", True),
+        (RuntimeError("shapes differ"), "unexpected-error", False),
+        (MissingInput("no calibration"), "missing-input", False),
+        (NotFound("model", "m"), "database-refused", False),
+        (PathNotAllowed("/x", ["/y"]), "database-refused", False),
+        (JobTimeoutException("too long"), "timeout", False),
+        (OSError(errno.ENOSPC, "No space left on device"), "disk-full", False),
+        (OSError(errno.EACCES, "Permission denied"), "unexpected-error", False),
+        (OperationalError("SELECT 1", {}, Exception("gone")), "database-unavailable", True),
+        (KeyError("x"), "unexpected-error", False),
+    ],
+)
+def test_codes(error: BaseException, code: str, retryable: bool) -> None:
+    described = cause(error)
+    assert (described["code"], described["retryable"]) == (code, retryable)
+    assert described["message"]
+    assert type(error).__name__ in described["type"]
+    assert "Traceback" in described["traceback"]
+    json.dumps(described)
+
+
+def test_out_of_memory_is_retried_once() -> None:
+    assert cause(MemoryError(), 1)["retryable"]
+    assert not cause(MemoryError(), 2)["retryable"]
+
+
+def test_an_error_says_what_it_was_about() -> None:
+    def damaged() -> None:
+        with naming("model tiny"), naming("matrix 3.down"):
+            raise NonFiniteValues("NaN in the weight")
+
+    with pytest.raises(NonFiniteValues) as caught:
+        damaged()
+    assert describe(caught.value, attempt_number=1)["message"] == "model tiny: matrix 3.down: NaN in the weight"
+
+
+def test_no_nul_reaches_postgresql() -> None:
+    assert cause(ValueError("a\x00b"))["message"] == "a\\0b"
+
+
+def test_a_long_traceback_keeps_its_end() -> None:
+    described = cause(ValueError("x" * 50_000 + "the end"))
+    assert len(described["traceback"]) <= 20_000
+    assert described["traceback"].rstrip().endswith("the end")

@@ -1,0 +1,76 @@
+"""The worker's row, and what dead workers of this machine leave behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from results_db import Database
+from results_db.queue.lease import claim_attempt
+from results_db.queue.submit import submit_job
+from results_db.states import AttemptState, JobKind
+from results_db.tables import Attempt, Worker
+from worker.device import CPU
+from worker.registration import ProcessId, bury_the_dead, register, touch
+
+
+def claimed(database: Database, worker_id: str) -> str:
+    """A running attempt of a worker."""
+    with database.write() as session:
+        job = submit_job(session, JobKind.SWEEP, {})
+        attempt_id = session.scalars(select(Attempt.id).where(Attempt.job_id == job.id)).one()
+        assert claim_attempt(session, attempt_id, worker_id=worker_id, lease_s=45)
+    return attempt_id
+
+
+def state(database: Database, attempt_id: str) -> str:
+    with database.read() as session:
+        return session.get_one(Attempt, attempt_id).state
+
+
+@pytest.mark.parametrize(
+    ("change", "buried"),
+    [
+        ({}, False),
+        ({"pid": 2**22 + 1}, True),
+        ({"started": 1}, True),
+        ({"boot_id": "another machine", "pid": 2**22 + 1}, False),
+        ({"pid_namespace": "pid:[1]", "pid": 2**22 + 1}, False),
+    ],
+    ids=["alive", "gone", "its number was given away", "another machine", "another container"],
+)
+def test_only_what_is_surely_dead_is_buried(database: Database, change: dict[str, Any], buried: bool) -> None:
+    worker_id = register(database, "one", CPU)
+    attempt_id = claimed(database, worker_id)
+    with database.write() as session:
+        row = session.get_one(Worker, worker_id)
+        row.versions = row.versions | {"process": row.versions["process"] | change}
+    assert bury_the_dead(database) == int(buried)
+    assert state(database, attempt_id) == (AttemptState.LOST if buried else AttemptState.RUNNING)
+    assert bury_the_dead(database) == 0
+    with database.read() as session:
+        assert session.get_one(Worker, worker_id).state == ("down" if buried else "up")
+
+
+def test_a_worker_that_left_in_order(database: Database) -> None:
+    worker_id = register(database, "one", CPU)
+    touch(database, worker_id, state="down")
+    with database.read() as session:
+        row = session.get_one(Worker, worker_id)
+    assert (row.state, row.pid, row.device_kind) == ("down", os.getpid(), "cpu")
+
+
+def test_process_ids() -> None:
+    me = ProcessId.of(os.getpid())
+    assert me is not None
+    assert me == ProcessId.of(os.getpid())
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    other = ProcessId.of(child.pid)
+    assert other is None or other != me
+    child.wait()
+    assert ProcessId.of(child.pid) is None

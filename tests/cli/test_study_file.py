@@ -58,7 +58,7 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str, says: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CliError, match="cannot read .*nowhere.yaml"):
+    with pytest.raises(CliError, match=r"cannot read .*nowhere\.yaml"):
         load_study(tmp_path / "nowhere.yaml")
 
 
@@ -77,5 +77,5 @@ def test_what_is_no_assignment_is_refused(text: str) -> None:
 
 
 def test_a_path_through_a_number_is_refused() -> None:
-    with pytest.raises(CliError, match="cannot set a.b"):
+    with pytest.raises(CliError, match=r"cannot set a\.b"):
         set_value({"a": 1}, "a.b", 2)

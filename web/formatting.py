@@ -24,6 +24,12 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{value:.{decimals}f}".replace("-", _MINUS)
 
 
+def short(value: float | None, digits: int = 4) -> str:
+    """``number`` without the zeros at its end, for thresholds and counts: 3, 0.7, 23.16."""
+    text = number(value, digits)
+    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
+
+
 def percent(fraction: float | None, digits: int = 2) -> str:
     """A signed percentage of a fraction: 0.0123 → +1.23 %."""
     if fraction is None or not math.isfinite(fraction):
@@ -50,7 +56,8 @@ def duration(seconds: float | None) -> str:
     """4.2 s, 3 min 20 s, 2 h 05 min."""
     if seconds is None or not math.isfinite(seconds):
         return NOTHING
-    seconds = max(0.0, seconds)
+    if seconds < 0.05:
+        return "< 0.1 s"
     if seconds < 10:
         return f"{seconds:.1f} s"
     total = round(seconds)

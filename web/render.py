@@ -50,7 +50,18 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("number", "percent", "count", "size", "duration", "between", "moment", "interval", "config_label"):
+    for name in (
+        "number",
+        "short",
+        "percent",
+        "count",
+        "size",
+        "duration",
+        "between",
+        "moment",
+        "interval",
+        "config_label",
+    ):
         environment.filters[name] = getattr(formatting, name)
     environment.filters["pretty"] = _pretty
     environment.filters["tone"] = lambda word: TONES.get(word, ("quiet", "circle"))[0]

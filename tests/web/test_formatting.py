@@ -29,6 +29,13 @@ def test_number(value: float | None, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "text"), [(3.0, "3"), (0.7, "0.7"), (60.0, "60"), (23.159, "23.16"), (1e-5, "1.000e−5"), (None, "–")]
+)
+def test_short(value: float | None, text: str) -> None:
+    assert formatting.short(value) == text
+
+
+@pytest.mark.parametrize(
     ("nbytes", "text"),
     [(17_550_000_000, "17.550 GB"), (3_440_128, "3.440 MB"), (2_048, "2.0 kB"), (12, "12 B"), (None, "–")],
 )
@@ -38,7 +45,7 @@ def test_size_is_decimal(nbytes: int | None, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(4.21, "4.2 s"), (59.7, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (-1, "0.0 s"), (None, "–")],
+    [(4.21, "4.2 s"), (59.7, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (0, "< 0.1 s"), (None, "–")],
 )
 def test_duration(seconds: float | None, text: str) -> None:
     assert formatting.duration(seconds) == text

@@ -44,7 +44,6 @@ def test_study_page_has_phases_gates_and_headline(client: TestClient, filler: An
     for verdict in ("GO", "NO-GO", "NOT DECIDABLE"):
         assert f"</svg>{verdict}</span>" in html
     assert "[4.100, 6.900]" in html
-    assert "240 samples would decide it." in html
     assert "Fallback: Re-examine the error model." in html
     assert "optimal is better" in html
     assert html.count("<figure ") == html.count("<details><summary>Table") == 5

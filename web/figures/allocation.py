@@ -47,10 +47,13 @@ def allocation_figure(chosen: Sequence[ChosenConfig]) -> Figure:
         return Figure("allocation", title, "Nothing is allocated yet: the fit comes first.", title, table)
     said = "; ".join(_summary(name, chosen) for name in in_order(c.allocation for c in chosen))
     alt = f"Grid of configs, layer by projection, one panel an allocation. {said}."
+    caption = "Colour: bits a weight; cells: b_q and rank."
+    if len({c.allocation for c in chosen}) <= 2:
+        caption += f" {said}."
     return Figure(
         "allocation",
         title,
-        f"Colour: bits a weight; cells: b_q and rank. {said}.",
+        caption,
         alt,
         table,
         _spec(chosen, alt),

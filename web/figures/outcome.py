@@ -92,7 +92,7 @@ def _spec(outcomes: Sequence[Outcome], alt: str) -> dict[str, object]:
     ppl_axis = {"title": "perplexity (log scale)", "tickCount": 5, "format": "~r", "grid": True}
     ppl_x = {"type": "quantitative", "scale": {"type": "log", "nice": False, "padding": 12}, "axis": ppl_axis}
     perplexity = {
-        "width": 250,
+        "width": 205,
         "height": {"step": 26},
         "layer": [
             {
@@ -106,9 +106,9 @@ def _spec(outcomes: Sequence[Outcome], alt: str) -> dict[str, object]:
         ],
     }
     bare_y = y | {"axis": None}
-    bytes_x = {"field": "megabytes", "type": "quantitative", "axis": {"title": "MB on disk", "tickCount": 3}}
+    bytes_x = {"field": "megabytes", "type": "quantitative", "axis": {"title": "MB on disk", "tickCount": 2}}
     bytes_panel = {
-        "width": 130,
+        "width": 95,
         "height": {"step": 26},
         "layer": [
             {

@@ -44,7 +44,7 @@ _WIDE_STEPS = (-4, -2, 0, 2, 4, 7, 11)
 #: … and later, from the scale that was best
 _NARROW_STEPS = (-2, 0, 2)
 _FINAL_STEPS = (-3, -2, -1, 0, 1, 2, 3)
-#: refits of both factors in each outer iteration
+#: refits of R to the rounded L in each outer iteration
 _FACTOR_ROUNDS = 2
 #: iterations without progress after which the alternation stops
 _PATIENCE = 2

@@ -9,12 +9,14 @@ Shapes: O = out_features, I = in_features, r = rank. a_OI, s_II (H = S Sᵀ, low
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from compress_core.codebooks import get_codebook
+from compress_core.errors import NonFiniteValues
 from compress_core.ldlq import Feedback, ldlq, make_feedback, reciprocal
 
 #: columns beyond the rank in a subspace iteration
@@ -154,23 +156,29 @@ def fit_factors(
         feedback: factorisation of the (regularised) H for single columns.
         scale_O: scale of each row, as stored.
         start_Ik: start of the subspace iteration in whitened input coordinates, k ≥ rank columns.
-        rounds: how often both factors are refitted.
+        rounds: refits of R, unrounded, to L̂ before both are rounded; only the last rounding of R needs a column loop.
+
+    Raises:
+        NonFiniteValues: the factors overflowed.
     """
     image_OI = a_OI @ s_II
     directions_Ir = top_directions(image_OI, rank, start_Ik, rounds=2)
     left_Or, _ = torch.linalg.qr(image_OI @ directions_Ir)
     right_rI = left_Or.T @ a_OI
-    best: Factors | None = None
-    best_error = float("inf")
     for _ in range(rounds):
-        right = quantize_right(right_rI, bits_r, feedback)
-        whitened_rI = right.value @ s_II
-        gram_rr = _gram(whitened_rI)
-        left = quantize_left(_solve(gram_rr, whitened_rI @ image_OI.T).T, bits_l, gram_rr, scale_O)
-        scaled_Or = left.value * scale_O[:, None]
-        error = float((image_OI - scaled_Or @ whitened_rI).square().sum())
-        if error < best_error:
-            best, best_error = Factors(left, right, scale_O), error
+        scaled_Or = _quantized_left(right_rI, s_II, image_OI, bits_l, scale_O).value * scale_O[:, None]
         right_rI = _solve(_gram(scaled_Or.T), scaled_Or.T @ a_OI)
-    assert best is not None
-    return best, best_error
+    right = quantize_right(right_rI, bits_r, feedback)
+    left = _quantized_left(right.value, s_II, image_OI, bits_l, scale_O)
+    factors = Factors(left, right, scale_O)
+    error = float(((a_OI - factors.product_OI) @ s_II).square().sum())
+    if not math.isfinite(error):
+        raise NonFiniteValues("low-rank factors overflowed: the Hessian spans too many orders of magnitude")
+    return factors, error
+
+
+def _quantized_left(right_rI: Tensor, s_II: Tensor, image_OI: Tensor, bits: int, scale_O: Tensor) -> QuantizedFactor:
+    """L̂ of the least-squares answer to a given R: (A S)(R S)ᵀ ((R S)(R S)ᵀ)⁻¹, rounded."""
+    whitened_rI = right_rI @ s_II
+    gram_rr = _gram(whitened_rI)
+    return quantize_left(_solve(gram_rr, whitened_rI @ image_OI.T).T, bits, gram_rr, scale_O)

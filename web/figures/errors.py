@@ -50,8 +50,8 @@ def errors_figure(cells: Sequence[Cell]) -> Figure:
     )
     missing = len(cells) - len(measured)
     caption = (
-        f"Calibration-weighted error, tr(D H Dᵀ) / tr(W H Wᵀ), on a log scale: from {number(low, 3)} to {number(high, 3)}, "
-        f"a factor of {number(high / low, 3)}."
+        f"Calibration-weighted error, tr(D H Dᵀ) / tr(W H Wᵀ), on a log scale: "
+        f"from {number(low, 3)} to {number(high, 3)}, a factor of {number(high / low, 3)}."
     )
     if missing:
         caption += f" {missing} of {len(cells)} cells are hatched: not measured."

@@ -20,9 +20,9 @@ PortOption = Annotated[
 def up(port: PortOption = None) -> None:
     """Run Redis, the server and one worker until Ctrl-C.
 
-    The database is migrated first. Everything lives in ./var (BITBUDGET_VAR_DIR): the database, the logs, calibrations
-    and packed models. A program that dies is named with the end of its log and started again. A Redis or a PostgreSQL
-    of your own is used when BITBUDGET_REDIS_URL or BITBUDGET_DATABASE_URL name one.
+    The server brings the database to the newest schema. Everything lives in ./var (BITBUDGET_VAR_DIR): the database,
+    the logs, calibrations and packed models. A program that dies is named with the end of its log and started again. A
+    Redis or a PostgreSQL of your own is used when BITBUDGET_REDIS_URL or BITBUDGET_DATABASE_URL name one.
 
     \b
     Examples:

@@ -19,8 +19,6 @@ from cli.stack.ports import free_port
 from cli.stack.program import Program
 from cli.stack.record import StackRecord, stack_lock
 from cli.stack.redis import answers, socket_path
-from results_db import Database
-from results_db.migrate import upgrade
 from results_db.settings import Settings
 
 #: a program that dies so often within _RESTART_WINDOW_S is not started again
@@ -57,7 +55,6 @@ class Stack:
             held.callback(self._stop_programs)
             self._save_record(ready=False)
             self._start_redis()
-            self._migrate()
             for program in self.plan.programs:
                 if program.name != "redis":
                     self._start(program)
@@ -87,13 +84,6 @@ class Stack:
         program = self.plan.program("redis")
         self._start(program)
         self._wait(lambda: answers(self.plan.redis_url), 20, "the embedded Redis does not answer", watch=(program,))
-
-    def _migrate(self) -> None:
-        database = Database(self.settings.database_url)
-        try:
-            upgrade(database)
-        finally:
-            database.dispose()
 
     def _start(self, program: Program) -> None:
         program.start()

@@ -129,10 +129,10 @@ def test_a_sweep_from_submit_to_export(run: Callable, model: str, text: str, tmp
 
 
 def test_cancel_twice_is_a_conflict_in_words(run: Callable, model: str, text: str) -> None:
-    sent = run(
-        "submit", "calibrate", f"model={model}", "text.kind=file", f"text.path={text}", "windows.seed=99", "--json"
-    )
-    job = sent.json["id"]
+    job = run(
+        "submit", "calibrate", f"model={model}", "text.kind=file", f"text.path={text}",
+        "windows.length=32", "windows.count=1", "--json",
+    ).json["id"]  # fmt: skip
     assert run("wait", job, "--timeout", "120").code == 0
     outcome = run("jobs", "cancel", job)
     assert outcome.code == 2

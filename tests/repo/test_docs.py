@@ -1,0 +1,71 @@
+"""Documents that name things name things that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cli.errors import ExitCode
+from results_db.settings import Settings
+from results_db.views import VIEWS
+
+REPO = Path(__file__).resolve().parents[2]
+GUIDE = REPO / "docs" / "guide.md"
+DECISIONS = sorted((REPO / "docs" / "decisions").glob("*.md"))
+_LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)")
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_in_the_guide(name: str) -> None:
+    assert f"BITBUDGET_{name.upper()}" in GUIDE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_is_in_the_guide(view: str) -> None:
+    assert f"`{view}`" in GUIDE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("code", ExitCode)
+def test_every_exit_code_is_in_the_guide(code: ExitCode) -> None:
+    assert f"| {int(code)} |" in GUIDE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", [REPO / "README.md", GUIDE, *DECISIONS], ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    missing = [link for link in _LINK.findall(text) if not (path.parent / link).exists()]
+    assert not missing
+
+
+def test_decisions_are_numbered_and_fit_one_page() -> None:
+    assert [path.name[:3] for path in DECISIONS] == [f"{n:03d}" for n in range(1, len(DECISIONS) + 1)]
+    for path in DECISIONS:
+        text = path.read_text(encoding="utf-8")
+        assert text.startswith(f"# {path.name[:3]} "), path.name
+        assert text.count("\n") < 60, path.name
+
+
+def test_the_compose_file_publishes_loopback_only_and_names_what_exists() -> None:
+    compose = yaml.safe_load((REPO / "docker-compose.yml").read_text(encoding="utf-8"))
+    assert {"redis", "migrate", "server", "worker", "postgres"} <= set(compose["services"])
+    for name, service in compose["services"].items():
+        for port in service.get("ports", []):
+            assert str(port).startswith("127.0.0.1:"), name
+        for needed in service.get("depends_on", {}):
+            assert needed in compose["services"], name
+        for volume in service.get("volumes", []):
+            source = str(volume).partition(":")[0]
+            assert source.startswith(("${", "./")) or source in compose["volumes"], name
+    gpu = compose["services"]["worker"]["deploy"]["resources"]["reservations"]["devices"][0]
+    assert gpu["capabilities"] == ["gpu"]
+
+
+def test_the_image_has_a_server_without_torch_and_a_worker_with_it() -> None:
+    text = (REPO / "Dockerfile").read_text(encoding="utf-8")
+    stages = re.findall(r"^FROM .* AS (\w+)$", text, re.MULTILINE)
+    assert {"server", "worker"} <= set(stages)
+    server = text.partition("AS server")[2].partition("FROM ")[0]
+    assert "torch" not in server.replace("without torch", "")

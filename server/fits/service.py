@@ -98,7 +98,7 @@ def save_fit(session: Session, draft: FitDraft, *, job_id: str | None = None) ->
             "cross_validated": validation and validation.r2_log_within,
         },
         cv_error=validation.rmse_log if validation else None,
-        checks={check.name: check.passed for check in fit.checks},
+        checks={check.name.replace(" > 0", "_positive"): check.passed for check in fit.checks},
         residuals=_residuals(draft),
         seconds=draft.seconds,
     )

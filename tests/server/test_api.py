@@ -16,8 +16,11 @@ from sqlalchemy.exc import OperationalError
 from results_db.settings import Settings
 from server.app import create_app
 
-LISTS = ["models", "calibrations", "sensitivities", "sweeps", "measurements", "fits", "allocations", "compressions", "evaluations", "studies", "gates", "jobs", "workers"]
-SINGLES = ["models", "calibrations", "sweeps", "fits", "allocations", "compressions", "evaluations", "studies", "jobs"]
+LISTS = (
+    *("models", "calibrations", "sensitivities", "sweeps", "measurements", "fits", "allocations", "compressions"),
+    *("evaluations", "studies", "gates", "jobs", "workers"),
+)
+SINGLES = ("models", "calibrations", "sweeps", "fits", "allocations", "compressions", "evaluations", "studies", "jobs")
 
 sqlite_only = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
 

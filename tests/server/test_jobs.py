@@ -1,0 +1,174 @@
+"""Jobs over HTTP: what people ask of them, and their events."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from results_db import Database
+from results_db.queue.events import record_event
+from results_db.queue.transitions import get_job
+from results_db.settings import Settings
+
+sqlite_only = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def job(client: TestClient, model: dict[str, Any]) -> dict[str, Any]:
+    return dict(client.post("/api/v1/calibrations", json={"model_id": model["id"]}).json())
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    """Parsed server-sent events; comments left out."""
+    found = []
+    for block in text.replace("\r\n", "\n").split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if line and not line.startswith(":"))
+        if fields:
+            found.append(fields | {"data": json.loads(fields["data"])})
+    return found
+
+
+def test_cancel_retry_pause_resume(client: TestClient, job: dict[str, Any]) -> None:
+    url = f"/api/v1/jobs/{job['id']}"
+    assert client.post(f"{url}/pause").json()["state"] == "paused"
+    assert client.post(f"{url}/resume").json()["state"] == "queued"
+    assert client.post(f"{url}/cancel").json()["state"] == "cancelled"
+    refused = client.post(f"{url}/cancel")
+    assert (refused.status_code, refused.json()["type"]) == (409, "urn:bitbudget:problem:wrong-state")
+    assert client.post(f"{url}/retry").json()["state"] == "queued"
+    found = client.get(url).json()
+    assert [attempt["state"] for attempt in found["attempts"]] == ["released", "cancelled", "queued"]
+    assert "lease_token" not in found["attempts"][0]
+    assert client.post("/api/v1/jobs/nothing/cancel").status_code == 404
+
+
+def test_filters(client: TestClient, job: dict[str, Any]) -> None:
+    for query, n in (("state=queued", 1), ("state=running", 0), ("kind=calibrate", 1), ("kind=fit", 0)):
+        assert len(client.get(f"/api/v1/jobs?{query}").json()["items"]) == n, query
+    assert client.get("/api/v1/jobs?kind=dance").status_code == 422
+
+
+def test_events_from_the_first_to_the_end(client: TestClient, job: dict[str, Any]) -> None:
+    url = f"/api/v1/jobs/{job['id']}"
+    client.post(f"{url}/pause")
+    client.post(f"{url}/cancel")
+    answer = client.get(f"{url}/events")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["cache-control"] == "no-store"
+    found = events(answer.text)
+    assert [e["data"]["state"] for e in found] == ["queued", "paused", "cancelled", "cancelled"]
+    assert [e["event"] for e in found] == ["state", "state", "state", "end"]
+    ids = [int(e["id"]) for e in found[:-1]]
+    assert ids == sorted(ids)
+    assert "id" not in found[-1], "a client that connects again must not ask for events after the end"
+    assert found[-1]["data"]["id"] == job["id"]
+    for how in ({"params": {"after": ids[0]}}, {"headers": {"Last-Event-ID": str(ids[0])}}):
+        replayed = events(client.get(f"{url}/events", **how).text)  # type: ignore[arg-type]
+        assert [e.get("id") for e in replayed] == [str(i) for i in ids[1:]] + [None]
+
+
+@sqlite_only
+def test_event_streams_refuse_nonsense(client: TestClient, job: dict[str, Any]) -> None:
+    assert client.get("/api/v1/jobs/nothing/events").status_code == 404
+    assert client.get("/api/v1/studies/nothing/events").status_code == 404
+    bad = client.get(f"/api/v1/jobs/{job['id']}/events", headers={"Last-Event-ID": "x"})
+    assert (bad.status_code, bad.json()["errors"][0]["field"]) == (422, "Last-Event-ID")
+
+
+def test_a_study_stream_ends_with_the_study(
+    client: TestClient, study_config: dict[str, Any], run_to_end: Callable[..., None]
+) -> None:
+    study_config["phases"] = [1]
+    study = client.post("/api/v1/studies", json={"config": study_config}).json()
+    run_to_end()
+    found = events(client.get(f"/api/v1/studies/{study['id']}/events").text)
+    assert {e["data"]["study_id"] for e in found[:-1]} == {study["id"]}
+    assert (found[-1]["event"], found[-1]["data"]["state"]) == ("end", "succeeded")
+
+
+@pytest.fixture
+def live(app: FastAPI) -> Iterator[str]:
+    """The application behind a real socket."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        thread.join(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+@sqlite_only
+@pytest.mark.timeout(60)
+def test_live_events(app: FastAPI, live: str, checkpoint: Path) -> None:
+    database: Database = app.state.database
+    with httpx.Client(base_url=live, timeout=20) as client:
+        model = client.post("/api/v1/models", json={"source": str(checkpoint)}).json()
+        job = client.post("/api/v1/calibrations", json={"model_id": model["id"]}).json()
+        with client.stream("GET", "/api/v1/events") as stream:
+            lines = stream.iter_lines()
+            assert job["id"] in next(line for line in lines if line.startswith("data"))
+            with database.write() as session:
+                record_event(session, get_job(session, job["id"]), "progress", payload={"done": 1, "total": 2})
+            arrived = next(line for line in lines if line.startswith("data"))
+            assert json.loads(arrived.removeprefix("data: "))["payload"] == {"done": 1, "total": 2}
+
+
+@sqlite_only
+@pytest.mark.timeout(120)
+def test_an_open_stream_does_not_keep_the_server_from_stopping(settings: Settings, repo: Path) -> None:
+    variables = {
+        "BITBUDGET_DATABASE_URL": settings.database_url,
+        "BITBUDGET_REDIS_URL": settings.redis_url,
+        "BITBUDGET_VAR_DIR": str(settings.var_dir),
+    }
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "uvicorn", "server.app:create_app", "--factory", "--port", str(port)]
+    process = subprocess.Popen(
+        command, cwd=repo, env=os.environ | variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            _wait_until_live(client, process)
+            with client.stream("GET", "/api/v1/events") as stream:
+                assert stream.status_code == 200
+                process.send_signal(signal.SIGTERM)
+                # the stream may be cut in its middle: a browser connects again and asks for what it missed
+                with contextlib.suppress(httpx.RemoteProtocolError):
+                    assert [line for line in stream.iter_lines() if line.startswith("data")] == []
+        assert process.wait(60) in (0, -signal.SIGTERM)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _wait_until_live(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
+    while True:
+        assert process.poll() is None, "the server ended before it was live"
+        try:
+            assert client.get("/livez").status_code == 200
+            return
+        except httpx.ConnectError:
+            time.sleep(0.05)

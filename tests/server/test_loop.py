@@ -1,0 +1,122 @@
+"""The advance loop: parts that fail do not take the others along, lost workers, orphans, the thread itself."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from sqlalchemy import select
+
+from results_db import Database
+from results_db.queue.lease import claim_attempt
+from results_db.queue.submit import submit_job
+from results_db.queue.transitions import get_job
+from results_db.settings import Settings
+from results_db.states import JobKind, JobState
+from results_db.tables import Attempt, Job, JobEvent
+from server.app import create_app
+from server.loop import AdvanceLoop
+
+sqlite_only = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def loop(app: FastAPI, client: TestClient) -> AdvanceLoop:
+    found: AdvanceLoop = app.state.loop
+    return found
+
+
+def add_job(database: Database, kind: JobKind, params: dict[str, Any]) -> str:
+    with database.write() as session:
+        return submit_job(session, kind, params).id
+
+
+def job_of(database: Database, job_id: str) -> Job:
+    with database.read() as session:
+        return get_job(session, job_id)
+
+
+def test_a_server_job_that_cannot_run_fails_with_its_cause(loop: AdvanceLoop, model: dict[str, Any]) -> None:
+    missing = add_job(loop.database, JobKind.FIT, {"model_id": "nothing"})
+    early = add_job(loop.database, JobKind.FIT, {"model_id": model["id"]})
+    wrong = add_job(loop.database, JobKind.ALLOCATE, {"model_id": model["id"], "name": "x", "kind": "uniform"})
+    broken = add_job(loop.database, JobKind.FIT, {"nonsense": 1})
+    while loop.turn():
+        pass
+    assert loop.last_error is None
+    codes = {}
+    for job_id in (missing, early, wrong, broken):
+        job = job_of(loop.database, job_id)
+        assert job.state == JobState.FAILED
+        assert job.error is not None
+        assert job.error["traceback"].startswith("Traceback")
+        codes[job_id] = job.error["code"]
+    assert list(codes.values()) == ["not-found", "calibration-missing", "invalid-request", "unexpected-error"]
+
+
+def test_an_orphaned_server_job_runs_again(loop: AdvanceLoop, model: dict[str, Any]) -> None:
+    job_id = add_job(loop.database, JobKind.FIT, {"model_id": model["id"]})
+    with loop.database.write() as session:
+        get_job(session, job_id).state = JobState.RUNNING.value
+    while loop.turn():
+        pass
+    assert job_of(loop.database, job_id).state == JobState.FAILED
+
+
+def test_a_lost_worker_is_noticed(loop: AdvanceLoop, make_worker: Any) -> None:
+    worker = make_worker()
+    job_id = add_job(loop.database, JobKind.CALIBRATE, {"model_id": "m"})
+    with loop.database.write() as session:
+        attempt_id = session.scalars(select(Attempt.id)).one()
+        assert claim_attempt(session, attempt_id, worker_id=worker.worker_id, lease_s=-1)
+    assert loop.turn()
+    assert job_of(loop.database, job_id).state == JobState.QUEUED
+    with loop.database.read() as session:
+        assert [a.state for a in session.scalars(select(Attempt).order_by(Attempt.number))] == ["lost", "queued"]
+        assert "worker_lost" in session.scalars(select(JobEvent.kind)).all()
+
+
+@sqlite_only
+def test_a_part_that_fails_keeps_no_other_from_running(
+    loop: AdvanceLoop, model: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def explode(_: Any) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("server.loop.has_expired", explode)
+    job_id = add_job(loop.database, JobKind.FIT, {"model_id": model["id"]})
+    loop.turn()
+    assert job_of(loop.database, job_id).state == JobState.FAILED
+    assert loop.last_error is not None
+    assert "boom" in loop.last_error
+    assert "Traceback" in caplog.text
+    monkeypatch.undo()
+    loop.turn()
+    assert loop.last_error is None
+
+
+@sqlite_only
+def test_an_idle_turn_writes_nothing(loop: AdvanceLoop) -> None:
+    class Refuses(Database):
+        def write(self) -> Any:
+            raise AssertionError("an idle turn must not take the write lock")
+
+    loop.database = Refuses(str(loop.database.url.render_as_string(hide_password=False)))
+    assert not loop.turn()
+    assert loop.last_error is None
+
+
+def test_the_thread_turns_until_the_server_stops(settings: Settings, redis_url: str, checkpoint: Any) -> None:
+    app = create_app(settings.model_copy(update={"redis_url": redis_url}), page=False)
+    with TestClient(app, base_url="http://localhost") as client:
+        assert client.get("/readyz").json()["status"] == "ok"
+        model = client.post("/api/v1/models", json={"source": str(checkpoint)}).json()
+        job = client.post("/api/v1/calibrations", json={"model_id": model["id"]}).json()
+        deadline = time.monotonic() + 20
+        while client.get(f"/api/v1/jobs/{job['id']}").json()["attempts"][0]["enqueued_at"] is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    assert not app.state.loop.alive

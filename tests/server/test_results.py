@@ -1,0 +1,289 @@
+"""Fits, allocations, measurements and evaluations computed from rows of the database."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+from fastapi.testclient import TestClient
+
+from compress_core.allocate import overrides_from_yaml
+from compress_core.nbytes import predicted_nbytes
+
+sqlite_only = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+
+Ids = dict[str, str]
+
+
+def allocate(client: TestClient, ids: Ids, **params: Any) -> dict[str, Any]:
+    answer = client.post("/api/v1/allocations", json={"model_id": ids["model_id"], "name": "test"} | params)
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+def refused(client: TestClient, noun: str, body: dict[str, Any], slug: str, status: int = 422) -> dict[str, Any]:
+    answer = client.post(f"/api/v1/{noun}", json=body)
+    assert (answer.status_code, answer.json()["type"]) == (status, f"urn:bitbudget:problem:{slug}"), answer.text
+    return dict(answer.json())
+
+
+def test_fits(client: TestClient, measured_model: Ids) -> None:
+    answer = client.post("/api/v1/fits", json={"model_id": measured_model["model_id"]})
+    assert answer.status_code == 201, answer.text
+    fit = client.get(answer.headers["location"]).json()
+    values = {p["name"]: p["value"] for p in fit["parameters"] if p["layer_idx"] is None}
+    # what the simulated worker's formula says
+    assert values["beta"] == pytest.approx(1.8, rel=0.01)
+    assert values["delta"] == pytest.approx(0.7, rel=0.01)
+    assert fit["r2"] > 0.999
+    assert fit["r2_by_group"]["cross_validated"] > 0.99
+    assert fit["checks"] == {"beta_positive": True, "delta_positive": True}
+    assert len([p for p in fit["parameters"] if p["name"] == "s"]) == 21
+    assert fit["n_observations"] == len(fit["residuals"])
+    assert fit["residuals"][0]["predicted"] == pytest.approx(fit["residuals"][0]["error"], rel=0.01)
+    monotone = client.post("/api/v1/fits", json={"model_id": measured_model["model_id"], "form": "monotone"})
+    assert monotone.json()["form"] == "monotone"
+    assert len(client.get("/api/v1/fits").json()["items"]) == 2
+
+
+@sqlite_only
+def test_fits_that_cannot_be(client: TestClient, measured_model: Ids, model: dict[str, Any]) -> None:
+    ask = {"model_id": model["id"]}
+    refused(client, "fits", ask | {"codebook": "scalar"}, "fit-failed")
+    refused(client, "fits", ask | {"form": "magic"}, "invalid-request")
+    refused(client, "fits", {"model_id": "nothing"}, "not-found", 404)
+    refused(client, "fits", ask | {"calibration_id": "nothing"}, "not-found", 404)
+
+
+def test_an_optimal_allocation(client: TestClient, measured_model: Ids) -> None:
+    uniform = allocate(client, measured_model, kind="uniform", uniform={"b_q": 3, "rank": 4})
+    optimal = allocate(client, measured_model, budget={"uniform": {"b_q": 3, "rank": 4}})
+    assert optimal["kind"] == "optimal"
+    assert optimal["optimal"] is True
+    assert optimal["budget_bytes"] == uniform["matrix_bytes"]
+    assert optimal["total_bytes"] <= optimal["budget_bytes"]
+    assert optimal["lower_bound"] <= optimal["objective_value"]
+    assert optimal["n_distinct_configs"] > 1
+    assert sum(item["nbytes"] for item in optimal["items"]) == optimal["matrix_bytes"]
+    bits = {layer: [i["b_q"] for i in optimal["items"] if i["layer_idx"] == layer] for layer in range(3)}
+    assert sum(bits[2]) > sum(bits[0]), "the most sensitive layer gets more"
+    found = client.get(f"/api/v1/allocations/{optimal['id']}").json()
+    assert found == optimal
+    answer = client.get(f"/api/v1/allocations/{optimal['id']}/overrides.yaml")
+    assert answer.headers["content-type"].startswith("application/yaml")
+    overrides = overrides_from_yaml(answer.text)
+    assert {str(key): config.config_hash for key, config in overrides.items()} == {
+        f"{i['layer_idx']}.{i['projection']}": i["config_hash"] for i in optimal["items"]
+    }
+    same = allocate(client, measured_model, kind="overrides", overrides_yaml=answer.text)
+    assert same["content_hash"] == optimal["content_hash"]
+    assert same["matrix_bytes"] == optimal["matrix_bytes"]
+
+
+@sqlite_only
+def test_best_uniform_and_a_rival(client: TestClient, measured_model: Ids) -> None:
+    best = allocate(client, measured_model, kind="best_uniform", budget={"uniform": {"b_q": 3, "rank": 4}})
+    # 4 bits without factors are smaller and better than 3 bits with rank 4
+    assert {(i["b_q"], i["rank"]) for i in best["items"]} == {(4, 0)}
+    assert best["total_bytes"] < best["budget_bytes"]
+    rival = allocate(client, measured_model, budget={"uniform": {"b_q": 3, "rank": 4}}, budget_allocation_id=best["id"])
+    assert rival["budget_bytes"] == best["total_bytes"]
+    assert rival["total_bytes"] <= best["total_bytes"]
+    assert rival["objective_value"] <= best["objective_value"]
+
+
+@sqlite_only
+def test_uniform_clamps_and_records_it(client: TestClient, measured_model: Ids, model: dict[str, Any]) -> None:
+    found = allocate(client, measured_model, kind="uniform", uniform={"b_q": 2, "rank": 20})
+    clamped = {i["projection"] for i in found["items"] if i["requested_rank"] is not None}
+    assert clamped == {"k", "v"}, "their smaller side is 16"
+    for item in found["items"]:
+        assert item["rank"] == (16 if item["projection"] in clamped else 20)
+        assert item["requested_rank"] == (20 if item["projection"] in clamped else None)
+        assert item["error"] is None, "this config is not measured"
+    assert len(found["details"]["clamped"]) == 6
+    for item, matrix in zip(found["items"], model["matrices"], strict=True):
+        config = overrides_from_yaml(found["overrides_yaml"])
+        key = next(k for k in config if (k.layer_idx, k.projection) == (matrix["layer_idx"], matrix["projection"]))
+        assert item["nbytes"] == predicted_nbytes(config[key], matrix["out_features"], matrix["in_features"])
+
+
+@sqlite_only
+def test_scopes_and_budgets(client: TestClient, measured_model: Ids, model: dict[str, Any]) -> None:
+    n_weights = sum(m["out_features"] * m["in_features"] for m in model["matrices"])
+    for budget in ({"bits_per_weight": 4.5}, {"bytes": int(4.5 * n_weights / 8)}, {"gb": 4.5 * n_weights / 8e9}):
+        decoder = allocate(client, measured_model, budget=budget)
+        assert decoder["budget_bytes"] == pytest.approx(4.5 * n_weights / 8, abs=1)
+    whole = allocate(client, measured_model, scope="model", budget={"bits_per_weight": 4.5})
+    assert whole["budget_bytes"] == int(4.5 * n_weights / 8) + model["fixed_bytes"]
+    assert whole["total_bytes"] == whole["matrix_bytes"] + model["fixed_bytes"]
+    assert whole["matrix_bytes"] == decoder["matrix_bytes"]
+    by_error = allocate(client, measured_model, objective="error", budget={"bits_per_weight": 4.5})
+    assert by_error["items"][0]["sensitivity"] is None
+    assert by_error["content_hash"] != decoder["content_hash"]
+
+
+@sqlite_only
+def test_manual(client: TestClient, measured_model: Ids) -> None:
+    manual = allocate(
+        client,
+        measured_model,
+        kind="manual",
+        high={"b_q": 3, "rank": 16},
+        low={"b_q": 2, "rank": 0},
+        budget={"uniform": {"b_q": 2, "rank": 12}},
+    )
+    high = manual["details"]["high_layers"]
+    assert high == sorted(high, reverse=True), "the later layers are more sensitive"
+    assert {i["b_q"] for i in manual["items"] if i["layer_idx"] in high} <= {3}
+    assert manual["total_bytes"] <= manual["budget_bytes"]
+
+
+@sqlite_only
+def test_allocations_that_cannot_be(client: TestClient, measured_model: Ids, model: dict[str, Any]) -> None:
+    ask: dict[str, Any] = {"model_id": model["id"], "name": "x"}
+    smallest = allocate(client, measured_model, kind="uniform", uniform={"b_q": 2, "rank": 0})["matrix_bytes"]
+    low = {"budget": {"bytes": smallest - 1}}
+    assert refused(client, "allocations", ask | low, "infeasible-budget")["smallest_bytes"] == smallest
+    whole = refused(client, "allocations", ask | low | {"scope": "model"}, "infeasible-budget")
+    assert whole["smallest_bytes"] == smallest + model["fixed_bytes"]
+    best = refused(client, "allocations", ask | low | {"kind": "best_uniform"}, "infeasible-budget")
+    assert best["smallest_bytes"] == smallest
+    for change, slug, field in (
+        ({"budget": {"bytes": 1, "gb": 1}}, "invalid-request", "budget"),
+        ({"budget": {"bytes": -1}}, "invalid-request", "budget.bytes"),
+        ({}, "invalid-request", "budget"),
+        ({"kind": "uniform"}, "invalid-request", "uniform"),
+        ({"kind": "uniform", "uniform": {"b_q": 2, "rank": -1}}, "invalid-config", "uniform.rank"),
+        ({"kind": "uniform", "uniform": {"b_q": 1}}, "invalid-config", "uniform.b_q"),
+        ({"kind": "overrides"}, "invalid-request", "overrides_yaml"),
+        ({"kind": "overrides", "overrides_yaml": "a: ["}, "invalid-config", "overrides_yaml"),
+        ({"budget": {"gb": 1}, "menu": [{"b_q": 2, "codebook": "x"}]}, "invalid-config", "menu.0.codebook"),
+    ):
+        assert refused(client, "allocations", ask | change, slug)["errors"][0]["field"] == field, change
+
+
+@sqlite_only
+def test_explicit_overrides_are_held_to_the_shapes(client: TestClient, model: dict[str, Any]) -> None:
+    def overrides(rank: int, projection: str = "k") -> dict[str, Any]:
+        matrices = {f"{m['layer_idx']}.{m['projection']}": {"b_q": 2} for m in model["matrices"]}
+        matrices[f"0.{projection}"] = {"b_q": 2, "rank": rank}
+        text = yaml.safe_dump({"version": 1, "matrices": matrices})
+        return {"model_id": model["id"], "name": "x", "kind": "overrides", "overrides_yaml": text}
+
+    assert client.post("/api/v1/allocations", json=overrides(16)).status_code == 201
+    assert "0.k" in refused(client, "allocations", overrides(17), "rank-too-large")["detail"]
+    assert "rank" in refused(client, "allocations", overrides(-1), "invalid-config")["detail"]
+    assert "w" in refused(client, "allocations", overrides(1, "w"), "invalid-config")["detail"]
+    partial = overrides(1) | {"overrides_yaml": "version: 1\nmatrices: {0.q: {b_q: 2}}"}
+    assert "0.k" in refused(client, "allocations", partial, "invalid-request")["detail"]
+
+
+@sqlite_only
+def test_what_is_missing_is_named(client: TestClient, model: dict[str, Any], run_to_end: Callable[..., None]) -> None:
+    ask: dict[str, Any] = {"model_id": model["id"]}
+    budget = {"name": "x", "budget": {"gb": 1}}
+    refused(client, "sweeps", ask | {"configs": [{"b_q": 2}]}, "calibration-missing", 409)
+    refused(client, "allocations", ask | budget, "calibration-missing", 409)
+    client.post("/api/v1/calibrations", json=ask)
+    run_to_end()
+    refused(client, "allocations", ask | budget, "nothing-measured", 409)
+    client.post("/api/v1/sweeps", json=ask | {"configs": [{"b_q": 2}]})
+    run_to_end()
+    refused(client, "allocations", ask | budget, "sensitivity-missing", 409)
+    assert client.post("/api/v1/allocations", json=ask | budget | {"objective": "error"}).status_code == 201
+
+
+@sqlite_only
+def test_sweeps(client: TestClient, measured_model: Ids, model: dict[str, Any]) -> None:
+    sweep = client.get("/api/v1/sweeps").json()["items"][0]
+    found = client.get(f"/api/v1/sweeps/{sweep['id']}").json()
+    assert found["n_recorded"] == found["n_cells"] == 21 * 12
+    assert found["state"] == "succeeded"
+    ask: dict[str, Any] = {"model_id": model["id"], "configs": [{"b_q": 2}]}
+    for change, slug, field in (
+        ({"configs": []}, "invalid-request", "configs"),
+        ({"configs": [{"b_q": 2}, {"b_q": 2, "rank": -3}]}, "invalid-config", "configs.1.rank"),
+        ({"configs": [{"bits": 2}]}, "invalid-config", "configs.0.bits"),
+        ({"matrices": {"projections": ["w"]}}, "unknown-matrix", "matrices.projections"),
+        ({"matrices": {"layers": [3]}}, "unknown-matrix", "matrices.layers"),
+        ({"matrices": {"layers": []}}, "invalid-request", "matrices"),
+    ):
+        assert refused(client, "sweeps", ask | change, slug)["errors"][0]["field"] == field, change
+
+
+@sqlite_only
+def test_sensitivities(client: TestClient, measured_model: Ids) -> None:
+    rows = client.get("/api/v1/sensitivities?projection=q&layer_idx=2").json()["items"]
+    assert len(rows) == 2, "one a matrix and anchor"
+    assert rows[0]["sensitivity"] == pytest.approx(0.05 * 36)
+    assert client.get("/api/v1/sensitivities?projection=w").status_code == 422
+
+
+def test_measurement_filters_and_exports(client: TestClient, measured_model: Ids) -> None:
+    def count(query: str) -> int:
+        return len(client.get(f"/api/v1/measurements?limit=1000&{query}").json()["items"])
+
+    assert count("") == 21 * 12
+    assert count("codebook=rtn") == 21 * 3
+    assert count("projection=q&b_q=2&rank=4") == 3
+    assert count("layer_idx=1&rank=12") == 7 * 3
+    assert client.get("/api/v1/measurements?projection=w").status_code == 422
+    lines = client.get("/api/v1/measurements/export?codebook=rtn").text.splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) == 21 * 3
+    assert [row["id"] for row in rows] == sorted(row["id"] for row in rows)
+    answer = client.get("/api/v1/measurements/export?format=csv&codebook=rtn")
+    assert answer.headers["content-type"].startswith("text/csv")
+    table = list(csv.DictReader(io.StringIO(answer.text)))
+    assert len(table) == 21 * 3
+    assert float(table[0]["calibration_weighted_error"]) == rows[0]["calibration_weighted_error"]
+    assert json.loads(table[0]["config"]) == rows[0]["config"]
+    assert client.get("/api/v1/measurements/export?format=xml").status_code == 422
+
+
+def test_compressions_and_evaluations(client: TestClient, measured_model: Ids, run_to_end: Callable[..., None]) -> None:
+    ask: dict[str, Any] = {"model_id": measured_model["model_id"]}
+    fine = allocate(client, measured_model, kind="uniform", uniform={"b_q": 4})
+    coarse = allocate(client, measured_model, kind="uniform", uniform={"b_q": 2})
+    for allocation in (fine, coarse):
+        answer = client.post("/api/v1/compressions", json=ask | {"allocation_id": allocation["id"]})
+        assert answer.status_code == 202, answer.text
+    run_to_end()
+    packed = {c["allocation_id"]: c for c in client.get("/api/v1/compressions").json()["items"]}
+    assert packed[fine["id"]]["actual_bytes"] == fine["matrix_bytes"] + fine["fixed_bytes"]
+    for body in ({}, *({"compression_id": c["id"]} for c in packed.values())):
+        assert client.post("/api/v1/evaluations", json=ask | body).status_code == 202
+    short = {"compression_id": None, "windows": {"length": 64}}
+    assert client.post("/api/v1/evaluations", json=ask | short).status_code == 202
+    run_to_end()
+    rows = client.get("/api/v1/evaluations?order=asc").json()["items"]
+    by_compression = {e["compression_id"]: e for e in rows[:3]}
+    a = by_compression[packed[coarse["id"]]["id"]]
+    b = by_compression[packed[fine["id"]]["id"]]
+    found = client.get(f"/api/v1/evaluations/compare?a={a['id']}&b={b['id']}").json()
+    assert found["verdict"] == "better"
+    assert found["low"] < found["relative_ppl_change"] < found["high"] < 0
+    assert found["relative_ppl_change"] == pytest.approx(b["value"] / a["value"] - 1)
+    unequal = client.get(f"/api/v1/evaluations/compare?a={a['id']}&b={rows[3]['id']}")
+    assert unequal.json()["type"] == "urn:bitbudget:problem:not-comparable"
+    assert client.get(f"/api/v1/evaluations/compare?a={a['id']}&b=none").status_code == 404
+    assert client.get(f"/api/v1/evaluations/{a['id']}").json() == a
+
+
+@sqlite_only
+def test_requests_that_name_the_wrong_thing(client: TestClient, measured_model: Ids) -> None:
+    ask: dict[str, Any] = {"model_id": measured_model["model_id"]}
+    refused(client, "compressions", ask, "invalid-request")
+    refused(client, "compressions", ask | {"allocation_id": "none"}, "not-found", 404)
+    refused(client, "evaluations", ask | {"compression_id": "none"}, "not-found", 404)
+    refused(client, "evaluations", ask | {"split": "train"}, "invalid-request")
+    refused(client, "evaluations", ask | {"text": {"kind": "file"}}, "invalid-request")
+    refused(client, "evaluations", ask | {"text": {"kind": "file", "path": "/etc/hosts"}}, "path-not-allowed", 403)
+    refused(client, "sensitivities", ask | {"anchors": []}, "invalid-request")
+    refused(client, "sensitivities", ask | {"anchors": [{"b_q": 7}]}, "invalid-config")

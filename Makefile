@@ -42,8 +42,9 @@ format: $(VENV)/.installed-dev ## let ruff put the files in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed ## measure again what benchmarks/ records
-	$(BIN)/python -m benchmarks
+BENCHMARKS := $(filter-out __init__,$(basename $(notdir $(wildcard benchmarks/*.py))))
+bench: $(VENV)/.installed ## measure again what benchmarks/results/ records (ARGS=--write records it)
+	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
 
 clean: ## remove .venv and caches; var/, with everything measured, stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from cli.errors import CliError
+from cli.stack.plan import ROOT
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -17,8 +18,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 def load_study(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """The study's config as the API takes it.
 
-    A relative path in the file is looked for from the working directory, then from the file's own folder. What is found
-    in neither stays as it is: it may be a hub id, or a path of the server's machine.
+    A relative path in the file is looked for from the working directory, from the file's own folder, and from the
+    checkout. What is found nowhere stays as it is: it may be a hub id, or a path of the server's machine.
 
     Raises:
         CliError: no such file, not YAML, not a mapping, an override that fits nowhere, a hub id without a revision.
@@ -40,7 +41,7 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
 def resolve(path: str, folder: Path) -> str:
     """``path`` made absolute where it exists on this machine."""
     expanded = Path(path).expanduser()
-    for candidate in (expanded, folder / expanded):
+    for candidate in (expanded, folder / expanded, ROOT / expanded):
         if candidate.exists():
             return str(candidate.resolve())
     return path

@@ -19,6 +19,7 @@ from results_db.recording import newest_calibration
 from results_db.tables import Artefact, Calibration, Model
 from worker.context import JobContext
 from worker.errors import MissingInput, ModelChanged
+from worker.fingerprints import remember_fingerprint
 
 
 def get_model(session: Session, model_id: str) -> Model:
@@ -45,10 +46,11 @@ def open_model(context: JobContext, model_id: str) -> tuple[Model, Checkpoint]:
     if model.local_path is None:
         raise MissingInput(f"model {model.name} ({model.id}) is not on this machine: submit a fetch job for it first")
     checkpoint = open_checkpoint(model.local_path)
-    if model.fingerprint is not None and checkpoint.fingerprint != model.fingerprint:
+    fingerprint = remember_fingerprint(checkpoint, context.settings.var_dir / "cache" / "fingerprints")
+    if model.fingerprint is not None and fingerprint != model.fingerprint:
         raise ModelChanged(
             f"the files in {model.local_path} are no longer those of model {model.id} (fingerprint "
-            f"{checkpoint.fingerprint[:12]}, registered {model.fingerprint[:12]}): restore them, or register the "
+            f"{fingerprint[:12]}, registered {model.fingerprint[:12]}): restore them, or register the "
             "folder again as a new model"
         )
     return model, checkpoint

@@ -117,6 +117,7 @@ def _work(settings: Settings, device: Device, name: str, *, burst: bool) -> None
     finally:
         touch(database, worker_id, state="down")
         database.dispose()
+        log.info("worker %s has stopped", name)
 
 
 def _serve(current: CurrentWorker, name: str, *, burst: bool) -> None:

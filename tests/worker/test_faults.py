@@ -7,12 +7,15 @@ import signal
 from typing import Any
 
 import psutil
+import pytest
 import redis
 from sqlalchemy import func, select
 
 from results_db.queue.submit import cancel_job, pause_job, resume_job
 from results_db.states import TERMINAL, AttemptState, JobKind, JobState
 from results_db.tables import Measurement
+
+pytestmark = pytest.mark.slow
 
 #: matrices of the tiny model
 N_MATRICES = 14

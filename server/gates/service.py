@@ -32,8 +32,10 @@ def save_gates(session: Session, study: Study, job: Job, decided: list[tuple[str
     """
     verdicts: dict[str, str] = {}
     refused: GateResult | None = None
-    for question, result in decided:
-        _store(session, study, job, question, result)
+    # rising ids keep the gates of a phase in the plan's order
+    ids = sorted(new_id("gate") for _ in decided)
+    for gate_id, (question, result) in zip(ids, decided, strict=True):
+        _store(session, study, job, gate_id, question, result)
         verdicts[result.name] = result.verdict.value
         if result.verdict is Verdict.NO_GO and refused is None:
             refused = result
@@ -49,12 +51,12 @@ def save_gates(session: Session, study: Study, job: Job, decided: list[tuple[str
     return verdicts
 
 
-def _store(session: Session, study: Study, job: Job, question: str, result: GateResult) -> None:
+def _store(session: Session, study: Study, job: Job, gate_id: str, question: str, result: GateResult) -> None:
     gate = session.scalar(
         select(Gate).where(Gate.study_id == study.id, Gate.phase == result.phase, Gate.name == result.name)
     )
     if gate is None:
-        gate = Gate(id=new_id("gate"), study_id=study.id, phase=result.phase, name=result.name)
+        gate = Gate(id=gate_id, study_id=study.id, phase=result.phase, name=result.name)
         session.add(gate)
     values = result.to_dict()
     gate.job_id = job.id

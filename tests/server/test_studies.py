@@ -137,6 +137,7 @@ def test_a_whole_study(client: TestClient, study_config: Config, run_to_end: Cal
     assert headline["sentence"].startswith("optimal beats best uniform")
 
 
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
 def test_a_second_run_reuses_what_is_measured(
     client: TestClient, study_config: Config, run_to_end: Callable[..., None]
 ) -> None:
@@ -253,6 +254,31 @@ def test_only_some_phases(client: TestClient, study_config: Config, run_to_end: 
     run_to_end()
     study = look(client, study)
     assert (study["state"], study["headline"]) == ("succeeded", None)
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_a_fit_that_falls_short_is_interpolated_instead(
+    client: TestClient, study_config: Config, run_to_end: Callable[..., None], make_worker: Callable[..., Any]
+) -> None:
+    """Rank helps the more, the more bits there are: no sum of two terms says that."""
+    study_config |= {"phases": [1, 2], "gates": {"fit_r2": 0.999}}
+    study = start(client, study_config)
+
+    def error(config: Any, layer: int) -> float:
+        return 2.0**-config.b_q * (1 + layer) * (1 + config.rank) ** (2.0 - config.b_q)
+
+    run_to_end(make_worker(error_of=error))
+    study = look(client, study)
+    fit = next(job for job in study["jobs"] if job["step"] == "fit")
+    fallback = client.get(f"/api/v1/fits/{fit['result']['fallback_fit_id']}").json()
+    assert fallback["form"] == "monotone"
+    gate = next(gate for gate in study["gates"] if gate["name"] == "fit_explains")
+    assert gate["threshold"] == 0.6
+    assert "non-parametric" in gate["explanation"]
+    assert [gate["name"] for gate in study["gates"]] == [
+        *("error_varies", "profiles_differ", "collection_complete"),
+        *("fit_explains", "parameters_physical", "fit_generalises"),
+    ]
 
 
 @pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)

@@ -19,7 +19,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from safetensors.numpy import save_file
-from sqlalchemy import select
+from sqlalchemy import insert, select
 
 from compress_core.config import CompressionConfig
 from compress_core.nbytes import predicted_nbytes
@@ -32,13 +32,13 @@ from results_db.recording import (
     record_calibration,
     record_compression,
     record_evaluation,
-    record_measurement,
     record_sensitivity,
     record_sweep,
+    recorded_cells,
 )
 from results_db.settings import Settings
 from results_db.states import AttemptState
-from results_db.tables import Allocation, AllocationItem, Attempt, Model, Worker
+from results_db.tables import Allocation, AllocationItem, Attempt, Compression, Measurement, Model, Worker
 from server.app import create_app
 
 HIDDEN, HEADS, KV_HEADS, FFN, LAYERS, VOCAB = 32, 4, 2, 48, 3, 64
@@ -128,7 +128,7 @@ class SimulatedWorker:
     """Claims queued attempts in order and answers each by formula."""
 
     database: Database
-    n_windows: int = 200
+    n_windows: int = 100
     #: kind → error to fail with
     failures: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: error of a (config, layer)
@@ -239,36 +239,49 @@ class SimulatedWorker:
             clamped=[],
             n_cells=len(cells),
         )
-        recorded = 0
-        for matrix, config in cells.values():
+        known = recorded_cells(
+            session,
+            model_id=params["model_id"],
+            calibration_id=params["calibration_id"],
+            config_hashes={key[-1] for key in cells},
+            numerics_version=NUMERICS_VERSION,
+            device_kind="cpu",
+        )
+        rows = []
+        for matrix, config in (cell for key, cell in cells.items() if key not in known):
             out, in_ = matrix["out_features"], matrix["in_features"]
             nbytes = predicted_nbytes(config, out, in_)
-            recorded += record_measurement(
-                session,
-                claim,
-                **_matrix(matrix),
-                out_features=out,
-                in_features=in_,
-                model_id=params["model_id"],
-                calibration_id=params["calibration_id"],
-                sweep_id=sweep_id,
-                config_hash=config.config_hash,
-                config=config.to_dict(),
-                b_q=config.b_q,
-                rank=config.rank,
-                factor_bits_l=config.factor_bits_l,
-                factor_bits_r=config.factor_bits_r,
-                codebook=config.codebook,
-                seed=config.seed,
-                numerics_version=NUMERICS_VERSION,
-                device_kind="cpu",
-                raw_mse=0.1,
-                normalized_mse=0.1,
-                calibration_weighted_error=self.error_of(config, matrix["layer_idx"]),
-                nbytes=nbytes,
-                bits_per_weight=8 * nbytes / (out * in_),
-                seconds=0.0,
+            rows.append(
+                _matrix(matrix)
+                | {
+                    "model_id": params["model_id"],
+                    "calibration_id": params["calibration_id"],
+                    "sweep_id": sweep_id,
+                    "attempt_id": claim.attempt_id,
+                    "created_at": utc_now(),
+                    "out_features": out,
+                    "in_features": in_,
+                    "config_hash": config.config_hash,
+                    "config": config.to_dict(),
+                    "b_q": config.b_q,
+                    "rank": config.rank,
+                    "factor_bits_l": config.factor_bits_l,
+                    "factor_bits_r": config.factor_bits_r,
+                    "codebook": config.codebook,
+                    "seed": config.seed,
+                    "numerics_version": NUMERICS_VERSION,
+                    "device_kind": "cpu",
+                    "raw_mse": 0.1,
+                    "normalized_mse": 0.1,
+                    "calibration_weighted_error": self.error_of(config, matrix["layer_idx"]),
+                    "nbytes": nbytes,
+                    "bits_per_weight": 8 * nbytes / (out * in_),
+                    "seconds": 0.0,
+                }
             )
+        if rows:
+            session.execute(insert(Measurement), rows)
+        recorded = len(rows)
         return {
             "sweep_id": sweep_id,
             "calibration_id": params["calibration_id"],
@@ -333,8 +346,6 @@ class SimulatedWorker:
         return {"evaluation_id": id_, "value": math.exp(mean), "reused": False}
 
     def _excess(self, session: Any, compression_id: str | None) -> float:
-        from results_db.tables import Compression
-
         if compression_id is None:
             return 0.0
         allocation_id = session.get_one(Compression, compression_id).allocation_id

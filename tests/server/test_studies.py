@@ -132,7 +132,7 @@ def test_a_whole_study(client: TestClient, study_config: Config, run_to_end: Cal
     assert rows["optimal"]["matrix_bytes"] <= headline["budget_bytes"]
     assert rows["optimal"]["ppl"] < rows["uniform"]["ppl"] < rows["rtn"]["ppl"]
     assert headline["optimal_vs_uniform"]["verdict"] == "optimal is better"
-    assert headline["optimal_vs_uniform"]["n_windows"] == 200
+    assert headline["optimal_vs_uniform"]["n_windows"] == 100
     assert headline["budgets"][0]["rows"] == headline["rows"]
     assert headline["sentence"].startswith("optimal beats best uniform")
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import psutil
 import pytest
 import torch
 from sqlalchemy import func, select
@@ -191,9 +190,9 @@ class Service:
             return self.workers[-1]
         return self.start_worker()
 
-    def horse(self, worker: subprocess.Popen[bytes]) -> psutil.Process:
-        """The work horse that a worker has forked."""
-        return psutil.Process(worker.pid).children()[0]
+    def horse(self, worker: subprocess.Popen[bytes]) -> int:
+        """The pid of the work horse that a worker has forked."""
+        return int(Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()[0])
 
     def logs(self) -> str:
         return "\n".join(f"--- {path.name}\n{path.read_text()[-6000:]}" for path in self.folder.glob("worker-*.log"))

@@ -258,10 +258,16 @@ def counted_attempts(session: Session, job_id: str) -> int:
 
 
 def _grant_wish(session: Session, job: Job, attempt_id: str) -> bool:
-    """Cancel or pause a running job whose attempt has ended, if a person had asked for it."""
-    if not (job.cancel_requested or job.pause_requested):
+    """Cancel or pause a running job whose attempt has ended, if a person had asked for it.
+
+    A job whose attempts are used up is not paused: a resume would give it one more than it has.
+    """
+    if job.cancel_requested:
+        to = JobState.CANCELLED
+    elif job.pause_requested and counted_attempts(session, job.id) < job.max_attempts:
+        to = JobState.PAUSED
+    else:
         return False
-    to = JobState.CANCELLED if job.cancel_requested else JobState.PAUSED
     return change_state(session, job, to, attempt_id=attempt_id, cancel_requested=False, pause_requested=False)
 
 

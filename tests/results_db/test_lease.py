@@ -204,3 +204,13 @@ def test_a_lost_job_that_should_stop_stops(queue: Any, ask: Any, end: JobState) 
     job = queue.job(job_id)
     assert (job.state, job.cancel_requested, job.pause_requested) == (end, False, False)
     assert queue.states(job_id) == [AttemptState.LOST]
+
+
+def test_a_pause_does_not_save_a_poison_job(queue: Any) -> None:
+    """Found by the random schedules: paused at its last loss and resumed, a job had an attempt too many."""
+    job_id = queue.submit(max_attempts=1)
+    claim = queue.run(job_id)
+    queue.do(pause_job, job_id)
+    queue.expire(claim)
+    queue.do(reap_expired)
+    assert queue.job(job_id).state == JobState.DEAD

@@ -47,11 +47,14 @@ def headline_tables(headline: Mapping[str, Any]) -> list[Table]:
 
 
 def headline_sentences(headline: Mapping[str, Any]) -> list[str]:
-    """One sentence a budget: does optimal beat the best uniform at no more bytes, and by how much?"""
-    return [
-        entry.get("sentence") or "Optimal and uniform were not both evaluated: there is nothing to compare."
-        for entry in _entries(headline)
-    ]
+    """A sentence a budget: does optimal beat the best uniform at no more bytes? Then the baselines that it does not beat."""
+    sentences = []
+    for entry in _entries(headline):
+        sentences.append(
+            entry.get("sentence") or "Optimal and uniform were not both evaluated: there is nothing to compare."
+        )
+        sentences += entry.get("remarks") or []
+    return sentences
 
 
 def _entries(headline: Mapping[str, Any]) -> list[Mapping[str, Any]]:

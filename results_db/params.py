@@ -31,6 +31,17 @@ class TextSpec(Params):
         return self.kind if self.path is None else self.path.rsplit("/", 1)[-1]
 
 
+class DatasetSpec(TextSpec):
+    """A text that models are judged on: its own report split, or all of a file that nothing else is drawn from."""
+
+    split: Literal["report", "whole"] = "report"
+
+    @property
+    def text(self) -> TextSpec:
+        """The text alone."""
+        return TextSpec(kind=self.kind, path=self.path)
+
+
 class WindowSpec(Params):
     """Which windows of a text's split."""
 
@@ -126,7 +137,8 @@ class EvaluateParams(Params):
     compression_id: str | None = None
     task: Literal["perplexity"] = "perplexity"
     text: TextSpec = TextSpec()
-    split: Literal["measure", "select", "report"] = "report"
+    #: "whole" = every document, for a file that is a held-out set by itself (WikiText-2's test set)
+    split: Literal["measure", "select", "report", "whole"] = "report"
     windows: WindowSpec = WindowSpec()
 
 

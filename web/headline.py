@@ -32,6 +32,8 @@ class Headline:
     #: share of uniform's loss against the original that optimal takes away
     excess_removed: float | None
     rows: tuple[HeadlineRow, ...]
+    #: baselines at no more bytes that optimal does not beat
+    remarks: tuple[str, ...] = ()
 
     @property
     def tone(self) -> str:
@@ -58,6 +60,7 @@ def _headline(entry: dict[str, Any]) -> Headline:
         dataset=entry.get("dataset"),
         excess_removed=comparison.get("excess_removed"),
         rows=tuple(_row(row) for row in entry.get("rows") or []),
+        remarks=tuple(entry.get("remarks") or ()),
     )
 
 

@@ -38,6 +38,25 @@ class Contender:
     high: float | None = None
 
 
+def rival_remark(optimal: Contender, rival: Contender, gain_percent: Estimate) -> str | None:
+    """What must be said of a baseline that optimal should beat and does not; None where it beats it.
+
+    Args:
+        gain_percent: paired PPL gain of optimal over the rival, %.
+    """
+    g = gain_percent
+    if g.low > 0:
+        return None
+    interval = f"95 % interval {-g.high:+.2f} … {-g.low:+.2f} %"
+    where = f"at {rival.nbytes:,} bytes"
+    if g.high < 0:
+        return (
+            f"{rival.name} {where} is better than {optimal.name} by {-g.value:.2f} % perplexity ({interval}): "
+            "the objective misjudges this model; ship the better one."
+        )
+    return f"{rival.name} {where} is not distinguishable from {optimal.name} ({interval})."
+
+
 @dataclass(frozen=True, slots=True)
 class Headline:
     """What a study found, to be shown in one breath."""
@@ -47,8 +66,6 @@ class Headline:
     #: paired PPL gain of optimal over uniform, %
     gain_percent: Estimate
     original: Contender | None = None
-    #: at the same bytes: round to nearest, rank 0, the manual recipe, …
-    others: tuple[Contender, ...] = ()
 
     @property
     def fair(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -16,6 +16,9 @@ from results_db.settings import Settings
 from results_db.tables import Calibration
 from server.kit.problem import Problem, core_problem, invalid
 from server.kit.rows import get_row
+
+#: a TextSpec, or a DatasetSpec with its split
+Text = TypeVar("Text", bound=TextSpec)
 
 
 def check_config(fields: Mapping[str, Any], field: str) -> CompressionConfig:
@@ -40,7 +43,7 @@ def check_configs(configs: Sequence[Mapping[str, Any]], field: str) -> list[dict
     return list(checked.values())
 
 
-def check_text(text: TextSpec, settings: Settings, field: str) -> TextSpec:
+def check_text(text: Text, settings: Settings, field: str) -> Text:
     """The text with its path absolute; it must exist inside the allowed folders.
 
     Raises:

@@ -8,9 +8,11 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from compress_core.analyze import Contender, Headline
+from compress_core.analyze.headline import rival_remark
 from compress_core.analyze.verdict import Estimate
 from results_db.states import JobState
 from results_db.tables import Allocation, Compression, Evaluation, Job, Model, Study
+from server.evaluations.schemas import Comparison
 from server.evaluations.service import compare_evaluations
 from server.models.service import original_matrix_bytes
 from server.studies.plan import OPTIMAL, RANK0, RTN, UNIFORM, budget_suffix, dataset_names, resolved_budgets
@@ -63,6 +65,7 @@ def _entry(
         "rows": rows,
         "optimal_vs_uniform": {"verdict": "not measured"},
         "sentence": None,
+        "remarks": [],
     }
     if UNIFORM in evaluations and OPTIMAL in evaluations:
         entry |= _comparison(session, evaluations, {row["name"]: row for row in rows})
@@ -102,7 +105,16 @@ def _comparison(
 ) -> dict[str, Any]:
     uniform, optimal = evaluations[UNIFORM], evaluations[OPTIMAL]
     found = compare_evaluations(session, uniform.id, optimal.id)
-    gain = Estimate(-100 * found.relative_ppl_change, -100 * found.high, -100 * found.low, found.n_windows)
+    gain = _gain(found)
+    remarks = [
+        rival_remark(
+            _contender(rows[OPTIMAL]),
+            _contender(rows[name]),
+            _gain(compare_evaluations(session, evaluations[name].id, optimal.id)),
+        )
+        for name in (RANK0, RTN)
+        if name in evaluations and evaluations[name].compression_id != optimal.compression_id
+    ]
     headline = Headline(
         uniform=_contender(rows[UNIFORM]),
         optimal=_contender(rows[OPTIMAL]),
@@ -123,7 +135,13 @@ def _comparison(
             "recommended": headline.recommended,
         },
         "sentence": headline.sentence(),
+        "remarks": [remark for remark in remarks if remark],
     }
+
+
+def _gain(found: Comparison) -> Estimate:
+    """PPL gain of b over a, in %."""
+    return Estimate(-100 * found.relative_ppl_change, -100 * found.high, -100 * found.low, found.n_windows)
 
 
 def _contender(row: dict[str, Any]) -> Contender:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from compress_core.config import CompressionConfig
-from results_db.params import BudgetSpec, TextSpec
+from results_db.params import BudgetSpec, DatasetSpec, TextSpec
 from results_db.states import JobKind
 from server.studies.schemas import StudyConfig
 
@@ -148,7 +148,8 @@ class _Planner:
             self._compress(name, 0)
         self._evaluate_original(0)
         # which recipe to believe is a choice: it is made on text that the final report does not use
-        dataset, text = self.datasets[0]
+        dataset, first = self.datasets[0]
+        text = self.config.text if first.split == "whole" else first.text
         for name in (PHASE0_UNIFORM, PHASE0_MANUAL):
             self._evaluate(name, dataset, text, 0, split="select")
         context = {
@@ -231,7 +232,7 @@ class _Planner:
     # --- their parts
 
     def _contest(
-        self, phase: int, *, budgets: range, datasets: list[tuple[str, TextSpec]], compress: bool = True
+        self, phase: int, *, budgets: range, datasets: list[tuple[str, DatasetSpec]], compress: bool = True
     ) -> None:
         for position in budgets:
             names = [name + budget_suffix(position) for name in self.names]
@@ -239,7 +240,7 @@ class _Planner:
                 self._compress(name, phase)
             for dataset, text in datasets:
                 for name in names:
-                    self._evaluate(name, dataset, text, phase)
+                    self._evaluate(name, dataset, text.text, phase, split=text.split)
 
     def _allocate(self, name: str, phase: int, params: dict[str, Any], *, rival: str | None = None) -> None:
         inputs = {} if params["kind"] == "uniform" else {"calibration_id": ("calibrate", "calibration_id")}
@@ -258,9 +259,9 @@ class _Planner:
 
     def _evaluate_original(self, phase: int) -> None:
         for dataset, text in self.datasets:
-            self._evaluate("original", dataset, text, phase)
+            self._evaluate("original", dataset, text.text, phase, split=text.split)
 
-    def _evaluate(self, name: str, dataset: str, text: TextSpec, phase: int, *, split: str = "report") -> None:
+    def _evaluate(self, name: str, dataset: str, text: TextSpec, phase: int, *, split: str) -> None:
         e = self.config.evaluation
         params = {
             "task": "perplexity",

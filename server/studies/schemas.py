@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from compress_core.analyze import GateThresholds
 from compress_core.config import CODEBOOK_BITS, CompressionConfig
 from compress_core.errors import ConfigError
-from results_db.params import BudgetSpec, TextSpec
+from results_db.params import BudgetSpec, DatasetSpec, TextSpec
 from results_db.tables import Gate, Job, Study
 from server.kit.answers import page_model, row_model
 
@@ -124,8 +124,8 @@ class Phase0Section(Section):
 
 
 class EvaluationSection(Section):
-    #: texts to measure perplexity on; default: the study's own text
-    datasets: Annotated[list[TextSpec], Field(min_length=1)] | None = None
+    #: texts to measure perplexity on; default: the study's own text. ``split: whole`` takes all of a held-out file
+    datasets: Annotated[list[DatasetSpec], Field(min_length=1)] | None = None
     length: Annotated[int, Field(ge=8, le=131_072)] = 256
     #: at most so many windows; null = all
     windows: Annotated[int, Field(ge=2)] | None = None
@@ -204,8 +204,8 @@ class StudyConfig(Section):
         return self.sensitivity.anchors or []
 
     @property
-    def datasets(self) -> list[TextSpec]:
-        return self.evaluation.datasets or [self.text]
+    def datasets(self) -> list[DatasetSpec]:
+        return self.evaluation.datasets or [DatasetSpec(kind=self.text.kind, path=self.text.path)]
 
 
 class StudyRequest(BaseModel):

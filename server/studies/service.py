@@ -26,6 +26,20 @@ from server.studies.plan import Step, plan_study, resolved_budgets
 from server.studies.schemas import StudyConfig
 
 
+def _check_held_out(config: StudyConfig) -> None:
+    """A whole file is held out only where nothing else of the study is drawn from it.
+
+    Raises:
+        Problem: the built-in text, or the study's own, is asked for as a whole.
+    """
+    for i, dataset in enumerate(config.datasets):
+        if dataset.split == "whole" and (dataset.kind == "stdlib" or dataset.path == config.text.path):
+            raise invalid(
+                f"evaluation.datasets.{i}.split",
+                "this text also calibrates the study: take its report split, or another file as a whole",
+            )
+
+
 def check_study(config: StudyConfig, settings: Settings) -> tuple[StudyConfig, Inspected]:
     """The config with text paths absolute, and its model looked at; before any transaction.
 
@@ -39,6 +53,7 @@ def check_study(config: StudyConfig, settings: Settings) -> tuple[StudyConfig, I
         ]
         evaluation = evaluation.model_copy(update={"datasets": datasets})
     checked = config.model_copy(update={"text": check_text(config.text, settings, "text"), "evaluation": evaluation})
+    _check_held_out(checked)
     model = config.model
     try:
         inspected = inspect_source(

@@ -98,6 +98,24 @@ def test_further_budgets_and_datasets(client: TestClient, study_config: Config, 
     }
 
 
+def test_a_whole_file_is_judged_and_nothing_else_is_drawn_from_it(
+    client: TestClient, study_config: Config, tmp_path: Any
+) -> None:
+    heldout = tmp_path / "models" / "heldout.txt"
+    heldout.write_text("text\n")
+    study_config["evaluation"]["datasets"] = [{"kind": "file", "path": str(heldout), "split": "whole"}]
+    jobs = {job["step"]: job["params"] for job in start(client, study_config)["jobs"]}
+    assert jobs["evaluate:original:heldout.txt"]["split"] == "whole"
+    assert jobs["evaluate:optimal:heldout.txt"]["text"]["path"] == str(heldout)
+    # phase 0 chooses a recipe: on a split of the study's own text, never on what the report is made of
+    pilot = jobs["evaluate:phase0-manual:heldout.txt"]
+    assert (pilot["split"], pilot["text"]["kind"]) == ("select", "stdlib")
+    study_config["evaluation"]["datasets"] = [{"kind": "stdlib", "split": "whole"}]
+    answer = client.post("/api/v1/studies", json={"config": study_config})
+    assert answer.status_code == 422
+    assert "evaluation.datasets.0.split" in answer.text
+
+
 def test_a_whole_study(client: TestClient, study_config: Config, run_to_end: Callable[..., None]) -> None:
     study = start(client, study_config)
     run_to_end()

@@ -8,6 +8,7 @@ import math
 import pytest
 
 from compress_core.analyze import Contender, Estimate, Headline, gain_from_nll
+from compress_core.analyze.headline import rival_remark
 
 UNIFORM = Contender("best uniform", 8.0, 1000, 2.5)
 OPTIMAL = Contender("optimal", 7.0, 990, 2.48)
@@ -48,3 +49,15 @@ def test_more_bytes_claim_nothing() -> None:
 
 def test_no_excess_to_remove() -> None:
     assert Headline(UNIFORM, OPTIMAL, Estimate(1, 0, 2, 9), Contender("original", 8.5, 1, 16.0)).excess_removed is None
+
+
+def test_a_baseline_that_optimal_does_not_beat_is_named() -> None:
+    rank0 = Contender("rank 0, optimal", 6.9, 985, 2.46)
+    assert rival_remark(OPTIMAL, rank0, Estimate(2, 1, 3, 64)) is None
+    better = rival_remark(OPTIMAL, rank0, Estimate(-1.5, -2, -1, 64))
+    assert better is not None
+    assert "rank 0, optimal at 985 bytes is better than optimal by 1.50 %" in better
+    assert "+1.00 … +2.00 %" in better
+    level = rival_remark(OPTIMAL, rank0, Estimate(0.1, -0.2, 0.4, 64))
+    assert level is not None
+    assert "not distinguishable" in level

@@ -71,10 +71,11 @@ class _Raw:
 def estimate_sensitivities(anchors: Iterable[KLAnchor], *, shrink: bool = True) -> dict[MatrixKey, Sensitivity]:
     """Combine anchors into one sensitivity a matrix.
 
-    The standard error of a matrix's log a combines the anchors' own errors (Σ se²/m², from se(KL)/KL) with half
-    of what they disagree (sample variance / m), whichever is larger: anchors can be precise and still disagree, where
-    KL is not linear in ε. A KL at or below max(0.5·se, 1e-9 nats) is raised to that floor and given a standard error
-    of 1 in log. Anchors with zero error say nothing and are left out; a matrix without any other takes its type's mean.
+    The standard error of a matrix's log a is the mean of the anchors' own (se(KL)/KL: they are measured on the same
+    sequences, so their errors do not average out), or comes from half of what they disagree (sample variance / m),
+    whichever is larger: anchors can be precise and still disagree, where KL is not linear in ε. A KL at or below
+    max(0.5·se, 1e-9 nats) is raised to that floor and given a standard error of 1 in log. Anchors with zero error say
+    nothing and are left out; a matrix without any other takes its type's mean.
 
     Raises:
         NonFiniteValues: an anchor holds NaN, infinity, or a negative error or standard error.
@@ -102,7 +103,7 @@ def estimate_sensitivities(anchors: Iterable[KLAnchor], *, shrink: bool = True) 
 
 
 def _combine(group: list[KLAnchor]) -> _Raw | None:
-    logs, variances, floored = [], [], 0
+    logs, errors, floored = [], [], 0
     for anchor in group:
         if anchor.error == 0:
             continue
@@ -114,11 +115,11 @@ def _combine(group: list[KLAnchor]) -> _Raw | None:
         else:
             kl, se = anchor.kl, UNKNOWN_LOG_SE if known is None else known / anchor.kl
         logs.append(math.log(kl) - math.log(anchor.error))
-        variances.append(se**2)
+        errors.append(se)
     if not logs:
         return None
     m = len(logs)
-    variance = math.fsum(variances) / m**2
+    variance = (math.fsum(errors) / m) ** 2
     if m > 1:
         variance = max(variance, float(np.var(logs, ddof=1)) / (2 * m))
     return _Raw(math.fsum(logs) / m, math.sqrt(variance), m, floored)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -40,12 +41,24 @@ def sensitivity_varies(spread: Estimate | None, thresholds: GateThresholds) -> G
     return decide_interval(0, name, spread, need, "×", "The most over the least sensitive layer", _PIVOT)
 
 
-def manual_beats_uniform(gain_percent: Estimate | None, thresholds: GateThresholds) -> GateResult:
-    """PPL gain of the manual recipe over uniform > 2 %; gain = 100·(1 − PPL_manual/PPL_uniform), paired."""
+def manual_beats_uniform(
+    gain_percent: Estimate | None, thresholds: GateThresholds, *, n_high: int | None = None, n_low: int | None = None
+) -> GateResult:
+    """PPL gain of the manual recipe over uniform > 2 %; gain = 100·(1 − PPL_manual/PPL_uniform), paired.
+
+    Args:
+        n_high: layers at the recipe's high config; where it is 0, or ``n_low`` is, the recipe split nothing and its
+            gain says nothing about splitting.
+    """
     name, need = "manual_beats_uniform", thresholds.manual_gain_percent
     if gain_percent is None:
         return not_measured(0, name, need, "%", _INVESTIGATE, "manual and uniform are not both evaluated")
-    return decide_interval(0, name, gain_percent, need, "%", "The PPL gain of manual over uniform", _INVESTIGATE)
+    result = decide_interval(0, name, gain_percent, need, "%", "The PPL gain of manual over uniform", _INVESTIGATE)
+    if n_high != 0 and n_low != 0:
+        return result
+    side = "low" if n_high == 0 else "high"
+    detail = f"{result.detail} But every layer has the {side} config, so nothing was split: choose other configs."
+    return replace(result, verdict=Verdict.NOT_DECIDABLE, detail=detail, needed_samples=None)
 
 
 # ---- phase 1: the data
@@ -166,7 +179,12 @@ def parameters_physical(
 def fit_generalises(
     r2_by_type: Mapping[str, float | None], thresholds: GateThresholds, *, parametric: bool = True
 ) -> GateResult:
-    """One model for attention and MLP: the R² of each type reaches the threshold of the fit gate."""
+    """One model for attention and MLP: the R² of each type reaches the threshold of the fit gate.
+
+    Args:
+        r2_by_type: on the measurements that the fit has seen. An interpolation passes through all of them, so there
+            R² = 1 says nothing and the gate is not decidable.
+    """
     name = "fit_generalises"
     need = thresholds.fit_r2 if parametric else thresholds.fallback_r2
     missing = [kind for kind in ("attention", "mlp") if r2_by_type.get(kind) is None]
@@ -175,7 +193,10 @@ def fit_generalises(
     known = {kind: float(value) for kind, value in r2_by_type.items() if value is not None}
     worst = min(known, key=lambda kind: known[kind])
     listed = ", ".join(f"{kind} {value:.3f}" for kind, value in known.items())
-    detail = f"R² by type: {listed} (threshold {need:g}); the lowest is {worst}."
+    detail = f"R² by type, of errors that the fit has seen: {listed} (threshold {need:g}); the lowest is {worst}."
+    if not parametric and known[worst] > 1 - 1e-9:
+        detail = f"The non-parametric fallback passes through every measurement, which shows nothing. {detail}"
+        return GateResult(2, name, Verdict.NOT_DECIDABLE, known[worst], need, None, None, "R²", detail, _INTERPOLATE)
     return decide_exact(2, name, known[worst] > need, known[worst], need, "R²", detail, _INTERPOLATE)
 
 

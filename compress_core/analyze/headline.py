@@ -100,6 +100,8 @@ class Headline:
                 f"{self.uniform.name}, so nothing can be claimed (gain {g.value:+.2f} %, {interval})."
             )
         where = f"at {self.optimal.nbytes:,} of {self.uniform.nbytes:,} bytes"
+        if g.low == g.high == 0:
+            return f"{self.optimal.name} and {self.uniform.name} are one and the same model {where}: neither can win."
         if g.low > 0:
             return f"{self.optimal.name} beats {self.uniform.name} by {g.value:.2f} % perplexity {where} ({interval})."
         if g.high < 0:

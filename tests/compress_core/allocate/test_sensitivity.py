@@ -20,6 +20,13 @@ def test_anchors_are_averaged_in_log() -> None:
     assert found.low < 4 < found.high  # the anchors disagree
 
 
+def test_anchors_on_the_same_sequences_are_no_independent_witnesses() -> None:
+    one = [KLAnchor(Q0, 0.1, 0.2, 0.04)]
+    twice = [*one, KLAnchor(Q0, 0.01, 0.02, 0.004)]
+    alone, both = (estimate_sensitivities(anchors, shrink=False)[Q0] for anchors in (one, twice))
+    assert both.log_se == pytest.approx(alone.log_se) == pytest.approx(0.2)
+
+
 def test_noise_is_pulled_toward_the_type_and_precision_is_not() -> None:
     rng = np.random.default_rng(0)
     truth = {MatrixKey(i, "up"): float(np.exp(0.2 * rng.normal())) for i in range(40)}

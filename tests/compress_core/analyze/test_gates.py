@@ -49,6 +49,15 @@ def test_the_interval_decides(low: float, value: float, high: float, verdict: Ve
     assert result.fallback
 
 
+@pytest.mark.parametrize(("n_high", "n_low", "side"), [(0, 6, "low"), (6, 0, "high")])
+def test_a_recipe_that_split_nothing_decides_nothing(n_high: int, n_low: int, side: str) -> None:
+    for gain in (Estimate(3, 2.5, 4, 64), Estimate(-3, -4, -2, 64)):
+        result = gates.manual_beats_uniform(gain, T, n_high=n_high, n_low=n_low)
+        assert result.verdict == OPEN
+        assert f"every layer has the {side} config" in result.detail
+        assert gates.manual_beats_uniform(gain, T, n_high=2, n_low=4).verdict != OPEN
+
+
 def test_an_open_gate_says_how_many_samples_would_do() -> None:
     # half width 3 toward the threshold at distance 1: nine times the samples
     assert gates.manual_beats_uniform(Estimate(3.0, 0.0, 5.0, 100), T).needed_samples == 900
@@ -139,6 +148,10 @@ def test_fit() -> None:
     worst = gates.fit_generalises({"attention": 0.9, "mlp": 0.6}, T)
     assert worst.verdict == NO_GO
     assert worst.value == 0.6
+    vacuous = gates.fit_generalises({"attention": 1.0, "mlp": 1.0}, T, parametric=False)
+    assert vacuous.verdict == OPEN
+    assert "passes through every measurement" in vacuous.detail
+    assert gates.fit_generalises({"attention": 0.9, "mlp": 0.65}, T, parametric=False).verdict == GO
     assert gates.scaled_fit_explains(0.61, T).verdict == GO
     assert gates.scaled_fit_explains(0.59, T).verdict == NO_GO
 

@@ -41,6 +41,12 @@ def test_no_win_recommends_uniform(gain: Estimate, words: str) -> None:
     assert headline.excess_removed is None
 
 
+def test_the_same_choice_is_called_the_same() -> None:
+    sentence = Headline(UNIFORM, Contender("optimal", 8.0, 1000, 2.5), gain_from_nll(0, 0, 0, n=9)).sentence()
+    assert "are one and the same model at 1,000 of 1,000 bytes" in sentence
+    assert "-0.00" not in sentence
+
+
 def test_more_bytes_claim_nothing() -> None:
     headline = Headline(UNIFORM, Contender("optimal", 7.0, 1010, 2.5), Estimate(12, 10, 14, 9))
     assert headline.recommended == "best uniform"

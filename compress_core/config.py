@@ -45,7 +45,7 @@ class CompressionConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ConfigError(f"{name} must be an integer, not {value!r}")
-        if self.codebook not in CODEBOOK_BITS:
+        if not isinstance(self.codebook, str) or self.codebook not in CODEBOOK_BITS:
             raise ConfigError(f"unknown codebook {self.codebook!r}: choose one of {', '.join(CODEBOOK_BITS)}")
         if self.b_q not in CODEBOOK_BITS[self.codebook]:
             allowed = ", ".join(map(str, CODEBOOK_BITS[self.codebook]))
@@ -59,8 +59,9 @@ class CompressionConfig:
         if not 1 <= self.iterations <= 100:
             raise ConfigError(f"iterations must lie in 1 … 100, not {self.iterations}")
         bits = self.factor_bits
-        pair = (bits, bits) if isinstance(bits, int) else tuple(bits)
-        if len(pair) != 2 or any(b not in FACTOR_BITS for b in pair):
+        pair = tuple(bits) if isinstance(bits, tuple | list) else (bits, bits)
+        # 8.0 == 8, but it would get a hash of its own
+        if len(pair) != 2 or any(type(b) is not int or b not in FACTOR_BITS for b in pair):
             raise ConfigError(f"factor_bits must be 4, 8 or 16, or a pair of these, not {bits!r}")
         object.__setattr__(self, "factor_bits", pair[0] if pair[0] == pair[1] else pair)
 

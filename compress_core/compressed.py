@@ -27,12 +27,13 @@ from torch import Tensor
 from compress_core.codebooks import get_codebook
 from compress_core.codebooks.rtn import rtn_values
 from compress_core.config import CompressionConfig
-from compress_core.errors import PackedFormatError
+from compress_core.errors import ConfigError, PackedFormatError
 from compress_core.incoherence import InputRotation
 from compress_core.ldlq import Rounded
 from compress_core.lowrank import Factors, QuantizedFactor, decode_factor
 from compress_core.nbytes import E8_BLOCK, predicted_nbytes
 from compress_core.packing import pack_bits, unpack_bits
+from compress_core.precision import exact_float32
 from compress_core.row_scales import decode_row_scales
 
 
@@ -83,14 +84,19 @@ class CompressedMatrix:
             if tensor.dtype != _dtype_of(name, config):
                 raise PackedFormatError(f"{name} must be {_dtype_of(name, config)}, not {tensor.dtype}")
         matrix = cls(config, shape, packed)
-        if matrix.nbytes != predicted_nbytes(config, *shape):
+        try:
+            expected_bytes = predicted_nbytes(config, *shape)
+        except ConfigError as error:
+            raise PackedFormatError(f"metadata of a packed matrix make no sense: {error}") from error
+        if matrix.nbytes != expected_bytes:
             raise PackedFormatError(
-                f"a {config} matrix of shape {shape} takes {predicted_nbytes(config, *shape)} bytes, "
+                f"a {config} matrix of shape {shape} takes {expected_bytes} bytes, "
                 f"but its tensors have {matrix.nbytes}: the file is truncated or its header lies"
             )
         return matrix
 
     @torch.no_grad()
+    @exact_float32()
     def dequantize(self, *, device: torch.device | str | None = None) -> Tensor:
         """Ŵ (out_features, in_features), float32, on ``device`` (default: CPU)."""
         target = torch.device(device or "cpu")

@@ -69,8 +69,10 @@ def compress_matrix(
     Raises:
         RankTooLarge: config.rank > min(out_features, in_features).
         NonFiniteValues: NaN or infinity in the weight or the Hessian.
+        ValueError: the weight is no matrix of floats, or the Hessian has another width.
     """
-    config.check_shape(weight.shape[0], weight.shape[1])
+    if weight.ndim == 2:  # anything else is refused by name further down
+        config.check_shape(weight.shape[0], weight.shape[1])
     target = torch.device(device) if device is not None else weight.device
     with exact_float32():
         if config.codebook == "rtn":

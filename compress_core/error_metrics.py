@@ -1,6 +1,7 @@
 """Errors of an approximation Ŵ of W, D = W − Ŵ. All sums in float64.
 
-A zero denominator (W = 0, or W orthogonal to H) has a definition: the error is 0 if D has none either, else 1.
+A zero denominator (W = 0, or W orthogonal to H) has a definition: the error is 0 if D has none either, else 1. Zero
+means: not told apart from the rounding of the sum, or an orthogonal W would have an error of any size.
 
 Shapes: w_OI, d_OI, h_II.
 """
@@ -14,6 +15,8 @@ from torch import Tensor
 
 #: rows multiplied by H at once, so that the product never doubles the memory of W
 _ROWS = 4096
+#: of ‖X‖²·tr(H), which tr(X H Xᵀ) never exceeds: below it float64 sums hold nothing but rounding
+_ROUNDING = 1e-14
 
 
 def _ratio(numerator: float, denominator: float) -> float:
@@ -24,12 +27,15 @@ def _ratio(numerator: float, denominator: float) -> float:
 
 def _energy(x_OI: Tensor, h_II: Tensor | None) -> float:
     """tr(X H Xᵀ) in float64; H = None is the identity."""
-    total = 0.0
+    if h_II is None:
+        return sum(float(rows.to(torch.float64).square().sum()) for rows in x_OI.split(_ROWS))
+    h64 = h_II.to(torch.float64)
+    total = most = 0.0
     for rows in x_OI.split(_ROWS):
         rows64 = rows.to(torch.float64)
-        image = rows64 if h_II is None else rows64 @ h_II.to(torch.float64)
-        total += float((image * rows64).sum())
-    return total
+        total += float(((rows64 @ h64) * rows64).sum())
+        most += float(rows64.square().sum())
+    return 0.0 if abs(total) <= _ROUNDING * most * float(h64.diagonal().sum()) else total
 
 
 def raw_mse(w_OI: Tensor, w_hat_OI: Tensor) -> float:

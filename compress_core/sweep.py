@@ -13,6 +13,7 @@ from compress_core.config import CompressionConfig
 from compress_core.context import MatrixContext, prepare_matrix
 from compress_core.decompose import compress_prepared
 from compress_core.error_metrics import calibration_weighted_error, normalized_mse, raw_mse
+from compress_core.errors import NonFiniteValues
 from compress_core.measurement import MatrixMeasurement
 from compress_core.precision import exact_float32
 
@@ -38,7 +39,7 @@ def sweep_matrix(
         RankTooLarge: a config's rank > min(out_features, in_features); before any work.
         NonFiniteValues: NaN or infinity in the weight or the Hessian.
     """
-    for config in configs:
+    for config in configs if weight.ndim == 2 else ():  # anything else is refused by name further down
         config.check_shape(weight.shape[0], weight.shape[1])
     target = torch.device(device) if device is not None else weight.device
     contexts: dict[int, MatrixContext] = {}
@@ -60,8 +61,17 @@ def sweep_matrix(
 def measure(
     weight: Tensor, hessian: Tensor | None, compressed: CompressedMatrix, seconds: float = 0.0
 ) -> MatrixMeasurement:
-    """Errors and bytes of a compressed matrix, from what it dequantises to."""
+    """Errors and bytes of a compressed matrix, from what it dequantises to.
+
+    Raises:
+        NonFiniteValues: what it dequantises to is not finite, because the weights were next to the end of float32.
+    """
     w_hat = compressed.dequantize(device=weight.device)
+    if not bool(torch.isfinite(w_hat).all()):
+        raise NonFiniteValues(
+            f"compressed at {compressed.config} the matrix has NaN or infinite entries: its weights are too large for "
+            "float32 scales, a retry cannot help"
+        )
     return MatrixMeasurement(
         config=compressed.config,
         raw_mse=raw_mse(weight, w_hat),

@@ -6,9 +6,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compress_core import CompressedMatrix, CompressionConfig, compress_matrix
+from compress_core import CompressedMatrix, CompressionConfig, compress_matrix, sweep_matrix
 from compress_core.error_metrics import calibration_weighted_error, normalized_mse
 from compress_core.errors import Interrupted, NonFiniteValues, PackedFormatError, RankTooLarge
+from compress_core.lowrank import decode_factor
 
 
 def error(w, h, config) -> float:
@@ -152,6 +153,10 @@ def test_impossible_input_is_refused(make_layer) -> None:
         compress_matrix(w, h[:8, :8], CompressionConfig(b_q=2))
     with pytest.raises(ValueError, match="matrix of floats"):
         compress_matrix(w.to(torch.int32), h, CompressionConfig(b_q=2))
+    with pytest.raises(ValueError, match="matrix of floats"):
+        compress_matrix(w[0], h, CompressionConfig(b_q=2))
+    with pytest.raises(ValueError, match="matrix of floats"):
+        sweep_matrix(w[0], h, [CompressionConfig(b_q=2)])
 
 
 def test_progress_counts_up_and_may_stop_the_work(make_layer) -> None:
@@ -180,6 +185,8 @@ def test_damaged_tensors_are_named(make_layer) -> None:
         CompressedMatrix.from_tensors({**tensors, "l_scales": tensors["l_scales"].float()}, meta)
     with pytest.raises(PackedFormatError, match="not readable"):
         CompressedMatrix.from_tensors(tensors, {"shape": [16, 20]})
+    with pytest.raises(PackedFormatError, match="make no sense"):
+        CompressedMatrix.from_tensors(tensors, {**meta, "shape": [1, 20]})
 
 
 def test_the_callers_precision_setting_comes_back(make_layer) -> None:
@@ -190,3 +197,22 @@ def test_the_callers_precision_setting_comes_back(make_layer) -> None:
         assert torch.get_float32_matmul_precision() == "high"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+def test_decoding_is_exact_whatever_the_caller_has_set(make_layer, monkeypatch) -> None:
+    w, h = make_layer(16, 24)
+    compressed = compress_matrix(w, h, CompressionConfig(b_q=2, rank=2))
+    seen = []
+
+    def decode(*args, **kwargs):
+        seen.append(torch.get_float32_matmul_precision())
+        return decode_factor(*args, **kwargs)
+
+    monkeypatch.setattr("compress_core.compressed.decode_factor", decode)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        compressed.dequantize()
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == ["highest", "highest"]

@@ -5,7 +5,7 @@ import torch
 
 from compress_core import CompressionConfig, compress_matrix, sweep_matrix
 from compress_core.error_metrics import calibration_weighted_error, normalized_mse, raw_mse, sqnr
-from compress_core.errors import Interrupted, RankTooLarge
+from compress_core.errors import Interrupted, NonFiniteValues, RankTooLarge
 
 GRID = [CompressionConfig(b_q=b, rank=r, iterations=3) for b in (2, 3) for r in (0, 2, 8)] + [
     CompressionConfig(b_q=4, codebook="rtn"),
@@ -61,6 +61,24 @@ def test_errors_without_a_denominator_are_defined() -> None:
     assert calibration_weighted_error(orthogonal, one[:1], h) == 1.0
     assert sqnr(one, one) == math.inf
     assert sqnr(one, 0.9 * one) == pytest.approx(20.0, abs=1e-4)
+
+
+def test_a_denominator_of_rounding_errors_is_zero() -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(5, 24, generator=g, dtype=torch.float64)
+    h = x.T @ x / 5
+    null = torch.linalg.svd(x).Vh[5:]  # orthogonal to every input, in a general position
+    for seed in range(8):
+        w = torch.randn(3, 19, generator=g.manual_seed(seed), dtype=torch.float64) @ null
+        d = torch.randn(3, 24, generator=g, dtype=torch.float64)
+        assert calibration_weighted_error(w, w - d, h) == 1.0
+        assert calibration_weighted_error(w, 0.5 * w, h) == 0.0
+
+
+def test_errors_that_are_no_numbers_are_refused(make_layer) -> None:
+    w, h = make_layer(8, 16)
+    with pytest.raises(NonFiniteValues, match=r"e8 2b r0.*too large"):
+        sweep_matrix(3e38 * w.sign(), h, [CompressionConfig(b_q=2)])
 
 
 def test_weighted_error_with_identity_is_the_normalized_one(make_layer) -> None:

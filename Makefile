@@ -11,7 +11,8 @@ TORCH_INDEX ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+# setuptools warns that our top-level packages have plain names: docs/decisions/002 says why
+PIP_INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 export OMP_WAIT_POLICY ?= PASSIVE
 ifneq ($(PORT),)

@@ -47,7 +47,7 @@ def headline_tables(headline: Mapping[str, Any]) -> list[Table]:
 
 
 def headline_sentences(headline: Mapping[str, Any]) -> list[str]:
-    """A sentence a budget: does optimal beat the best uniform at no more bytes? Then the baselines that it does not beat."""
+    """A sentence a budget: does optimal beat the best uniform at no more bytes? And the baselines it does not beat."""
     sentences = []
     for entry in _entries(headline):
         sentences.append(

@@ -20,9 +20,13 @@ class Database:
 
     SQLite runs in WAL mode and writers open with BEGIN IMMEDIATE: a read that turns into a write inside BEGIN
     DEFERRED fails with "database is locked" whatever the timeout.
+
+    Args:
+        idle_limit_s: PostgreSQL ends a transaction of ours that has said nothing for so long, and frees its locks: the
+            process was frozen in the middle of it. (SQLite's locks go with the process alone.)
     """
 
-    def __init__(self, url: str, *, echo: bool = False) -> None:
+    def __init__(self, url: str, *, echo: bool = False, idle_limit_s: float = 60.0) -> None:
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite and self.url.database:
@@ -31,6 +35,8 @@ class Database:
         self.engine: Engine = create_engine(self.url, **options)
         if self.is_sqlite:
             _prepare_sqlite(self.engine)
+        else:
+            _prepare_postgresql(self.engine, idle_limit_s)
         writer = self.engine.execution_options(**{_BEGIN: "IMMEDIATE"}) if self.is_sqlite else self.engine
         reader = self.engine if self.is_sqlite else self.engine.execution_options(postgresql_readonly=True)
         self._write = sessionmaker(writer, expire_on_commit=False)
@@ -67,3 +73,12 @@ def _prepare_sqlite(engine: Engine) -> None:
     def _begin(connection: Connection) -> None:
         mode = connection.get_execution_options().get(_BEGIN, "DEFERRED")
         connection.exec_driver_sql(f"BEGIN {mode}")
+
+
+def _prepare_postgresql(engine: Engine, idle_limit_s: float) -> None:
+    @event.listens_for(engine, "connect")
+    def _connect(dbapi_connection: Any, _record: Any) -> None:
+        with dbapi_connection.cursor() as cursor:
+            limit = f"{max(1, round(1000 * idle_limit_s))}ms"
+            cursor.execute("SELECT set_config('idle_in_transaction_session_timeout', %s, false)", (limit,))
+        dbapi_connection.commit()

@@ -12,6 +12,7 @@ from results_db.errors import LeaseLost
 from results_db.queue.lease import Beat, Claim, heartbeat, release_attempt
 from results_db.settings import Settings
 from results_db.states import JobState
+from worker.database import open_database
 from worker.progress import ProgressMeter
 from worker.stop import StopRequest
 
@@ -47,7 +48,7 @@ class Heartbeat:
         self._thread.join()
 
     def _run(self) -> None:
-        database = Database(self._settings.database_url)
+        database = open_database(self._settings)
         cancels_seen = 0
         try:
             while not self._ended.wait(self._settings.heartbeat_s):

@@ -26,6 +26,7 @@ from sqlalchemy.exc import DBAPIError
 from results_db import Database
 from results_db.settings import Settings
 from worker.current import CurrentWorker, set_current
+from worker.database import open_database
 from worker.device import Device, own_device
 from worker.errors import DeviceUnavailable, NotReady
 from worker.registration import bury_the_dead, register, touch
@@ -102,7 +103,7 @@ def _preload() -> None:
 
 
 def _work(settings: Settings, device: Device, name: str, *, burst: bool) -> None:
-    database = Database(settings.database_url)
+    database = open_database(settings)
     try:
         _wait_for_schema(database)
         bury_the_dead(database)

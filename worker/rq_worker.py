@@ -12,10 +12,10 @@ from redis.exceptions import RedisError
 from rq import Worker
 from rq.job import Job
 
-from results_db import Database
 from results_db.queue.lease import lose_attempt
 from results_db.tables import Attempt
 from worker.current import CurrentWorker
+from worker.database import open_database
 from worker.registration import touch
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class BitbudgetWorker(Worker):
             self._touch()
 
     def _touch(self) -> None:
-        database = Database(self.current.settings.database_url)
+        database = open_database(self.current.settings)
         try:
             touch(database, self.current.id)
         except Exception as error:  # noqa: BLE001 - the row is for people's eyes; the next beat tries again
@@ -98,7 +98,7 @@ class BitbudgetWorker(Worker):
             database.dispose()  # no connection may cross the next fork
 
     def _lose(self, attempt_id: str, why: str, **values: int | None) -> None:
-        database = Database(self.current.settings.database_url)
+        database = open_database(self.current.settings)
         try:
             with database.write() as session:
                 attempt = session.get(Attempt, attempt_id)

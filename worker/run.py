@@ -22,6 +22,7 @@ from results_db.tables import Attempt
 from worker.causes import describe
 from worker.context import JobContext, Recorder
 from worker.current import CurrentWorker, current_worker
+from worker.database import open_database
 from worker.device import Device
 from worker.heartbeat import Heartbeat
 from worker.progress import ProgressMeter
@@ -47,7 +48,7 @@ def run_attempt(attempt_id: str) -> None:
     worker = current_worker()
     die_with_parent(worker.pid)
     set_torch_threads()
-    database = Database(worker.settings.database_url)
+    database = open_database(worker.settings)
     try:
         with database.write() as session:
             claim = claim_attempt(session, attempt_id, worker_id=worker.id, lease_s=worker.settings.lease_s)

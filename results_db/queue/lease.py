@@ -244,9 +244,15 @@ def lose_attempt(session: Session, attempt: Attempt, why: str, **values: Any) ->
 
 
 def reap_expired(session: Session) -> list[str]:
-    """Lose every running attempt whose lease ran out by the database's clock; the ids of those lost."""
+    """Lose every running attempt whose lease ran out by the database's clock; the ids of those lost.
+
+    An attempt whose row is locked is left for the next turn: its worker is writing, or was frozen while it wrote, and
+    waiting for it would hold up everybody else's jobs.
+    """
     expired = session.scalars(
-        select(Attempt).where(Attempt.state == AttemptState.RUNNING.value, Attempt.lease_expires_at < db_now())
+        select(Attempt)
+        .where(Attempt.state == AttemptState.RUNNING.value, Attempt.lease_expires_at < db_now())
+        .with_for_update(skip_locked=True)
     ).all()
     return [a.id for a in expired if lose_attempt(session, a, "its lease ran out: no heartbeat from its worker")]
 

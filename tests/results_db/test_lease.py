@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from results_db import Database
 from results_db.clock import db_now, utc_now
@@ -97,6 +100,25 @@ def test_an_expired_lease_makes_a_new_attempt(queue: Any) -> None:
     assert queue.states(job_id) == [AttemptState.LOST, Q]
     assert queue.job(job_id).state == JobState.QUEUED
     assert [kind for kind, _ in queue.events(job_id)].count("worker_lost") == 1
+
+
+@pytest.mark.parametrize("database_backend", ["postgresql"], indirect=True)
+def test_a_worker_frozen_in_a_transaction_holds_up_nobody(queue: Any, database_url: str) -> None:
+    """Its row is skipped, then PostgreSQL ends its transaction; the frozen write never commits."""
+    claim = queue.run(queue.submit())
+    queue.expire(claim)
+    frozen = Database(database_url, idle_limit_s=0.5)
+    with frozen.engine.connect() as connection, Session(connection) as session:
+        hold_lease(session, claim)
+        assert queue.do(reap_expired) == []
+        deadline = time.monotonic() + 20
+        while not queue.do(reap_expired):
+            assert time.monotonic() < deadline, "the frozen transaction still holds its lock"
+        with pytest.raises(DBAPIError):
+            session.commit()
+    frozen.dispose()
+    with pytest.raises(LeaseLost):
+        queue.do(hold_lease, claim)
 
 
 @pytest.mark.parametrize("write", ["hold", "beat", "finish", "fail", "release"])

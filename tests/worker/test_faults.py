@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
@@ -33,6 +34,24 @@ def kill(pid: int) -> None:
     """kill -9; a horse may have followed its parent already."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+def freeze(service: Any, pid: int) -> None:
+    """SIGSTOP. On SQLite between two writes: a process that is stopped inside one keeps the only write lock."""
+    os.kill(pid, signal.SIGSTOP)
+    while service.database.is_sqlite and not _writable(service.database.url.database):
+        os.kill(pid, signal.SIGCONT)
+        os.kill(pid, signal.SIGSTOP)
+
+
+def _writable(path: str) -> bool:
+    with closing(sqlite3.connect(path, timeout=0.2, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        connection.execute("ROLLBACK")
+        return True
 
 
 def start_sweep(service: Any, model_id: str, calibration_id: str, configs: list[dict[str, Any]]) -> str:
@@ -103,7 +122,7 @@ def test_a_lost_lease_is_reaped_without_the_worker(service: Any, model_id: str, 
     job_id = start_sweep(service, model_id, calibration_id, grid(4, N_CONFIGS))
     worker = service.worker()
     horse = service.horse(worker)
-    os.kill(horse, signal.SIGSTOP)
+    freeze(service, horse)
     service.wait(lambda: states(service, job_id)[0] == AttemptState.LOST, "the reaper")
     stopped_at = service.measured(job_id)
     os.kill(horse, signal.SIGCONT)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from compress_core.errors import NonFiniteValues
+from compress_core.errors import CalibrationError, NonFiniteValues
 from compress_core.incoherence import InputRotation
 from compress_core.ldlq import Feedback, make_feedback
 from compress_core.lowrank import random_start, top_directions
@@ -19,6 +19,10 @@ from compress_core.lowrank import random_start, top_directions
 DAMPING = 1e-3
 #: what the square root S adds: just enough for a singular H
 _ROOT_DAMPING = 1e-6
+#: the most that rounding (of a bfloat16 H, say) can ask for; an H that needs more is no E[x xᵀ]
+_MOST_ROOT_DAMPING = 0.1
+
+_NOT_SEMIDEFINITE = "the Hessian is not positive semidefinite, so it is no E[x xᵀ]: calibrate again"
 
 
 def damped(h_II: Tensor, share: float) -> Tensor:
@@ -63,6 +67,7 @@ def prepare_input(h_II: Tensor | None, in_features: int, seed: int, device: torc
 
     Raises:
         NonFiniteValues: NaN or infinity in H.
+        CalibrationError: H is not positive semidefinite.
         ValueError: H is not (in_features, in_features).
     """
     rotation = InputRotation.make(in_features, seed, device)
@@ -76,20 +81,31 @@ def prepare_input(h_II: Tensor | None, in_features: int, seed: int, device: torc
         raise NonFiniteValues("the Hessian has NaN or infinite entries: calibrate again, a retry with it cannot help")
     h = (h + h.T) / 2
     mean = float(h.diagonal().mean())
-    if mean <= 0:
+    if not bool(h.any()):
         return InputContext(seed, device, rotation, identity, identity)
-    rotated = rotation.rotate_hessian((h / mean).to(torch.float32))
-    return InputContext(seed, device, rotation, rotated, _root(rotated))
+    if mean <= 0:
+        raise CalibrationError(_NOT_SEMIDEFINITE)
+    rotated, root = _root(rotation.rotate_hessian((h / mean).to(torch.float32)))
+    return InputContext(seed, device, rotation, rotated, root)
 
 
-def _root(h_II: Tensor) -> Tensor:
-    """Lower triangular S with S Sᵀ = H + the least damping (of a short ladder) that factorises."""
+def _root(h_II: Tensor) -> tuple[Tensor, Tensor]:
+    """H and lower triangular S with S Sᵀ = H + the least damping (of a short ladder) that factorises.
+
+    Where rounding has made H as indefinite as that, the H returned has the damping in it.
+
+    Raises:
+        CalibrationError: none of the ladder does.
+    """
     share = _ROOT_DAMPING
-    while True:
+    while share < 2 * _MOST_ROOT_DAMPING:
         s_II, info = torch.linalg.cholesky_ex(damped(h_II, share))
         if int(info) == 0:
-            return s_II.to(torch.float32)
+            # below DAMPING, what rounding adds anyway makes up for it
+            sound_II = h_II if share < DAMPING / 2 else damped(h_II, share).to(torch.float32)
+            return sound_II, s_II.to(torch.float32)
         share *= 10
+    raise CalibrationError(_NOT_SEMIDEFINITE)
 
 
 @dataclass

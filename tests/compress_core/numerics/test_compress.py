@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from compress_core import CompressedMatrix, CompressionConfig, compress_matrix, sweep_matrix
 from compress_core.error_metrics import calibration_weighted_error, normalized_mse
-from compress_core.errors import Interrupted, NonFiniteValues, PackedFormatError, RankTooLarge
+from compress_core.errors import CalibrationError, Interrupted, NonFiniteValues, PackedFormatError, RankTooLarge
 from compress_core.lowrank import decode_factor
 
 
@@ -76,6 +76,25 @@ def test_degenerate_hessians(codebook: str, rank: int, make_layer) -> None:
         w_hat = compress_matrix(w, hessian, config).dequantize()
         assert torch.isfinite(w_hat).all()
         assert calibration_weighted_error(w, w_hat, hessian) < 0.25 or not bool(hessian.any())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_singular_hessian_in_half_precision_is_taken(dtype: torch.dtype, make_layer) -> None:
+    w, _ = make_layer(24, 36)
+    x = torch.randn(8, 36, generator=torch.Generator().manual_seed(1))
+    rounded = (x.T @ x).to(dtype)  # rounding makes it indefinite
+    assert float(torch.linalg.eigvalsh(rounded.float())[0]) < 0
+    for rank in (0, 4):
+        w_hat = compress_matrix(w, rounded, CompressionConfig(b_q=3, rank=rank, iterations=2)).dequantize()
+        assert calibration_weighted_error(w, w_hat, x.T @ x) < 0.05
+
+
+def test_a_hessian_that_is_none_is_refused(make_layer) -> None:
+    w, h = make_layer(8, 16)
+    signs = torch.diag(torch.tensor([1.0, -1.0]).repeat(8))
+    for wrong in (-h, signs, signs + 0.1 * torch.eye(16)):
+        with pytest.raises(CalibrationError, match="not positive semidefinite"):
+            compress_matrix(w, wrong, CompressionConfig(b_q=2))
 
 
 @pytest.mark.parametrize("codebook", ["e8", "scalar", "rtn"])

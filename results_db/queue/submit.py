@@ -13,9 +13,9 @@ from results_db.errors import WrongState
 from results_db.ids import new_id
 from results_db.queue.events import record_event
 from results_db.queue.lease import counted_attempts
-from results_db.queue.transitions import add_attempt, change_state, get_job, live_attempt, queue_job
+from results_db.queue.transitions import add_attempt, change_state, get_job, live_attempt, lock_study, queue_job
 from results_db.states import TERMINAL, WORKER_KINDS, AttemptState, JobKind, JobState, StudyState
-from results_db.tables import Job, Study
+from results_db.tables import Job
 
 
 def submit_job(
@@ -127,7 +127,7 @@ def retry_job(session: Session, job_id: str) -> Job:
     session.flush()
     _back_to_start(session, job)
     if job.study_id is not None:
-        study = session.get_one(Study, job.study_id)
+        study = lock_study(session, job.study_id)
         study.state, study.reason, study.finished_at = StudyState.RUNNING.value, None, None
         skipped = select(Job).where(
             Job.study_id == job.study_id, Job.state == JobState.SKIPPED.value, Job.position > job.position

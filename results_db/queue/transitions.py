@@ -12,7 +12,7 @@ from results_db.errors import NotFound, WrongState
 from results_db.ids import new_id
 from results_db.queue.events import record_event
 from results_db.states import ALLOWED, TERMINAL, WORKER_KINDS, AttemptState, JobState
-from results_db.tables import Attempt, Job
+from results_db.tables import Attempt, Job, Study
 
 
 def get_job(session: Session, job_id: str, *, lock: bool = False) -> Job:
@@ -26,6 +26,19 @@ def get_job(session: Session, job_id: str, *, lock: bool = False) -> Job:
     if job is None:
         raise NotFound("job", job_id)
     return job
+
+
+def lock_study(session: Session, study_id: str) -> Study:
+    """The study as it is now, its row locked on PostgreSQL: ending, cancelling and retrying wait for each other.
+
+    Raises:
+        NotFound: no such study.
+    """
+    query = select(Study).where(Study.id == study_id).with_for_update().execution_options(populate_existing=True)
+    study = session.scalar(query)
+    if study is None:
+        raise NotFound("study", study_id)
+    return study
 
 
 def change_state(

@@ -8,6 +8,7 @@ from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from results_db.clock import utc_now
+from results_db.queue.transitions import lock_study
 from results_db.states import TERMINAL, JobState, StudyState
 from results_db.tables import Job, Study
 from server.studies.headline import study_headline
@@ -22,9 +23,11 @@ def studies_to_finish(session: Session) -> list[str]:
 
 
 def finish_study(session: Session, study_id: str) -> None:
-    """Set state, reason and headline."""
-    study = session.get_one(Study, study_id)
+    """Set state, reason and headline; nothing where a retry came in between and a job lives again."""
+    study = lock_study(session, study_id)
     jobs = session.scalars(select(Job).where(Job.study_id == study_id).order_by(Job.position)).all()
+    if any(JobState(job.state) not in TERMINAL for job in jobs):
+        return
     if study.state == StudyState.RUNNING:
         state, reason = _outcome(jobs)
         study.state = state.value

@@ -13,6 +13,7 @@ from compress_core.nbytes import predicted_nbytes
 from results_db.ids import new_id
 from results_db.params import PARAMS
 from results_db.queue.submit import cancel_job, submit_job
+from results_db.queue.transitions import lock_study
 from results_db.settings import Settings
 from results_db.states import TERMINAL, JobState, StudyState
 from results_db.tables import Gate, Job, Model, Study
@@ -102,7 +103,7 @@ def cancel_study(session: Session, study_id: str) -> Study:
     Raises:
         Problem: wrong-state: the study has ended.
     """
-    study = get_row(session, Study, study_id)
+    study = lock_study(session, study_id)
     if study.finished_at is not None:
         raise Problem(409, "wrong-state", f"study {study.id} has ended ({study.state}): there is nothing to cancel")
     study.state = StudyState.CANCELLED.value

@@ -24,6 +24,14 @@ class LeaseLost(ResultsDbError):
     """The lease token no longer holds: another attempt owns the job, so this result must be thrown away."""
 
 
+class PathNotUsable(ResultsDbError):
+    """A path that the file system cannot even look up: a NUL, a name too long, a loop of links, no such home."""
+
+    def __init__(self, path: str, why: object) -> None:
+        super().__init__(f"{path[:200]!r} is no usable path ({why}): give the path of a folder or file that exists")
+        self.path = path
+
+
 class PathNotAllowed(ResultsDbError):
     """A path lies outside the configured model roots."""
 

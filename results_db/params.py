@@ -10,6 +10,8 @@ from results_db.states import JobKind
 
 #: fields of compress_core.config.CompressionConfig, as its to_dict writes them
 ConfigFields = dict[str, Any]
+#: what numpy, torch and an INTEGER column all take
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Params(BaseModel):
@@ -48,7 +50,7 @@ class WindowSpec(Params):
     length: Annotated[int, Field(ge=8, le=131_072)] = 256
     #: at most so many windows; null = all
     count: Annotated[int, Field(ge=1)] | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 class FetchParams(Params):
@@ -95,11 +97,11 @@ class FitParams(Params):
 
 
 class BudgetSpec(Params):
-    """Exactly one of the fields; GB = 10⁹ bytes."""
+    """Exactly one of the fields; GB = 10⁹ bytes. No model needs more than the upper bounds, and a column holds them."""
 
-    bytes: Annotated[int, Field(gt=0)] | None = None
-    gb: Annotated[float, Field(gt=0)] | None = None
-    bits_per_weight: Annotated[float, Field(gt=0)] | None = None
+    bytes: Annotated[int, Field(gt=0, le=10**18)] | None = None
+    gb: Annotated[float, Field(gt=0, le=10**9)] | None = None
+    bits_per_weight: Annotated[float, Field(gt=0, le=64)] | None = None
     #: the bytes of this config on every matrix
     uniform: ConfigFields | None = None
 

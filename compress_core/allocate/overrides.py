@@ -37,7 +37,7 @@ def overrides_from_yaml(text: str, specs: Sequence[MatrixSpec] | None = None) ->
     """
     try:
         document = yaml.load(text, Loader=_NoDuplicates)  # noqa: S506  a SafeLoader that refuses repeated keys
-    except yaml.YAMLError as error:
+    except Exception as error:  # PyYAML's constructors also raise ValueError, KeyError, RecursionError, …
         raise ConfigError(f"the overrides are not valid YAML: {error}") from error
     if not isinstance(document, dict) or set(document) != {"version", "matrices"}:
         raise ConfigError("overrides need exactly two keys: version and matrices")

@@ -54,7 +54,8 @@ def choose(
         case "uniform":
             config = _needed(params, "uniform")
             problem = measured.problem([config], weights=None, predict=True)
-            return Choice(uniform_allocation(problem, config, budget_bytes=matrix_budget), minimised=False)
+            chosen = uniform_allocation(problem, config, budget_bytes=matrix_budget)
+            return Choice(_fitting(chosen, matrix_budget), minimised=False)
         case "manual":
             return _manual(params, measured, sensitivities, _budget(matrix_budget))
         case "overrides":
@@ -66,6 +67,21 @@ def choose(
         case _:
             problem = _problem(params, measured, sensitivities)
             return _optimal(problem, _budget(matrix_budget))
+
+
+def _fitting(chosen: Allocation, matrix_budget: int | None) -> Allocation:
+    """A given allocation, if it keeps to the budget that is given with it.
+
+    Raises:
+        InfeasibleBudget: it does not.
+    """
+    if matrix_budget is not None and chosen.total_bytes > matrix_budget:
+        raise InfeasibleBudget(
+            f"a budget of {matrix_budget:,} bytes is too small: this allocation takes {chosen.total_bytes:,}. Allow at "
+            "least that, or choose smaller configs",
+            smallest_bytes=chosen.total_bytes,
+        )
+    return chosen
 
 
 def _optimal(problem: AllocationProblem, budget: int) -> Choice:
@@ -115,12 +131,7 @@ def _overrides(params: AllocateParams, measured: Measured, matrix_budget: int | 
     problem = measured.problem(menu, weights=None, predict=True)
     choice = [problem.column_of(configs[spec.key]) for spec in measured.specs]
     chosen = allocation_from_choice(problem, choice, kind="overrides", budget_bytes=matrix_budget)
-    if matrix_budget is not None and chosen.total_bytes > matrix_budget:
-        raise InfeasibleBudget(
-            f"the overrides take {chosen.total_bytes:,} bytes, over the budget of {matrix_budget:,}",
-            smallest_bytes=chosen.total_bytes,
-        )
-    return Choice(chosen, minimised=False)
+    return Choice(_fitting(chosen, matrix_budget), minimised=False)
 
 
 def _problem(

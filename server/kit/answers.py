@@ -45,7 +45,8 @@ class Answer(JSONResponse):
     """A JSON response in the house's form."""
 
     def render(self, content: Any) -> bytes:
-        return to_json(content).encode()
+        # a lone surrogate, which JSON may escape and UTF-8 cannot say, becomes a question mark
+        return to_json(content).encode(errors="replace")
 
 
 def accepted(content: Any, location: str) -> Response:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from compress_core.config import CompressionConfig
 from compress_core.errors import ConfigError
 from compress_core.matrix import PROJECTIONS, MatrixSpec
 from results_db.params import MatrixFilter, TextSpec
+from results_db.recording import newest_calibration
 from results_db.settings import Settings
 from results_db.tables import Calibration
 from server.kit.problem import Problem, core_problem, invalid
@@ -30,7 +30,9 @@ def check_config(fields: Mapping[str, Any], field: str) -> CompressionConfig:
     try:
         return CompressionConfig.from_dict(fields)
     except ConfigError as error:
-        culprit = next((name for name in fields if name in str(error)), None)
+        # an unknown field is quoted, and the message lists the known ones after it
+        named = [name for name in fields if repr(name) in str(error)] or [name for name in fields if name in str(error)]
+        culprit = named[0] if named else None
         raise core_problem(error, f"{field}.{culprit}" if culprit else field) from error
 
 
@@ -102,9 +104,7 @@ def check_calibration(session: Session, model_id: str, calibration_id: str | Non
         if calibration.model_id != model_id:
             raise invalid("calibration_id", f"{calibration_id} is a calibration of model {calibration.model_id}")
         return calibration
-    newest = session.scalar(
-        select(Calibration).where(Calibration.model_id == model_id).order_by(Calibration.id.desc()).limit(1)
-    )
+    newest = newest_calibration(session, model_id)
     if newest is None:
         raise Problem(
             409, "calibration-missing", f"model {model_id} has no calibration yet: POST /api/v1/calibrations first"

@@ -14,6 +14,9 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from server.kit.problem import invalid
 
+#: of an INTEGER column
+LARGEST_ID = 2**31 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
@@ -51,6 +54,10 @@ def paginate(
     return {"items": list(items), "next": _encode(getattr(items[-1], key.key)) if more else None}
 
 
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) or (type(value) is int and 0 <= value <= LARGEST_ID)
+
+
 def _encode(last: str | int) -> str:
     return base64.urlsafe_b64encode(json.dumps([last]).encode()).decode().rstrip("=")
 
@@ -60,6 +67,6 @@ def _decode(cursor: str) -> str | int:
         values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (binascii.Error, ValueError) as error:
         raise invalid("cursor", "not a cursor of this service: take `next` of the page before") from error
-    if not (isinstance(values, list) and len(values) == 1 and isinstance(values[0], str | int)):
+    if not (isinstance(values, list) and len(values) == 1 and _is_id(values[0])):
         raise invalid("cursor", "not a cursor of this service: take `next` of the page before")
     return values[0]

@@ -11,12 +11,12 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from compress_core.errors import CompressCoreError, InfeasibleBudget
-from results_db.errors import NotFound, PathNotAllowed, WrongState
+from results_db.errors import NotFound, PathNotAllowed, PathNotUsable, WrongState
 from server.kit.answers import Answer
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def core_problem(error: CompressCoreError, field: str = "") -> Problem:
 
 def validation_problem(errors: Sequence[Any]) -> Problem:
     """A 422 from pydantic's list of errors; the detail names the first field."""
-    found = [{"field": _field(error["loc"]), "message": _message(error), "code": error["type"]} for error in errors]
+    found = [{"field": _field(error), "message": _message(error), "code": error["type"]} for error in errors]
     first = found[0]
     more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     detail = f"{first['field']}: {first['message']}{more}" if first["field"] else f"{first['message']}{more}"
@@ -84,7 +84,9 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(NotFound, _answer(lambda e: Problem(404, "not-found", str(e), noun=e.noun, id=e.id)))
     app.add_exception_handler(WrongState, _answer(lambda e: Problem(409, "wrong-state", str(e))))
     app.add_exception_handler(PathNotAllowed, _answer(lambda e: Problem(403, "path-not-allowed", str(e), path=e.path)))
+    app.add_exception_handler(PathNotUsable, _answer(lambda e: Problem(422, "path-not-usable", str(e), path=e.path)))
     app.add_exception_handler(CompressCoreError, _answer(core_problem))
+    app.add_exception_handler(DataError, _answer(_from_data))
     app.add_exception_handler(IntegrityError, _answer(_from_integrity))
     app.add_exception_handler(OperationalError, _answer(_from_operational))
     app.add_exception_handler(Exception, _answer(_from_unexpected))
@@ -103,6 +105,8 @@ def _from_http(error: HTTPException) -> Problem:
     phrase = HTTPStatus(error.status_code).phrase
     slug = phrase.lower().replace(" ", "-")
     detail = error.detail if error.detail and error.detail != phrase else f"{phrase}: look at /openapi.json"
+    if detail == "There was an error parsing the body":  # FastAPI's words for JSON that is no UTF-8, or too deep
+        detail = "the body cannot be read as JSON: send UTF-8, nested less deeply"
     return Problem(error.status_code, slug, detail, headers=error.headers)
 
 
@@ -111,6 +115,11 @@ def _from_integrity(error: IntegrityError) -> Problem:
     return Problem(
         409, "conflict", "another request wrote the same thing at the same moment: send this one again", retryable=True
     )
+
+
+def _from_data(error: DataError) -> Problem:
+    log.warning("the database cannot hold a value: %s", error.orig)
+    return invalid("", "a value cannot be stored: a number beyond its column, or a text that holds a NUL")
 
 
 def _from_operational(error: OperationalError) -> Problem:
@@ -132,8 +141,10 @@ def _from_unexpected(error: Exception) -> Problem:
     )
 
 
-def _field(location: Sequence[Any]) -> str:
-    parts = [str(part) for part in location]
+def _field(error: Mapping[str, Any]) -> str:
+    if error["type"] == "json_invalid":  # the place is a character of the body
+        return ""
+    parts = [str(part) for part in error["loc"]]
     if parts and parts[0] in ("body", "query", "path", "header"):
         parts = parts[1:]
     return ".".join(parts)
@@ -143,5 +154,9 @@ def _message(error: Mapping[str, Any]) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         return "unknown field"
+    if error["type"] == "json_invalid":
+        return f"the body is not valid JSON: {(error.get('ctx') or {}).get('error', message)}"
+    if tuple(error["loc"]) == ("body",):
+        return "the body must be a JSON object, sent with Content-Type: application/json"
     given = error.get("input")
     return f"{message}, not {given!r}" if isinstance(given, str | int | float) and len(repr(given)) < 80 else message

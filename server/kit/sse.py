@@ -18,6 +18,7 @@ from results_db import Database
 from results_db.queue.events import events_after
 from results_db.tables import JobEvent
 from server.kit.answers import to_json
+from server.kit.pagination import LARGEST_ID
 from server.kit.problem import invalid
 
 POLL_S = 0.3
@@ -39,12 +40,12 @@ class Topic:
 
 
 def _after(
-    after: Annotated[int | None, Query(ge=0, description="replay events with a larger id")] = None,
+    after: Annotated[int | None, Query(ge=0, le=LARGEST_ID, description="replay events with a larger id")] = None,
     last_event_id: Annotated[str | None, Header(description="sent by browsers when they connect again")] = None,
 ) -> int:
     if last_event_id:
-        if not last_event_id.isdecimal():
-            raise invalid("Last-Event-ID", f"must be the id of an event, not {last_event_id!r}")
+        if not (last_event_id.isdecimal() and len(last_event_id) <= 10 and int(last_event_id) <= LARGEST_ID):
+            raise invalid("Last-Event-ID", f"must be the id of an event, not {last_event_id[:80]!r}")
         return int(last_event_id)
     return after or 0
 

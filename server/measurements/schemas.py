@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends
+from fastapi import Depends, Query
 from sqlalchemy import Select, select
 
 from results_db.tables import Measurement
 from server.kit.answers import page_model, row_model
 from server.kit.checks import check_projection
+from server.kit.pagination import LARGEST_ID
 from server.kit.rows import filtered
 
 MeasurementRow = row_model(Measurement)
 MeasurementPage = page_model(MeasurementRow)
+
+Number = Annotated[int | None, Query(ge=0, le=LARGEST_ID)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +27,10 @@ class MeasurementFilter:
     model_id: str | None = None
     calibration_id: str | None = None
     sweep_id: str | None = None
-    layer_idx: int | None = None
+    layer_idx: Number = None
     projection: str | None = None
-    b_q: int | None = None
-    rank: int | None = None
+    b_q: Number = None
+    rank: Number = None
     codebook: str | None = None
 
     def query(self) -> Select[tuple[Measurement]]:

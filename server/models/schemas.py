@@ -15,7 +15,7 @@ class ModelRequest(BaseModel):
         json_schema_extra={
             "examples": [
                 {"source": "demo/model"},
-                {"source": "Qwen/Qwen2-1.5B", "revision": "8a16abf2848eda07cc5253dec660bf1ce007ad7a"},
+                {"source": "Qwen/Qwen2-1.5B", "revision": "0000000000000000000000000000000000000000"},
             ]
         },
     )

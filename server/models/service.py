@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -43,9 +44,8 @@ def inspect_source(request: ModelRequest, settings: Settings) -> Inspected:
         PathNotAllowed: the path lies outside the model roots.
         CheckpointError: there is something at the path that is no checkpoint of ours.
     """
-    path = Path(request.source).expanduser()
     looks_like_hub = _HUB_ID.fullmatch(request.source) is not None
-    if looks_like_hub and not path.exists():
+    if looks_like_hub and not os.path.exists(request.source):
         if request.revision is None:
             raise invalid(
                 "source",
@@ -54,7 +54,7 @@ def inspect_source(request: ModelRequest, settings: Settings) -> Inspected:
                 slug="model-not-found",
             )
         return Inspected(request, None)
-    resolved = settings.resolve_path(path)
+    resolved = settings.resolve_path(request.source)
     if not resolved.exists():
         raise invalid(
             "source", f"{request.source} does not exist: give the directory of a checkpoint", slug="model-not-found"

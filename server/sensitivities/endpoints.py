@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 from sqlalchemy import select
 from starlette.responses import Response
 
@@ -12,7 +14,7 @@ from server.jobs.schemas import JobRow, job_accepted
 from server.kit.answers import Answer
 from server.kit.checks import check_projection
 from server.kit.idempotency import IdempotentRoute
-from server.kit.pagination import PageQuery, paginate
+from server.kit.pagination import LARGEST_ID, PageQuery, paginate
 from server.kit.rows import filtered
 from server.kit.units import AppSettings, ReadSession, WriteSession
 from server.sensitivities.schemas import SensitivityPage
@@ -37,7 +39,7 @@ def list_sensitivities(
     page: PageQuery,
     model_id: str | None = None,
     calibration_id: str | None = None,
-    layer_idx: int | None = None,
+    layer_idx: Annotated[int | None, Query(ge=0, le=LARGEST_ID)] = None,
     projection: str | None = None,
 ) -> Response:
     check_projection(projection)

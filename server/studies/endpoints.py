@@ -39,6 +39,12 @@ async def _config(request: Request) -> StudyConfig:
     try:
         if media_type in _YAML_TYPES:
             return StudyConfig.model_validate(_mapping(body))
+        if media_type and media_type != "application/json":
+            raise Problem(
+                415,
+                "unsupported-media-type",
+                f"{media_type} is not read here: send application/json or application/yaml",
+            )
         return StudyRequest.model_validate_json(body).config
     except ValidationError as error:
         raise validation_problem(_without_section(error.errors())) from error
@@ -47,7 +53,7 @@ async def _config(request: Request) -> StudyConfig:
 def _mapping(body: bytes) -> dict[str, Any]:
     try:
         value = yaml.safe_load(body)
-    except yaml.YAMLError as error:
+    except Exception as error:  # PyYAML's constructors also raise ValueError, KeyError, RecursionError, …
         raise Problem(422, "invalid-yaml", f"the body is not valid YAML: {error}") from error
     if not isinstance(value, dict):
         raise invalid("", "the body must be a mapping: a study's config")

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from compress_core.analyze import GateThresholds
 from compress_core.config import CODEBOOK_BITS, CompressionConfig
 from compress_core.errors import ConfigError
-from results_db.params import BudgetSpec, DatasetSpec, TextSpec
+from results_db.params import BudgetSpec, DatasetSpec, Seed, TextSpec
 from results_db.tables import Gate, Job, Study
 from server.kit.answers import page_model, row_model
 
@@ -40,7 +40,7 @@ class SamplingSection(Section):
 
     samples: Annotated[int, Field(ge=1)]
     length: Annotated[int, Field(ge=8, le=131_072)] = 256
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 class SensitivitySection(SamplingSection):
@@ -129,7 +129,7 @@ class EvaluationSection(Section):
     length: Annotated[int, Field(ge=8, le=131_072)] = 256
     #: at most so many windows; null = all
     windows: Annotated[int, Field(ge=2)] | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
 
 class FitSection(Section):

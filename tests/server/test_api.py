@@ -202,3 +202,55 @@ def test_the_page_is_served_beside_the_api(settings: Settings) -> None:
 def test_the_server_never_imports_torch(repo: Path) -> None:
     code = "import server.app, sys; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=repo, check=True)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "jobs?cursor=WzE4NDQ2NzQ0MDczNzA5NTUxNjE2XQ",
+        "measurements?cursor=WzE4NDQ2NzQ0MDczNzA5NTUxNjE2XQ",
+        "measurements?cursor=W3RydWVd",
+        "measurements?layer_idx=18446744073709551616",
+        "measurements/export?rank=4294967296",
+        "sensitivities?layer_idx=4294967296",
+        "events?after=18446744073709551616",
+    ],
+)
+def test_numbers_beyond_a_column_are_refused(client: TestClient, path: str) -> None:
+    answer = client.get(f"/api/v1/{path}")
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] in path
+
+
+@pytest.mark.parametrize("last", ["9" * 11, "9" * 5000, "4294967296", "-1", "x"])
+def test_a_last_event_id_that_is_none(client: TestClient, last: str) -> None:
+    answer = client.get("/api/v1/events", headers={"Last-Event-ID": last})
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("body", [b'{"source": "\\ud800"}', b'{"source": "x", "\\ud800": 1}'])
+def test_a_lone_surrogate_is_a_problem_not_a_crash(client: TestClient, body: bytes) -> None:
+    answer = client.post("/api/v1/models", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_nul_is_refused_or_found_nowhere(client: TestClient) -> None:
+    assert client.get("/api/v1/jobs/%00").status_code in (404, 422)
+
+
+@sqlite_only
+@pytest.mark.parametrize(
+    ("body", "media_type", "says"),
+    [
+        (b"", "application/json", "must be a JSON object"),
+        (b"[1]", "application/json", "must be a JSON object"),
+        (b'{"source": "x"}', "text/plain", "Content-Type: application/json"),
+        (b'{"source":', "application/json", "not valid JSON"),
+        (b'{"source": "\xff"}', "application/json", "cannot be read as JSON"),
+    ],
+)
+def test_a_body_that_is_no_json_object_says_so(client: TestClient, body: bytes, media_type: str, says: str) -> None:
+    answer = client.post("/api/v1/models", content=body, headers={"Content-Type": media_type})
+    assert answer.status_code in (400, 422)
+    assert says in answer.json()["detail"]

@@ -118,3 +118,14 @@ def test_paths_outside_the_roots(client: TestClient, checkpoint: Path, tmp_path:
 @pytest.mark.parametrize("body", [{}, {"source": ""}, {"source": "a/b", "revision": "main"}, {"source": "x", "a": 1}])
 def test_bad_requests(client: TestClient, body: dict[str, str]) -> None:
     assert client.post("/api/v1/models", json=body).status_code == 422
+
+
+@pytest.mark.parametrize("source", ["a\0b", "~nobodyofthisname/model", "a" * 300, "a/" + "b" * 400, "loop"])
+def test_paths_that_cannot_be_looked_up(client: TestClient, tmp_path: Path, source: str) -> None:
+    (tmp_path / "models").mkdir(exist_ok=True)
+    (tmp_path / "models" / "loop").symlink_to("loop")
+    path = source if source[0] == "~" or "/" in source else str(tmp_path / "models" / source)
+    answer = client.post("/api/v1/models", json={"source": path})
+    assert answer.status_code in (403, 422), answer.text
+    slug = answer.json()["type"].rsplit(":", 1)[-1]
+    assert slug in ("path-not-usable", "model-not-found", "path-not-allowed")

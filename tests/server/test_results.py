@@ -287,3 +287,55 @@ def test_requests_that_name_the_wrong_thing(client: TestClient, measured_model: 
     refused(client, "evaluations", ask | {"text": {"kind": "file", "path": "/etc/hosts"}}, "path-not-allowed", 403)
     refused(client, "sensitivities", ask | {"anchors": []}, "invalid-request")
     refused(client, "sensitivities", ask | {"anchors": [{"b_q": 7}]}, "invalid-config")
+
+
+@pytest.mark.parametrize("bits", [None, 4.0, "4", {"a": 1}, [4, 4, 4], [[4], [4]], True])
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_factor_bits_of_another_type_are_refused(client: TestClient, model: dict[str, Any], bits: Any) -> None:
+    body = {"model_id": model["id"], "name": "x", "kind": "uniform", "uniform": {"b_q": 2, "factor_bits": bits}}
+    answer = client.post("/api/v1/allocations", json=body)
+    assert (answer.status_code, answer.json()["type"].rsplit(":", 1)[-1]) == (422, "invalid-config"), answer.text
+
+
+@pytest.mark.parametrize("codebook", [[], {}, None, 4])
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_a_codebook_of_another_type_is_refused(client: TestClient, model: dict[str, Any], codebook: Any) -> None:
+    body = {"model_id": model["id"], "name": "x", "kind": "uniform", "uniform": {"b_q": 2, "codebook": codebook}}
+    assert client.post("/api/v1/allocations", json=body).json()["type"].endswith(":invalid-config")
+
+
+@pytest.mark.parametrize(
+    "budget", ['{"gb": Infinity}', '{"gb": NaN}', '{"bytes": 1e30}', '{"bits_per_weight": 1e300}', '{"gb": 1e300}']
+)
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_a_budget_beyond_every_model_is_refused(client: TestClient, model: dict[str, Any], budget: str) -> None:
+    body = (
+        f'{{"model_id": "{model["id"]}", "name": "x", "kind": "uniform", "uniform": {{"b_q": 2}}, "budget": {budget}}}'
+    )
+    answer = client.post("/api/v1/allocations", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["field"].startswith("budget")
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_a_seed_beyond_its_column_is_refused(client: TestClient, model: dict[str, Any]) -> None:
+    answer = client.post("/api/v1/calibrations", json={"model_id": model["id"], "windows": {"seed": 2**31}})
+    assert answer.json()["errors"][0]["field"] == "windows.seed"
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("scope", ["decoder", "model"])
+def test_a_given_allocation_keeps_to_its_budget(client: TestClient, model: dict[str, Any], scope: str) -> None:
+    body = {"model_id": model["id"], "name": "x", "kind": "uniform", "uniform": {"b_q": 2}, "scope": scope}
+    refused = client.post("/api/v1/allocations", json=body | {"budget": {"bytes": 10}})
+    assert (refused.status_code, refused.json()["type"].rsplit(":", 1)[-1]) == (422, "infeasible-budget")
+    smallest = refused.json()["smallest_bytes"]
+    yaml = client.post("/api/v1/allocations", json=body | {"budget": {"bytes": smallest}}).json()["overrides_yaml"]
+    given = body | {"kind": "overrides", "overrides_yaml": yaml, "budget": {"bytes": smallest - 1}}
+    assert client.post("/api/v1/allocations", json=given).json()["smallest_bytes"] == smallest
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_an_unknown_config_field_is_the_one_named(client: TestClient, model: dict[str, Any]) -> None:
+    body = {"model_id": model["id"], "name": "x", "kind": "uniform", "uniform": {"b_q": 2, "bogus": 1}}
+    assert client.post("/api/v1/allocations", json=body).json()["errors"][0]["field"] == "uniform.bogus"

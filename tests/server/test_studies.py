@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
+
+from server.studies.finish import finish_study
 
 Config = dict[str, Any]
 
@@ -345,3 +348,35 @@ def test_bodies_that_are_no_config(client: TestClient, body: bytes) -> None:
     for media_type in ("application/yaml", "application/json"):
         answer = client.post("/api/v1/studies", content=body, headers={"Content-Type": media_type})
         assert answer.status_code == 422, answer.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: 2020-99-99",
+        "a: !!bool maybe",
+        "a: !!timestamp soon",
+        "a: !!int x",
+        "[" * 20_000,
+    ],
+)
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_yaml_that_breaks_its_reader_is_a_problem(client: TestClient, text: str) -> None:
+    answer = client.post("/api/v1/studies", content=text, headers={"Content-Type": "application/yaml"})
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["type"] == "urn:bitbudget:problem:invalid-yaml"
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_another_content_type_is_named(client: TestClient) -> None:
+    answer = client.post("/api/v1/studies", content="name: x", headers={"Content-Type": "text/plain"})
+    assert answer.status_code == 415
+    assert "application/yaml" in answer.json()["detail"]
+
+
+def test_a_retry_just_before_the_end_wins(app: FastAPI, client: TestClient, study_config: Config) -> None:
+    study = start(client, study_config)
+    with app.state.database.write() as session:
+        finish_study(session, study["id"])  # decided on what was read a moment before: a job lives again
+    seen = look(client, study)
+    assert (seen["state"], seen["finished_at"]) == ("running", None)

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -41,10 +41,13 @@ class Api:
 
     def __init__(self, url: str, *, timeout_s: float = 60.0, transport: httpx.BaseTransport | None = None) -> None:
         self.url = url.rstrip("/")
-        # a proxy of the environment is not asked for a server on this machine
-        self._client = httpx.Client(
-            base_url=self.url, timeout=timeout_s, trust_env=not _is_loopback(self.url), transport=transport
-        )
+        try:
+            # a proxy of the environment is not asked for a server on this machine
+            self._client = httpx.Client(
+                base_url=self.url, timeout=timeout_s, trust_env=not _is_loopback(self.url), transport=transport
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise CliError(f"{url!r} is no URL: {error}", cure="write http://HOST:PORT") from error
 
     def __enter__(self) -> Api:
         return self
@@ -54,12 +57,11 @@ class Api:
 
     def get(self, path: str, **params: Any) -> Any:
         """JSON of a GET; parameters that are None are left out."""
-        return self._send("GET", path, params=_given(params)).json()
+        return self._json(self._send("GET", path, params=_given(params)))
 
     def post(self, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None) -> Any:
         """JSON of a POST."""
-        response = self._send("POST", path, json=body, headers=headers)
-        return response.json() if response.content else None
+        return self._json(self._send("POST", path, json=body, headers=headers))
 
     def items(self, path: str, *, limit: int | None = None, **params: Any) -> Iterator[dict[str, Any]]:
         """Items of a list, page after page, at most ``limit``."""
@@ -100,6 +102,12 @@ class Api:
         finally:
             response.close()
 
+    def _json(self, response: httpx.Response) -> Any:
+        try:
+            return response.raise_for_status().json()
+        except (httpx.HTTPStatusError, ValueError) as error:  # a redirect, or a page: somebody else's server
+            raise Unreachable(self.url, "what answers there is no bitbudget server") from error
+
     def _send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         try:
             response = self._client.request(method, PREFIX + path, **kwargs)
@@ -110,6 +118,17 @@ class Api:
         return response
 
 
+def segment(id_: str) -> str:
+    """An id as one segment of a path: a slash in it leads nowhere else.
+
+    Raises:
+        CliError: it is empty, and the path would be the list's.
+    """
+    if not id_:
+        raise CliError("the id is empty", cure="list what there is: `bitbudget jobs list`, `bitbudget studies list`")
+    return quote(id_, safe="")
+
+
 def _given(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in params.items() if value is not None}
 
@@ -117,7 +136,10 @@ def _given(params: Mapping[str, Any]) -> dict[str, Any]:
 def _problem_body(response: httpx.Response) -> dict[str, Any]:
     if "json" not in response.headers.get("content-type", ""):
         return {"title": response.reason_phrase, "detail": response.text[:300] or None}
-    body = response.json()
+    try:
+        body = response.json()
+    except ValueError:
+        body = response.text[:300]
     return body if isinstance(body, dict) else {"detail": str(body)}
 
 
@@ -132,7 +154,7 @@ def _further_fields(body: Mapping[str, Any]) -> str:
 def _cure(slug: str) -> str | None:
     """What the command line itself can add to the server's sentence."""
     return {
-        "not-found": "list what there is: `bitbudget jobs list`, `bitbudget jobs studies`",
+        "not-found": "list what there is: `bitbudget jobs list`, `bitbudget studies list`",
         "path-not-allowed": "start the server with the folder in BITBUDGET_MODEL_ROOTS (folders separated as in PATH)",
     }.get(slug)
 

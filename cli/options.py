@@ -35,8 +35,12 @@ def settings(port: int | None = None) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "".join(f"_{part}" for part in first["loc"]).upper()
+        message = first["msg"].removeprefix("Value error, ")
+        # a URL may hold a password, and what concerns several variables has all of them as its input
+        given = f", not {first['input']!r}" if name and not name.endswith("_URL") else ""
         raise CliError(
-            f"BITBUDGET{name}: {first['msg']}, not {first['input']!r}", cure="correct the variable or unset it"
+            f"BITBUDGET{name}: {message}{given}" if name else message,
+            cure="correct the BITBUDGET_ variable or unset it",
         ) from error
 
 

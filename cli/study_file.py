@@ -58,7 +58,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         raise CliError(f"{text!r} is no assignment", cure="write key=value, for example windows.count=8")
     try:
         return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except Exception as error:  # as above, in _read
         raise CliError(f"{key}: {value!r} is not valid YAML ({error})", cure="quote texts that hold : or [") from error
 
 
@@ -84,7 +84,7 @@ def _read(path: Path) -> dict[str, Any]:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CliError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except Exception as error:  # PyYAML's constructors also raise ValueError, KeyError, RecursionError, …
         raise CliError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(config, dict):
         raise CliError(f"{path} holds no study", cure="a study is a mapping; configs/demo.yaml is an example")

@@ -8,14 +8,16 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
-from results_db.errors import PathNotAllowed
+from results_db.errors import PathNotAllowed, PathNotUsable
 
 
 class Settings(BaseSettings):
     """One process's settings; every field is an environment variable with the prefix ``BITBUDGET_``."""
 
-    model_config = SettingsConfigDict(env_prefix="BITBUDGET_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="BITBUDGET_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
     #: folder of everything that bitbudget writes: database, sockets, calibrations, packed models
     var_dir: Path = Path("var")
@@ -46,6 +48,24 @@ class Settings(BaseSettings):
     def _split_hosts(cls, value: Any) -> Any:
         return [part.strip().lower() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
+    @field_validator("database_url")
+    @classmethod
+    def _check_database(cls, value: str) -> str:
+        try:
+            known = make_url(value).get_backend_name() in ("sqlite", "postgresql")
+        except (ArgumentError, ValueError):
+            known = False
+        if not known:
+            raise ValueError("write sqlite:///path/to/file.db or postgresql+psycopg://user@host/database")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis(cls, value: str) -> str:
+        if not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("write redis://host:6379/0, rediss://… or unix:///path/to/socket")
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _fill_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -75,8 +95,16 @@ class Settings(BaseSettings):
 
         Raises:
             PathNotAllowed: it lies outside every model root.
+            PathNotUsable: it cannot be looked up at all.
         """
-        resolved = Path(path).expanduser().resolve()
+        try:
+            resolved = Path(path).expanduser().resolve()
+        except (OSError, RuntimeError, ValueError) as error:
+            raise PathNotUsable(str(path), getattr(error, "strerror", None) or error) from error
         if not any(resolved.is_relative_to(root) for root in self.roots):
             raise PathNotAllowed(str(path), [str(root) for root in self.roots])
+        try:
+            resolved.exists()
+        except OSError as error:
+            raise PathNotUsable(str(path), error.strerror) from error
         return resolved

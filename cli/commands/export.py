@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -69,6 +70,8 @@ def measurements(
         if output is None:
             _copy(api, format_, filters, sys.stdout.buffer)
             return
+        if not output.name:
+            raise CliError(f"{output} names no file", cure="write --output FILE")
         partial = output.with_name(output.name + ".part")
         try:
             with partial.open("wb") as file:
@@ -77,7 +80,8 @@ def measurements(
         except OSError as error:
             raise CliError(f"cannot write {output}: {error.strerror}") from error
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
     if as_json:
         print_json({"path": str(output), "format": format_.value, "nbytes": nbytes})
     else:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.api import segment
 from cli.options import JsonOption, ServerOption, connect
 from cli.output import duration, out, print_json, say, table
 from cli.watch.estimate import fraction, seconds_of
@@ -60,7 +61,7 @@ def show(id_: JobId, server: ServerOption = None, as_json: JsonOption = False) -
       bitbudget jobs show job_0192f3a4b5c9f1e2d3c4b5a
     """
     with connect(server) as api:
-        job = api.get(f"/jobs/{id_}")
+        job = api.get(f"/jobs/{segment(id_)}")
     if as_json:
         print_json(job)
         return
@@ -120,7 +121,7 @@ def resume(id_: JobId, server: ServerOption = None, as_json: JsonOption = False)
 
 def _act(id_: str, action: str, server: str | None, as_json: bool) -> None:
     with connect(server) as api:
-        job: dict[str, Any] = api.post(f"/jobs/{id_}/{action}")
+        job: dict[str, Any] = api.post(f"/jobs/{segment(id_)}/{action}")
     if as_json:
         print_json(job)
         return

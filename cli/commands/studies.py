@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cli.api import segment
 from cli.commands.wait import report
 from cli.options import JsonOption, ServerOption, connect
 from cli.output import duration, out, print_json, say, table
@@ -69,7 +70,7 @@ def cancel(id_: StudyId, server: ServerOption = None, as_json: JsonOption = Fals
       bitbudget studies cancel STUDY
     """
     with connect(server) as api:
-        study = api.post(f"/studies/{id_}/cancel")
+        study = api.post(f"/studies/{segment(id_)}/cancel")
     if as_json:
         print_json(study)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from sqlalchemy import make_url
@@ -20,9 +21,9 @@ def run_query(database_url: str, sql: str, limits: Limits) -> Result:
     """
     try:
         url = make_url(database_url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise QueryRefused(
-            f"{database_url!r} is no database URL",
+            f"{re.sub(':[^:@/]*@', ':***@', database_url)!r} is no database URL",
             cure="write sqlite:///path/to/file.db or postgresql+psycopg://user@host/database",
         ) from error
     match url.get_backend_name():

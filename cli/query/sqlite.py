@@ -76,7 +76,7 @@ def _refusal(error: sqlite3.Error, limits: Limits) -> QueryRefused:
         return QueryRefused(
             f"the query took longer than {limits.seconds:g} s", cure="ask for less, or give it time with --seconds"
         )
-    if "not authorized" in message or "prohibited" in message:
+    if "not authorized" in message or "prohibited" in message or "authorization denied" in message:
         return QueryRefused(f"only reading is allowed ({message})", cure="write a SELECT; changes go through the API")
     if "too big" in message:
         return QueryRefused(f"a value of the query is longer than {_LONGEST_VALUE:,} bytes")

@@ -18,7 +18,7 @@ from cli.stack.plan import Plan, make_plan, uses_embedded_redis
 from cli.stack.ports import free_port
 from cli.stack.program import Program
 from cli.stack.record import StackRecord, stack_lock
-from cli.stack.redis import answers, socket_path
+from cli.stack.redis import answers, socket_path, without_password
 from results_db.settings import Settings
 
 #: a program that dies so often within _RESTART_WINDOW_S is not started again
@@ -134,7 +134,7 @@ class Stack:
         self.record = StackRecord(
             pid=os.getpid(),
             url=self.plan.url,
-            redis_url=self.plan.redis_url,
+            redis_url=without_password(self.plan.redis_url),
             database_url=make_url(self.settings.database_url).render_as_string(hide_password=True),
             programs=pids,
             ready=ready,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cli.api import Api
+from cli.api import Api, segment
 from cli.errors import ExitCode
 from cli.watch.estimate import FINISHED
 
@@ -44,7 +44,7 @@ def noun_of(id_: str) -> str:
 
 def path_of(id_: str) -> str:
     """The API's path of a job or a study."""
-    return f"/jobs/{id_}" if noun_of(id_) == "job" else f"/studies/{id_}"
+    return f"/jobs/{segment(id_)}" if noun_of(id_) == "job" else f"/studies/{segment(id_)}"
 
 
 def take(api: Api, id_: str) -> Snapshot:

@@ -7,7 +7,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
+
+from cli.api import Api
+from cli.errors import Unreachable
 
 pytestmark = pytest.mark.xdist_group("stack")
 
@@ -147,3 +151,54 @@ def test_lists_that_are_empty_are_empty(run: Callable) -> None:
 def test_sql_goes_to_the_running_stacks_database(bitbudget: Callable, stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BITBUDGET_VAR_DIR", str(stack.var_dir))
     assert bitbudget("sql", "SELECT count(*) AS n FROM errors", "--json").code == 0
+
+
+@pytest.mark.parametrize("url", ["http://host:port", "http://[::1", "http://a\tb"])
+def test_a_server_that_is_no_url_is_named(bitbudget: Callable, url: str) -> None:
+    outcome = bitbudget("jobs", "list", "--server", url)
+    assert outcome.code == 2
+    assert "is no URL" in outcome.err
+
+
+@pytest.mark.parametrize("status", [200, 307])
+def test_somebody_elses_server_is_told_apart(status: int) -> None:
+    other = httpx.MockTransport(lambda _request: httpx.Response(status, text="<html>"))
+    with Api("http://127.0.0.1:1", transport=other) as api, pytest.raises(Unreachable, match="no bitbudget server"):
+        api.get("/jobs")
+
+
+@pytest.mark.parametrize("command", [("jobs", "show"), ("jobs", "cancel"), ("studies", "cancel"), ("wait",), ("tail",)])
+def test_an_empty_id_is_named(bitbudget: Callable, command: tuple[str, ...]) -> None:
+    outcome = bitbudget(*command, "")
+    assert outcome.code == 2
+    assert "the id is empty" in outcome.err
+
+
+@pytest.mark.parametrize("output", ["/", "plain/file.csv"])
+def test_an_export_to_where_no_file_can_be(bitbudget: Callable, tmp_path: Path, output: str) -> None:
+    (tmp_path / "plain").touch()
+    outcome = bitbudget("export", "measurements", "-o", output)
+    assert outcome.code == 2
+    assert "Traceback" not in outcome.err
+    assert "error: " in outcome.err
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
+def test_a_bad_url_is_named_and_its_password_is_not(
+    bitbudget: Callable, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(f"BITBUDGET_{name}", "pg:/me:hunter2@host/db")
+    outcome = bitbudget("up")
+    assert outcome.code == 2
+    assert f"BITBUDGET_{name}: write " in outcome.err
+    assert "hunter2" not in outcome.err
+
+
+def test_settings_that_contradict_each_other_show_no_password(
+    bitbudget: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BITBUDGET_DATABASE_URL", "postgresql://me:hunter2@host/db")
+    monkeypatch.setenv("BITBUDGET_HEARTBEAT_S", "60")
+    outcome = bitbudget("jobs", "list")
+    assert "must be shorter than lease_s" in outcome.err
+    assert "hunter2" not in outcome.err

@@ -123,3 +123,11 @@ def test_the_programs_agree_on_their_settings_and_leave_a_core_to_others(tmp_pat
         assert program.env["BITBUDGET_PORT"] == "8765"
         assert program.env["OMP_WAIT_POLICY"] == os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
         assert program.env["PYTHONSAFEPATH"] == "1"
+
+
+def test_the_record_holds_no_password(tmp_path: Path) -> None:
+    stack = Stack(Settings(var_dir=tmp_path, redis_url="redis://:hunter2@elsewhere:6379/0"), print, threading.Event())
+    stack.plan = make_plan(stack.settings, port=1, redis_socket=tmp_path / "redis.sock")
+    stack._save_record(ready=False)
+    assert "redis://:***@elsewhere" in (tmp_path / "stack.json").read_text()
+    assert "hunter2" not in (tmp_path / "stack.json").read_text()

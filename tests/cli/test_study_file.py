@@ -79,3 +79,14 @@ def test_what_is_no_assignment_is_refused(text: str) -> None:
 def test_a_path_through_a_number_is_refused() -> None:
     with pytest.raises(CliError, match=r"cannot set a\.b"):
         set_value({"a": 1}, "a.b", 2)
+
+
+@pytest.mark.parametrize("text", ["name: 2020-99-99", "a: !!bool maybe", "a: !!int x", "[" * 20_000])
+def test_yaml_that_breaks_its_reader_is_named(tmp_path: Path, text: str) -> None:
+    with pytest.raises(CliError, match="not valid YAML"):
+        load_study(write(tmp_path, text))
+
+
+def test_a_value_that_breaks_the_reader_is_named() -> None:
+    with pytest.raises(CliError, match="is not valid YAML"):
+        parse_assignment("name=2020-99-99")

@@ -32,7 +32,14 @@ def _sensitivity_varies(evidence: Evidence, thresholds: GateThresholds, phase: i
 
 def _manual_beats_uniform(evidence: Evidence, thresholds: GateThresholds, phase: int) -> GateResult:
     context = evidence.context
-    return gates.manual_beats_uniform(evidence.gain_percent(context["uniform"], context["manual"]), thresholds)
+    recipe = evidence.recipe()
+    split = {} if recipe is None else recipe.details
+    return gates.manual_beats_uniform(
+        evidence.gain_percent(context["uniform"], context["manual"]),
+        thresholds,
+        n_high=len(split["high_layers"]) if "high_layers" in split else None,
+        n_low=len(split["low_layers"]) if "low_layers" in split else None,
+    )
 
 
 def _error_varies(evidence: Evidence, thresholds: GateThresholds, phase: int) -> GateResult:

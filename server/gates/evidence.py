@@ -108,6 +108,11 @@ class Evidence:
         id_ = (self._result("optimal") | self._result("allocation")).get("allocation_id")
         return None if id_ is None else self.session.get_one(Allocation, id_)
 
+    def recipe(self) -> Allocation | None:
+        """The manual allocation."""
+        id_ = self._result("recipe").get("allocation_id")
+        return None if id_ is None else self.session.get_one(Allocation, id_)
+
     def compression(self) -> Compression | None:
         """The optimal allocation's packed model."""
         id_ = self._result("compression").get("compression_id")

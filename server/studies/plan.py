@@ -155,6 +155,7 @@ class _Planner:
         context = {
             "uniform": f"evaluate:{PHASE0_UNIFORM}:{dataset}",
             "manual": f"evaluate:{PHASE0_MANUAL}:{dataset}",
+            "recipe": f"allocate:{PHASE0_MANUAL}",
         }
         self._gate("gate:0:manual", 0, ["manual_beats_uniform"], context)
 

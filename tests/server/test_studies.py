@@ -119,6 +119,20 @@ def test_a_whole_file_is_judged_and_nothing_else_is_drawn_from_it(
     assert "evaluation.datasets.0.split" in answer.text
 
 
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_a_manual_recipe_that_splits_nothing_decides_nothing(
+    client: TestClient, study_config: Config, run_to_end: Callable[..., None]
+) -> None:
+    study_config["phases"] = [0]
+    study_config["phase0"]["high"] = study_config["phase0"]["low"] | {"b_q": 4}
+    study_config["phase0"]["uniform"] = study_config["phase0"]["low"]
+    study = start(client, study_config)
+    run_to_end()
+    gate = next(g for g in look(client, study)["gates"] if g["name"] == "manual_beats_uniform")
+    assert gate["verdict"] == "NOT DECIDABLE"
+    assert "every layer has the low config" in gate["explanation"]
+
+
 def test_a_whole_study(client: TestClient, study_config: Config, run_to_end: Callable[..., None]) -> None:
     study = start(client, study_config)
     run_to_end()

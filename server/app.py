@@ -82,6 +82,9 @@ def create_app(settings: Settings | None = None, *, run_loop: bool = True, page:
         summary="Spend a memory budget where a language model feels it most.",
         description="Errors are problem+json (RFC 9457), POSTs honour Idempotency-Key, lists are keyset pages.",
         lifespan=lifespan,
+        # FastAPI's own pages load their scripts from elsewhere; web/ serves /docs
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.settings = settings
     app.state.database = database

@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse, Response
 from sqlalchemy.orm import Session
 
 from results_db.settings import Settings
+from web.api_reference import api_groups, body_schemas
 from web.figures import Figure
 from web.queries.jobs import job_page
 from web.queries.overview import overview
@@ -70,6 +71,13 @@ def make_router(settings: Settings, read_session: ReadSession) -> APIRouter:
     def job_live(job_id: str, session: Reading) -> Response:
         found = job_page(session, job_id)
         return _not_found("job", job_id) if found is None else page("partials/job_live.html", page=found)
+
+    @router.get("/docs")
+    def api_reference(request: Request) -> Response:
+        document = request.app.openapi()
+        groups = api_groups(document)
+        description = document["info"].get("description", "")
+        return page("api.html", description=description, groups=groups, schemas=body_schemas(document, groups))
 
     return router
 

@@ -38,9 +38,15 @@ def repo() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
+def shared_folder() -> Path:
+    """Where the shared real data would be; it need not be there."""
+    return Path(os.environ.get("BITBUDGET_SHARED") or REPO.parent / "shared")
+
+
+@pytest.fixture(scope="session")
+def shared_data(shared_folder: Path) -> Path:
     """Folder of real data (models, texts) beside the checkout; skips where it is absent."""
-    folder = Path(os.environ.get("BITBUDGET_SHARED") or REPO.parent / "shared") / "data"
+    folder = shared_folder / "data"
     if not folder.is_dir():
         pytest.skip(f"the shared data is not at {folder}: set BITBUDGET_SHARED to the folder that holds data/")
     return folder

@@ -145,11 +145,11 @@ def start_stack(
 
 
 @pytest.fixture(scope="session")
-def stack(start_stack: Callable[..., RunningStack], repo: Path) -> Iterator[RunningStack]:
-    """One stack for all tests that leave it as they found it. Model roots: its folder and what lies beside the
-    checkout."""
+def stack(start_stack: Callable[..., RunningStack], repo: Path, shared_folder: Path) -> Iterator[RunningStack]:
+    """One stack for all tests that leave it as they found it. Model roots: its folder, what lies beside the checkout,
+    and the shared data wherever it is."""
     with tempfile.TemporaryDirectory(prefix="bb-") as folder:
-        roots = os.pathsep.join([folder, str(repo.parent)])
+        roots = os.pathsep.join([folder, str(repo.parent), str(shared_folder)])
         running = start_stack(Path(folder), BITBUDGET_MODEL_ROOTS=roots)
         yield running
         running.process.terminate()

@@ -5,8 +5,8 @@ Tensors, all on the CPU (``predicted_nbytes`` counts the same list):
     q_codes     uint8    codes of Q; e8: the 16-bit code of each 8 weights, row by row
     q_residual  uint8    e8 at 3 and 4 bits: the second stage's code of each 8 weights
     q_tail      uint8    e8, width not a multiple of 8: scalar codes of the last columns
-    q_scale     float32 (1,), the scale of the matrix; rtn: float16 (O,), one step a row
-    q_rows      uint8 (O,), logarithmic scale of each row (not for rtn); it scales the rows of L too
+    q_scale     float32 (1,), the scale of the matrix; rtn and gptq: float16 (O,), one step a row
+    q_rows      uint8 (O,), logarithmic scale of each row (not for rtn and gptq); it scales the rows of L too
     l_codes, l_scales    packed codes and float16 (r,), or l_values float16 (O, r) at 16 bits
     r_codes, r_scales    packed codes and float16 (r,), or r_values float16 (r, I) at 16 bits
 
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from compress_core.codebooks import get_codebook
 from compress_core.codebooks.rtn import rtn_values
-from compress_core.config import CompressionConfig
+from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
 from compress_core.errors import ConfigError, PackedFormatError
 from compress_core.incoherence import InputRotation
 from compress_core.ldlq import Rounded
@@ -102,7 +102,7 @@ class CompressedMatrix:
         target = torch.device(device or "cpu")
         packed = {name: t.to(target) for name, t in self.packed.items()}
         out_features, in_features = self.shape
-        if self.config.codebook == "rtn":
+        if self.config.codebook in BASELINE_CODEBOOKS:
             codes = unpack_bits(packed["q_codes"], self.config.b_q, out_features * in_features)
             return rtn_values(codes.reshape(self.shape), packed["q_scale"], self.config.b_q)
         w_OI = self._decode_q(packed)
@@ -142,7 +142,7 @@ def expected_names(config: CompressionConfig, in_features: int) -> set[str]:
             names.add("q_residual")
         if in_features % E8_BLOCK:
             names.add("q_tail")
-    if config.codebook != "rtn":
+    if config.codebook not in BASELINE_CODEBOOKS:
         names.add("q_rows")
     if config.rank:
         for side, bits in (("l", config.factor_bits_l), ("r", config.factor_bits_r)):
@@ -154,7 +154,7 @@ def _dtype_of(name: str, config: CompressionConfig) -> torch.dtype:
     if name in ("l_values", "r_values", "l_scales", "r_scales"):
         return torch.float16
     if name == "q_scale":
-        return torch.float16 if config.codebook == "rtn" else torch.float32
+        return torch.float16 if config.codebook in BASELINE_CODEBOOKS else torch.float32
     return torch.uint8
 
 

@@ -15,7 +15,10 @@ CODEBOOK_BITS: dict[str, tuple[int, ...]] = {
     "scalar": (2, 3, 4, 5, 6, 7, 8),
     "e8": (2, 3, 4),
     "rtn": (2, 3, 4, 5, 6, 7, 8),
+    "gptq": (2, 3, 4, 5, 6, 7, 8),
 }
+#: what the others are compared with: a uniform grid a row in the natural basis, rank 0 only
+BASELINE_CODEBOOKS = ("rtn", "gptq")
 FACTOR_BITS = (4, 8, 16)
 
 
@@ -33,7 +36,8 @@ class CompressionConfig:
     rank: int = 0
     #: bits of the factors, 4, 8 or 16; a pair means (bits of L, bits of R)
     factor_bits: int | tuple[int, int] = 4
-    #: "scalar" or "e8": incoherence processing and LDLQ; "rtn": plain round-to-nearest a row, the baseline
+    #: "scalar" or "e8": incoherence processing and LDLQ; "rtn" (plain round-to-nearest a row) and
+    #: "gptq" (the same grid with GPTQ's feedback): the baselines
     codebook: str = "e8"
     #: seed of the random signs of the incoherence transform
     seed: int = 0
@@ -52,8 +56,8 @@ class CompressionConfig:
             raise ConfigError(f"codebook {self.codebook!r} has no b_q = {self.b_q}: choose one of {allowed}")
         if self.rank < 0:
             raise ConfigError(f"rank must be 0 or more, not {self.rank}")
-        if self.codebook == "rtn" and self.rank:
-            raise ConfigError("codebook 'rtn' is the plain round-to-nearest baseline: it takes rank 0 only")
+        if self.codebook in BASELINE_CODEBOOKS and self.rank:
+            raise ConfigError(f"codebook {self.codebook!r} is a baseline: it takes rank 0 only")
         if not 0 <= self.seed < 2**31:
             raise ConfigError(f"seed must lie in 0 … 2^31 − 1, not {self.seed}")
         if not 1 <= self.iterations <= 100:
@@ -103,7 +107,7 @@ class CompressionConfig:
         effective = self.to_dict()
         if self.rank == 0:
             effective.pop("factor_bits")
-        if self.codebook == "rtn":
+        if self.codebook in BASELINE_CODEBOOKS:
             effective.pop("seed")
             effective.pop("iterations")
         text = json.dumps(effective, sort_keys=True, separators=(",", ":"))

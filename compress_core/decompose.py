@@ -24,6 +24,7 @@ from compress_core.codebooks.rtn import rtn_codes, rtn_scales
 from compress_core.compressed import CompressedMatrix, pack_factors, pack_q
 from compress_core.config import CompressionConfig
 from compress_core.context import DAMPING, MatrixContext, checked_weight, damped, prepare_matrix
+from compress_core.gptq import gptq
 from compress_core.ldlq import Feedback, Rounded, ldlq, make_feedback
 from compress_core.lowrank import Factors, fit_factors
 from compress_core.packing import pack_bits
@@ -82,9 +83,12 @@ def compress_matrix(
 
 def _compress_rtn(w_OI: Tensor, config: CompressionConfig) -> CompressedMatrix:
     scales_O = rtn_scales(w_OI, config.b_q)
-    codes = rtn_codes(w_OI, scales_O, config.b_q)
-    packed = {"q_codes": pack_bits(codes, config.b_q).cpu(), "q_scale": scales_O.cpu()}
-    return CompressedMatrix(config, (w_OI.shape[0], w_OI.shape[1]), packed)
+    return _pack_grid(rtn_codes(w_OI, scales_O, config.b_q), scales_O, config)
+
+
+def _pack_grid(codes_OI: Tensor, scales_O: Tensor, config: CompressionConfig) -> CompressedMatrix:
+    packed = {"q_codes": pack_bits(codes_OI, config.b_q).cpu(), "q_scale": scales_O.cpu()}
+    return CompressedMatrix(config, (codes_OI.shape[0], codes_OI.shape[1]), packed)
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,8 @@ def compress_prepared(
     """Compress a prepared matrix; ``compress_matrix`` is prepare plus this."""
     if config.codebook == "rtn":
         return _compress_rtn(context.raw_w_OI, config)
+    if config.codebook == "gptq":
+        return _pack_grid(*gptq(context.raw_w_OI, context.raw_h_II, config.b_q), config)
     config.check_shape(*context.shape)
     rounder = _Rounder.make(context, config)
     best = _alternate(context, config, rounder, progress) if config.rank else _round_only(context, rounder)

@@ -6,7 +6,7 @@ many shapes. There is no data-dependent byte.
 
 from __future__ import annotations
 
-from compress_core.config import CompressionConfig
+from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
 
 FLOAT32_BYTES = 4
 FLOAT16_BYTES = 2
@@ -31,7 +31,7 @@ def predicted_nbytes(config: CompressionConfig, out_features: int, in_features: 
         RankTooLarge: the rank exceeds min(out_features, in_features).
     """
     config.check_shape(out_features, in_features)
-    if config.codebook == "rtn":
+    if config.codebook in BASELINE_CODEBOOKS:
         return _packed(out_features * in_features, config.b_q) + out_features * FLOAT16_BYTES
     total = FLOAT32_BYTES + out_features  # scale of the matrix, one byte a row
     if config.codebook == "e8":

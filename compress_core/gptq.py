@@ -1,0 +1,124 @@
+"""GPTQ with one scale a row: the stronger of the two baselines.
+
+GPTQ (arXiv 2210.17323, alg. 1) rounds columns one after another and lets later columns make up for each one's error.
+Here, as in its public implementations, H gets 1 % of its mean diagonal as damping, and columns are taken either in
+their own order or by descending diag(H) ("act-order"; with a scale a row the order needs no storage). Weights stay in
+their natural basis; grid and bytes are those of round-to-nearest (compress_core.codebooks.rtn).
+
+Rows are independent, so each row keeps what serves its own error d H dᵀ on the raw H best: one of the two orders, and
+one of a few steps around absmax/2^(b−1), which is what clips outliers. Public implementations search the step by the
+plain squared error, if at all; a baseline may not lose by that.
+
+Shapes: O = out_features, I = in_features, C = steps that are tried. w_OI, h_II; *_IR is transposed, R = C·O rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from compress_core.codebooks.rtn import rtn_codes, rtn_scales, rtn_values
+from compress_core.errors import CalibrationError
+from compress_core.ldlq import upper_root
+
+#: what H gets on its diagonal, relative to its mean; the larger ones only where half precision made H indefinite
+_DAMPING = (0.01, 0.1)
+#: steps that are tried, relative to the one that clips nothing
+_STEP_RATIOS = tuple(2 ** (k / 4) for k in range(1, -9, -1))
+#: rows at once; each is rounded at every step ratio side by side
+_ROWS = 1024
+#: columns between two updates of everything to the right
+_PANEL = 64
+
+
+def gptq(w_OI: Tensor, h_II: Tensor | None, bits: int) -> tuple[Tensor, Tensor]:
+    """Codes int32 (O, I) and steps float16 (O,) of a finite float32 weight, as round-to-nearest stores them.
+
+    Args:
+        h_II: E[x xᵀ], finite; None or zero is the identity.
+
+    Raises:
+        CalibrationError: H is not positive semidefinite.
+    """
+    h64 = _second_moment(h_II, w_OI)
+    orders = [torch.arange(w_OI.shape[1], device=w_OI.device)]
+    descending_I = h64.diagonal().argsort(descending=True, stable=True)
+    if not torch.equal(descending_I, orders[0]):
+        orders.append(descending_I)
+    units = [_unit_feedback(h64[order_I][:, order_I]) for order_I in orders]
+    h_II = h64.to(torch.float32)
+    codes, steps = [], []
+    for rows_OI in w_OI.split(_ROWS):
+        step_CO = torch.stack([rtn_scales(ratio * rows_OI, bits) for ratio in _STEP_RATIOS])
+        stacked_RI = rows_OI.repeat(len(_STEP_RATIOS), 1)
+        best_OI = torch.zeros_like(rows_OI)
+        step_O = step_CO[0]
+        least_O = torch.full_like(rows_OI[:, 0], torch.inf)
+        for order_I, unit_II in zip(orders, units, strict=True):
+            value_RI = torch.empty_like(stacked_RI)
+            value_RI[:, order_I] = round_in_order(stacked_RI[:, order_I], unit_II, _nearest(step_CO.flatten(), bits))
+            error_RI = stacked_RI - value_RI
+            error_CO = ((error_RI @ h_II) * error_RI).sum(1).reshape(step_CO.shape)
+            error_O, choice_O = error_CO.min(0)
+            better_O = error_O < least_O
+            at_O = torch.arange(rows_OI.shape[0], device=w_OI.device)
+            chosen_OI = value_RI.reshape(*step_CO.shape, -1)[choice_O, at_O]
+            best_OI = torch.where(better_O[:, None], chosen_OI, best_OI)
+            step_O = torch.where(better_O, step_CO[choice_O, at_O], step_O)
+            least_O = torch.where(better_O, error_O, least_O)
+        # levels lie in the middle of their cells, so that their codes are read off exactly
+        codes.append(rtn_codes(best_OI, step_O, bits))
+        steps.append(step_O)
+    return torch.cat(codes), torch.cat(steps)
+
+
+def round_in_order(w_RI: Tensor, unit_II: Tensor, nearest: Callable[[Tensor], Tensor]) -> Tensor:
+    """Round columns from first to last; each one's error reaches later columns through ``unit_II``.
+
+    Args:
+        unit_II: unit upper triangular: column k is rounded at w_k + Σ_{j<k} e_j·unit_jk, e = w − value.
+        nearest: values (R,) next to targets (R,), on each row's own grid.
+    """
+    width = w_RI.shape[1]
+    w_IR, unit_t_II = w_RI.T.contiguous(), unit_II.T.contiguous()
+    target_IR, value_IR, error_IR = w_IR.clone(), torch.empty_like(w_IR), torch.empty_like(w_IR)
+    for start in range(0, width, _PANEL):
+        stop = min(start + _PANEL, width)
+        for k in range(start, stop):
+            target_R = torch.addmv(target_IR[k], error_IR[start:k].T, unit_t_II[k, start:k])
+            value_IR[k] = nearest(target_R)
+            torch.sub(w_IR[k], value_IR[k], out=error_IR[k])
+        if stop < width:
+            target_IR[stop:].addmm_(unit_t_II[stop:, start:stop], error_IR[start:stop])
+    return value_IR.T
+
+
+def _nearest(step_R: Tensor, bits: int) -> Callable[[Tensor], Tensor]:
+    def nearest(target_R: Tensor) -> Tensor:
+        return rtn_values(rtn_codes(target_R[:, None], step_R, bits), step_R, bits)[:, 0]
+
+    return nearest
+
+
+def _second_moment(h_II: Tensor | None, w_OI: Tensor) -> Tensor:
+    """H in float64, symmetric, with mean diagonal 1; the identity for None and zero."""
+    width = w_OI.shape[1]
+    identity = torch.eye(width, dtype=torch.float64, device=w_OI.device)
+    if h_II is None or not bool(h_II.any()):
+        return identity
+    h64 = h_II.to(device=w_OI.device, dtype=torch.float64)
+    return (h64 + h64.T) / (2 * h64.diagonal().mean())
+
+
+def _unit_feedback(h_II: Tensor) -> Tensor:
+    """U·diag(U)⁻¹ float32 of the damped H = U Uᵀ, U upper triangular (equal to GPTQ's factor of H⁻¹)."""
+    identity = torch.eye(h_II.shape[0], dtype=h_II.dtype, device=h_II.device)
+    for damping in _DAMPING:
+        try:
+            root_II = upper_root(h_II + damping * identity)
+        except torch.linalg.LinAlgError:
+            continue
+        return (root_II / root_II.diagonal()).to(torch.float32)
+    raise CalibrationError("the Hessian is not positive semidefinite, so it is no E[x xᵀ]: calibrate again")

@@ -14,12 +14,15 @@ from compress_core.errors import ConfigError, RankTooLarge
 CODEBOOK_BITS: dict[str, tuple[int, ...]] = {
     "scalar": (2, 3, 4, 5, 6, 7, 8),
     "e8": (2, 3, 4),
+    "trellis": (2, 3, 4, 5, 6, 7, 8),
     "rtn": (2, 3, 4, 5, 6, 7, 8),
     "gptq": (2, 3, 4, 5, 6, 7, 8),
 }
 #: what the others are compared with: a uniform grid a row in the natural basis, rank 0 only
 BASELINE_CODEBOOKS = ("rtn", "gptq")
 FACTOR_BITS = (4, 8, 16)
+#: fewest and most states of the trellis codebook
+STATES = (2**8, 2**16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +39,18 @@ class CompressionConfig:
     rank: int = 0
     #: bits of the factors, 4, 8 or 16; a pair means (bits of L, bits of R)
     factor_bits: int | tuple[int, int] = 4
-    #: "scalar" or "e8": incoherence processing and LDLQ; "rtn" (plain round-to-nearest a row) and
+    #: "scalar", "e8" or "trellis": incoherence processing and LDLQ; "rtn" (plain round-to-nearest a row) and
     #: "gptq" (the same grid with GPTQ's feedback): the baselines
     codebook: str = "e8"
     #: seed of the random signs of the incoherence transform
     seed: int = 0
     #: outer iterations of the alternation between Q and L·R at most; the best is kept
     iterations: int = 5
+    #: states of the trellis, a power of two from 256 to 65536; without effect for the other codebooks
+    states: int = 4096
 
     def __post_init__(self) -> None:
-        for name in ("b_q", "rank", "seed", "iterations"):
+        for name in ("b_q", "rank", "seed", "iterations", "states"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ConfigError(f"{name} must be an integer, not {value!r}")
@@ -62,6 +67,8 @@ class CompressionConfig:
             raise ConfigError(f"seed must lie in 0 … 2^31 − 1, not {self.seed}")
         if not 1 <= self.iterations <= 100:
             raise ConfigError(f"iterations must lie in 1 … 100, not {self.iterations}")
+        if not STATES[0] <= self.states <= STATES[1] or self.states & (self.states - 1):
+            raise ConfigError(f"states must be a power of two in {STATES[0]} … {STATES[1]}, not {self.states}")
         bits = self.factor_bits
         pair = tuple(bits) if isinstance(bits, tuple | list) else (bits, bits)
         # 8.0 == 8, but it would get a hash of its own
@@ -107,6 +114,8 @@ class CompressionConfig:
         effective = self.to_dict()
         if self.rank == 0:
             effective.pop("factor_bits")
+        if self.codebook != "trellis":
+            effective.pop("states")
         if self.codebook in BASELINE_CODEBOOKS:
             effective.pop("seed")
             effective.pop("iterations")

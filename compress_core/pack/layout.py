@@ -73,6 +73,7 @@ def _longest_metadata_bytes(spec: MatrixSpec) -> int:
         factor_bits=(16, 8),
         seed=2**31 - 1,
         iterations=100,
+        states=65536,
     ).to_dict()
     longest["codebook"] = "x" * max(len("trellis"), *map(len, CODEBOOK_BITS))
     meta = {"config": longest, "shape": [spec.out_features, spec.in_features], "rotated": False}

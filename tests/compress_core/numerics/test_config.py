@@ -28,3 +28,21 @@ def test_equal_factor_bits_have_one_hash() -> None:
 def test_a_codebook_that_is_no_name_is_refused(codebook: Any) -> None:
     with pytest.raises(ConfigError, match="unknown codebook"):
         CompressionConfig.from_dict({"b_q": 2, "codebook": codebook})
+
+
+@pytest.mark.parametrize("states", [128, 131072, 3000, 0, -256, 4096.0, True, None])
+def test_states_must_be_a_power_of_two_in_range(states: Any) -> None:
+    with pytest.raises(ConfigError, match="states must be"):
+        CompressionConfig.from_dict({"b_q": 2, "codebook": "trellis", "states": states})
+
+
+def test_states_count_for_the_trellis_alone() -> None:
+    few, many = (CompressionConfig(b_q=2, codebook="trellis", states=s) for s in (256, 65536))
+    assert few.config_hash != many.config_hash
+    assert CompressionConfig.from_dict(many.to_dict()) == many
+    scalar = [CompressionConfig(b_q=2, codebook="scalar", states=s).config_hash for s in (256, 65536)]
+    assert scalar[0] == scalar[1]
+
+
+def test_hashes_from_before_the_trellis_still_hold() -> None:
+    assert CompressionConfig(b_q=2, rank=16).config_hash == "7492337e22666e5d"

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from compress_core.codebooks.rtn import rtn_codes, rtn_scales, rtn_values
 from compress_core.errors import CalibrationError
-from compress_core.ldlq import upper_root
 
 #: what H gets on its diagonal, relative to its mean; the larger ones only where half precision made H indefinite
 _DAMPING = (0.01, 0.1)
@@ -116,9 +115,8 @@ def _unit_feedback(h_II: Tensor) -> Tensor:
     """U·diag(U)⁻¹ float32 of the damped H = U Uᵀ, U upper triangular (equal to GPTQ's factor of H⁻¹)."""
     identity = torch.eye(h_II.shape[0], dtype=h_II.dtype, device=h_II.device)
     for damping in _DAMPING:
-        try:
-            root_II = upper_root(h_II + damping * identity)
-        except torch.linalg.LinAlgError:
-            continue
-        return (root_II / root_II.diagonal()).to(torch.float32)
+        lower_II, info = torch.linalg.cholesky_ex((h_II + damping * identity).flip(0, 1))
+        if int(info) == 0:
+            root_II = lower_II.flip(0, 1)
+            return (root_II / root_II.diagonal()).to(torch.float32)
     raise CalibrationError("the Hessian is not positive semidefinite, so it is no E[x xᵀ]: calibrate again")

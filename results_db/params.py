@@ -119,7 +119,7 @@ class AllocateParams(Params):
     budget: BudgetSpec | None = None
     #: an allocation that the new one must not exceed either: for a comparison at no more bytes
     budget_allocation_id: str | None = None
-    #: configs to choose from; null = everything measured under the calibration except the rtn baseline
+    #: configs to choose from; null = everything measured under the calibration except the baselines rtn and gptq
     menu: list[ConfigFields] | None = None
     uniform: ConfigFields | None = None
     high: ConfigFields | None = None

@@ -6,6 +6,8 @@ import math
 from datetime import datetime, timedelta
 from typing import Any
 
+from compress_core.config import BASELINE_CODEBOOKS
+
 NOTHING = "–"
 _MINUS = "−"
 
@@ -88,5 +90,5 @@ def config_label(config: dict[str, Any]) -> str:
     bits = config.get("factor_bits", 4)
     factors = "/".join(map(str, bits)) if isinstance(bits, list | tuple) else str(bits)
     rank = config.get("rank", 0)
-    low_rank = f" r{rank} f{factors}" if rank else ("" if config.get("codebook") == "rtn" else " r0")
+    low_rank = f" r{rank} f{factors}" if rank else ("" if config.get("codebook") in BASELINE_CODEBOOKS else " r0")
     return f"{config.get('codebook', 'e8')} {config['b_q']}b{low_rank}"

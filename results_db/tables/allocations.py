@@ -22,7 +22,7 @@ class Allocation(CreatedAt, Base):
     calibration_id: Mapped[str | None] = mapped_column(ForeignKey("calibrations.id"))
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
     study_id: Mapped[str | None] = mapped_column(ForeignKey("studies.id"))
-    #: label within a study, for example "optimal", "uniform", "rank0", "rtn", "manual"
+    #: label within a study, for example "optimal", "uniform", "rank0", "rtn", "gptq", "manual"
     name: Mapped[str]
     #: "optimal", "uniform", "best_uniform", "manual" or "overrides"
     kind: Mapped[str]

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from compress_core.allocate import AllocationProblem, Cell, KLAnchor, Sensitivity, estimate_sensitivities
-from compress_core.config import CompressionConfig
+from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
 from compress_core.matrix import MatrixKey, MatrixSpec
 from compress_core.nbytes import predicted_nbytes
 from compress_core.version import NUMERICS_VERSION
@@ -82,7 +82,7 @@ def load_measured(session: Session, model: Model, calibration_id: str | None) ->
         )
         for m in rows
     }
-    configs = {m.config_hash: m.config for m in rows if m.codebook != "rtn"}
+    configs = {m.config_hash: m.config for m in rows if m.codebook not in BASELINE_CODEBOOKS}
     return Measured(
         specs=model_specs(model),
         cells=cells,

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from compress_core.allocate import layer_spread
 from compress_core.analyze import Estimate, gain_from_nll
+from compress_core.config import BASELINE_CODEBOOKS
 from compress_core.errors import FitError
 from compress_core.fit import ErrorProfiles, error_profiles
 from compress_core.version import NUMERICS_VERSION
@@ -65,7 +66,7 @@ class Evidence:
         return gain_from_nll(found.estimate, found.low, found.high, n=found.n_windows)
 
     def profiles(self) -> ErrorProfiles | None:
-        """Errors of the sweep's matrices over its configs, the baseline apart."""
+        """Errors of the sweep's matrices over its configs, the baselines apart."""
         sweep = self._sweep()
         if sweep is None:
             return None
@@ -77,7 +78,7 @@ class Evidence:
             config_hashes=sweep.config_hashes,
         )
         try:
-            return error_profiles(observations([row for row in rows if row.codebook != "rtn"]))
+            return error_profiles(observations([row for row in rows if row.codebook not in BASELINE_CODEBOOKS]))
         except FitError:
             return None  # no positive error: the gate says "not measured"
 

@@ -12,7 +12,7 @@ from results_db.queue.transitions import lock_study
 from results_db.states import TERMINAL, JobState, StudyState
 from results_db.tables import Job, Study
 from server.studies.headline import study_headline
-from server.studies.plan import RANK0, RTN
+from server.studies.plan import RIVALS
 
 
 def studies_to_finish(session: Session) -> list[str]:
@@ -50,4 +50,4 @@ def _outcome(jobs: Sequence[Job]) -> tuple[StudyState, str | None]:
 def _is_hopeless_baseline(job: Job) -> bool:
     """A baseline that has nothing within the budget says something, but it does not break the study."""
     name = (job.step or "").partition(":")[2].partition("@")[0]
-    return name in (RANK0, RTN) and (job.error or {}).get("code") == "infeasible-budget"
+    return name in RIVALS and (job.error or {}).get("code") == "infeasible-budget"

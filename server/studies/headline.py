@@ -15,7 +15,7 @@ from results_db.tables import Allocation, Compression, Evaluation, Job, Model, S
 from server.evaluations.schemas import Comparison
 from server.evaluations.service import compare_evaluations
 from server.models.service import original_matrix_bytes
-from server.studies.plan import OPTIMAL, RANK0, RTN, UNIFORM, budget_suffix, dataset_names, resolved_budgets
+from server.studies.plan import OPTIMAL, RANK0, RIVALS, UNIFORM, budget_suffix, dataset_names, resolved_budgets
 from server.studies.schemas import StudyConfig
 
 LABELS = {
@@ -23,7 +23,8 @@ LABELS = {
     UNIFORM: "best uniform",
     OPTIMAL: "optimal",
     RANK0: "rank 0, optimal",
-    RTN: "round-to-nearest",
+    "rtn": "round-to-nearest",
+    "gptq": "GPTQ",
 }
 
 
@@ -112,7 +113,7 @@ def _comparison(
             _contender(rows[name]),
             _gain(compare_evaluations(session, evaluations[name].id, optimal.id)),
         )
-        for name in (RANK0, RTN)
+        for name in RIVALS
         if name in evaluations and evaluations[name].compression_id != optimal.compression_id
     ]
     headline = Headline(

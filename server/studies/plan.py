@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from compress_core.config import CompressionConfig
+from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
 from results_db.params import BudgetSpec, DatasetSpec, TextSpec
 from results_db.states import JobKind
 from server.studies.schemas import StudyConfig
@@ -13,7 +13,9 @@ from server.studies.schemas import StudyConfig
 #: an input of a job: (step that it comes from, key in that step's result)
 Input = tuple[str, str]
 
-OPTIMAL, UNIFORM, RANK0, RTN = "optimal", "uniform", "rank0", "rtn"
+OPTIMAL, UNIFORM, RANK0 = "optimal", "uniform", "rank0"
+#: allocations that optimal is compared with besides uniform; a baseline is named after its codebook
+RIVALS = (RANK0, *BASELINE_CODEBOOKS)
 PHASE0_UNIFORM, PHASE0_MANUAL = "phase0-uniform", "phase0-manual"
 
 
@@ -183,8 +185,8 @@ class _Planner:
             OPTIMAL: ("optimal", grid),
             RANK0: ("optimal", [c.to_dict() for c in self.config.grid.rank0()]),
         }
-        if baselines := self.config.baselines.configs():
-            menus[RTN] = ("optimal", [c.to_dict() for c in baselines])
+        for name, configs in self.config.baselines.menus().items():
+            menus[name] = ("optimal", [c.to_dict() for c in configs])
         self.names = tuple(menus)
         for position, budget in enumerate(self.budgets):
             for name, (kind, menu) in menus.items():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from compress_core.analyze import GateThresholds
-from compress_core.config import CODEBOOK_BITS, CompressionConfig
+from compress_core.config import BASELINE_CODEBOOKS, CODEBOOK_BITS, CompressionConfig
 from compress_core.errors import ConfigError
 from results_db.params import BudgetSpec, DatasetSpec, Seed, TextSpec
 from results_db.tables import Gate, Job, Study
@@ -61,8 +61,8 @@ class GridSection(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.codebook == "rtn":
-            raise ValueError("codebook 'rtn' is a baseline: name its bits in baselines.rtn")
+        if self.codebook in BASELINE_CODEBOOKS:
+            raise ValueError(f"codebook {self.codebook!r} is a baseline: name its bits in baselines.{self.codebook}")
         for name in ("b_q", "rank"):
             values = getattr(self, name)
             if len(set(values)) != len(values):
@@ -100,19 +100,33 @@ class GridSection(Section):
 
 
 class BaselinesSection(Section):
-    #: bits of the round-to-nearest baseline; an empty list leaves it out
-    rtn: list[int] = [2, 3, 4]
+    """Bits of each baseline; an empty list leaves it out."""
 
-    @field_validator("rtn")
+    #: plain round-to-nearest
+    rtn: list[int] = [2, 3, 4]
+    #: GPTQ with a scale a row; as many more allocations, compressions and evaluations as round-to-nearest takes
+    gptq: list[int] = []
+
+    @field_validator(*BASELINE_CODEBOOKS)
     @classmethod
-    def _check(cls, bits: list[int]) -> list[int]:
-        unknown = [b for b in bits if b not in CODEBOOK_BITS["rtn"]]
+    def _check(cls, bits: list[int], info: ValidationInfo) -> list[int]:
+        allowed = CODEBOOK_BITS[str(info.field_name)]
+        unknown = [b for b in bits if b not in allowed]
         if unknown:
-            raise ValueError(f"round-to-nearest has no {unknown[0]} bits: choose out of {CODEBOOK_BITS['rtn']}")
+            raise ValueError(f"{info.field_name} has no {unknown[0]} bits: choose out of {allowed}")
         return bits
 
+    def menus(self) -> dict[str, list[CompressionConfig]]:
+        """The configs of each baseline that is wanted, by its codebook."""
+        found = {
+            name: [CompressionConfig(b_q=bits, codebook=name) for bits in getattr(self, name)]
+            for name in BASELINE_CODEBOOKS
+        }
+        return {name: configs for name, configs in found.items() if configs}
+
     def configs(self) -> list[CompressionConfig]:
-        return [CompressionConfig(b_q=bits, codebook="rtn") for bits in self.rtn]
+        """All of them."""
+        return [config for configs in self.menus().values() for config in configs]
 
 
 class Phase0Section(Section):

@@ -85,6 +85,22 @@ def test_yaml_and_json_make_the_same_study(client: TestClient, study_config: Con
 
 
 @pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_gptq_competes_where_it_is_asked_for(
+    client: TestClient, study_config: Config, run_to_end: Callable[..., None]
+) -> None:
+    study_config["baselines"] = {"rtn": [], "gptq": [2, 3]}
+    study = start(client, study_config)
+    run_to_end()
+    study = look(client, study)
+    assert study["state"] == "succeeded", study["reason"]
+    steps = {job["step"]: job["params"] for job in study["jobs"]}
+    assert {config["codebook"] for config in steps["allocate:gptq"]["menu"]} == {"gptq"}
+    assert "allocate:rtn" not in steps
+    rows = {row["name"]: row["label"] for row in study["headline"]["rows"]}
+    assert rows["gptq"] == "GPTQ"
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
 def test_further_budgets_and_datasets(client: TestClient, study_config: Config, tmp_path: Any) -> None:
     text = tmp_path / "models" / "some.txt"
     text.write_text("words")
@@ -339,6 +355,7 @@ def test_a_hub_model_is_fetched_first(client: TestClient, study_config: Config) 
         ({"budgets": [{"gb": 1, "bytes": 1}]}, "invalid-request", "budgets"),
         ({"budgets": [{"bits_per_weight": 0.5}]}, "infeasible-budget", "budgets.0"),
         ({"baselines": {"rtn": [1]}}, "invalid-request", "baselines.rtn"),
+        ({"baselines": {"gptq": [9]}}, "invalid-request", "baselines.gptq"),
         ({"text": {"kind": "file"}}, "invalid-request", "text.path"),
         ({"sensitivity": {"anchors": [{"b_q": 2, "rank": "x"}]}}, "invalid-request", ""),
         ({"model": {"source": "org/name"}}, "model-not-found", "model.source"),

@@ -68,6 +68,7 @@ def test_moments_and_intervals() -> None:
         ({"b_q": 3, "rank": 8, "factor_bits": [4, 16], "codebook": "scalar"}, "scalar 3b r8 f4/16"),
         ({"b_q": 4}, "e8 4b r0"),
         ({"b_q": 4, "rank": 0, "codebook": "rtn"}, "rtn 4b"),
+        ({"b_q": 3, "rank": 0, "codebook": "gptq"}, "gptq 3b"),
     ],
 )
 def test_config_label(config: dict[str, object], label: str) -> None:

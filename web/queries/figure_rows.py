@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from compress_core.config import BASELINE_CODEBOOKS
 from results_db.states import JobKind
 from results_db.tables import (
     Allocation,
@@ -32,6 +33,7 @@ _LABELS = {
     "uniform": "best uniform",
     "rank0": "rank 0, optimal",
     "rtn": "round-to-nearest",
+    "gptq": "GPTQ",
 }
 
 
@@ -267,7 +269,7 @@ def _config_key(config: dict[str, Any]) -> tuple[Any, ...]:
     bits = config.get("factor_bits", 4)
     pair = tuple(bits) if isinstance(bits, list | tuple) else (bits, bits)
     rank, codebook = config.get("rank", 0), config.get("codebook", "e8")
-    search = () if codebook == "rtn" else (config.get("seed", 0), config.get("iterations", 5))
+    search = () if codebook in BASELINE_CODEBOOKS else (config.get("seed", 0), config.get("iterations", 5))
     return (codebook, config["b_q"], rank, pair if rank else None, search)
 
 

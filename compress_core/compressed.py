@@ -1,6 +1,6 @@
 """CompressedMatrix: the packed tensors of one matrix and how to read them.
 
-Tensors, all on the CPU (``predicted_nbytes`` counts the same list):
+Tensors, all on the CPU (``packed_parts`` has their types and shapes, and the order in which they are stored):
 
     q_codes     uint8    codes of Q; e8: the 16-bit code of each 8 weights, row by row
     q_residual  uint8    e8 at 3 and 4 bits: the second stage's code of each 8 weights
@@ -19,22 +19,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from compress_core.checkpoint.read import TORCH_DTYPES
 from compress_core.codebooks import get_codebook
-from compress_core.codebooks.rtn import rtn_values
+from compress_core.codebooks.rtn import rtn_units
 from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
 from compress_core.errors import ConfigError, PackedFormatError
 from compress_core.incoherence import InputRotation
 from compress_core.ldlq import Rounded
 from compress_core.lowrank import Factors, QuantizedFactor, decode_factor
-from compress_core.nbytes import E8_BLOCK, predicted_nbytes
+from compress_core.nbytes import E8_BLOCK, packed_parts
 from compress_core.packing import pack_bits, unpack_bits
 from compress_core.precision import exact_float32
 from compress_core.row_scales import decode_row_scales
+
+
+@dataclass(frozen=True)
+class DecodedMatrix:
+    """Ŵ = diag(scale)·(Q̂ + L̂·R̂)·rotation as float32 values; ``rotation`` None is the natural basis."""
+
+    q_OI: Tensor
+    scale_O: Tensor
+    #: (O, r), None at rank 0
+    left_Or: Tensor | None
+    #: (r, I), None at rank 0
+    right_rI: Tensor | None
+    rotation: InputRotation | None
+
+    def dequantize(self) -> Tensor:
+        """Ŵ (out_features, in_features)."""
+        w_OI = self.q_OI
+        if self.left_Or is not None and self.right_rI is not None:
+            w_OI = w_OI + self.left_Or @ self.right_rI
+        w_OI = w_OI * self.scale_O[:, None]
+        return w_OI if self.rotation is None else self.rotation.unrotate(w_OI)
 
 
 @dataclass(frozen=True)
@@ -75,43 +98,74 @@ class CompressedMatrix:
             shape = (int(meta["shape"][0]), int(meta["shape"][1]))
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise PackedFormatError(f"metadata of a packed matrix is not readable: {error!r}") from error
-        packed = {name: t.detach().cpu() for name, t in tensors.items()}
-        expected = expected_names(config, shape[1])
-        if set(packed) != expected:
-            wrong = ", ".join(sorted(set(packed) ^ expected))
-            raise PackedFormatError(f"a {config} matrix of shape {shape} has missing or unknown tensors: {wrong}")
-        for name, tensor in packed.items():
-            if tensor.dtype != _dtype_of(name, config):
-                raise PackedFormatError(f"{name} must be {_dtype_of(name, config)}, not {tensor.dtype}")
-        matrix = cls(config, shape, packed)
         try:
-            expected_bytes = predicted_nbytes(config, *shape)
+            parts = packed_parts(config, *shape)
         except ConfigError as error:
             raise PackedFormatError(f"metadata of a packed matrix make no sense: {error}") from error
-        if matrix.nbytes != expected_bytes:
+        packed = {name: t.detach().cpu() for name, t in tensors.items()}
+        if wrong := set(packed) ^ {part.name for part in parts}:
             raise PackedFormatError(
-                f"a {config} matrix of shape {shape} takes {expected_bytes} bytes, "
-                f"but its tensors have {matrix.nbytes}: the file is truncated or its header lies"
+                f"a {config} matrix of shape {shape} has missing or unknown tensors: {', '.join(sorted(wrong))}"
             )
-        return matrix
+        for part in parts:
+            tensor = packed[part.name]
+            if tensor.dtype != TORCH_DTYPES[part.dtype]:
+                raise PackedFormatError(f"{part.name} must be {TORCH_DTYPES[part.dtype]}, not {tensor.dtype}")
+            if tuple(tensor.shape) != part.shape:
+                raise PackedFormatError(
+                    f"{part.name} of a {config} matrix of shape {shape} must have shape {part.shape}, not "
+                    f"{tuple(tensor.shape)}: the file is truncated or its header lies"
+                )
+        return cls(config, shape, packed)
+
+    def blob(self) -> Tensor:
+        """All packed tensors in the order of ``packed_parts``, without gaps: uint8 (nbytes,)."""
+        parts = packed_parts(self.config, *self.shape)
+        return torch.cat([self.packed[part.name].contiguous().reshape(-1).view(torch.uint8) for part in parts])
+
+    @classmethod
+    def from_blob(cls, blob: Tensor, config: CompressionConfig, shape: tuple[int, int]) -> Self:
+        """Inverse of :meth:`blob`; the parts are views of ``blob`` and stay on its device.
+
+        Raises:
+            RankTooLarge: the shape cannot have the config's rank.
+            PackedFormatError: the blob is no uint8 vector of the config's bytes.
+        """
+        parts = packed_parts(config, *shape)
+        total = sum(part.nbytes for part in parts)
+        if blob.dtype != torch.uint8 or tuple(blob.shape) != (total,):
+            raise PackedFormatError(
+                f"a {config} matrix of shape {shape} is stored as {total} bytes, not as {blob.dtype} "
+                f"of shape {tuple(blob.shape)}"
+            )
+        packed, position = {}, 0
+        for part in parts:
+            piece = blob[position : position + part.nbytes]
+            packed[part.name] = piece.view(TORCH_DTYPES[part.dtype]).reshape(part.shape)
+            position += part.nbytes
+        return cls(config, shape, packed)
 
     @torch.no_grad()
     @exact_float32()
     def dequantize(self, *, device: torch.device | str | None = None) -> Tensor:
         """Ŵ (out_features, in_features), float32, on ``device`` (default: CPU)."""
+        return self.decode(device=device).dequantize()
+
+    def decode(self, *, device: torch.device | str | None = None) -> DecodedMatrix:
+        """Values of all parts, float32, still in the rotated basis, on ``device`` (default: CPU)."""
         target = torch.device(device or "cpu")
         packed = {name: t.to(target) for name, t in self.packed.items()}
         out_features, in_features = self.shape
         if self.config.codebook in BASELINE_CODEBOOKS:
-            codes = unpack_bits(packed["q_codes"], self.config.b_q, out_features * in_features)
-            return rtn_values(codes.reshape(self.shape), packed["q_scale"], self.config.b_q)
-        w_OI = self._decode_q(packed)
+            codes = unpack_bits(packed["q_codes"], self.config.b_q, out_features * in_features).reshape(self.shape)
+            return DecodedMatrix(rtn_units(codes, self.config.b_q), packed["q_scale"].float(), None, None, None)
+        left = right = None
         if self.config.rank:
             left = _decode(packed, "l", self.config.factor_bits_l, (out_features, self.config.rank))
             right = _decode(packed, "r", self.config.factor_bits_r, (self.config.rank, in_features))
-            w_OI = w_OI + left @ right
-        w_OI = w_OI * decode_row_scales(packed["q_rows"], packed["q_scale"])[:, None]
-        return InputRotation.make(in_features, self.config.seed, target).unrotate(w_OI)
+        scale_O = decode_row_scales(packed["q_rows"], packed["q_scale"])
+        rotation = input_rotation(in_features, self.config.seed, target)
+        return DecodedMatrix(self._decode_q(packed), scale_O, left, right, rotation)
 
     def _decode_q(self, packed: Mapping[str, Tensor]) -> Tensor:
         """Values of Q in units of its scale, (O, I) float32."""
@@ -134,28 +188,14 @@ class CompressedMatrix:
         return torch.cat([values, last], dim=1)
 
 
-def expected_names(config: CompressionConfig, in_features: int) -> set[str]:
-    """Names of the packed tensors that a config has."""
-    names = {"q_codes", "q_scale"}
-    if config.codebook == "e8":
-        if config.b_q > 2:
-            names.add("q_residual")
-        if in_features % E8_BLOCK:
-            names.add("q_tail")
-    if config.codebook not in BASELINE_CODEBOOKS:
-        names.add("q_rows")
-    if config.rank:
-        for side, bits in (("l", config.factor_bits_l), ("r", config.factor_bits_r)):
-            names |= {f"{side}_values"} if bits == 16 else {f"{side}_codes", f"{side}_scales"}
-    return names
-
-
-def _dtype_of(name: str, config: CompressionConfig) -> torch.dtype:
-    if name in ("l_values", "r_values", "l_scales", "r_scales"):
-        return torch.float16
-    if name == "q_scale":
-        return torch.float16 if config.codebook in BASELINE_CODEBOOKS else torch.float32
-    return torch.uint8
+@lru_cache(maxsize=64)
+def input_rotation(in_features: int, seed: int, device: torch.device) -> InputRotation:
+    """The rotation of one input, remembered: many layers share it."""
+    # tables that inference mode made could not take part in a later backward pass
+    with torch.inference_mode(False):
+        rotation = InputRotation.make(in_features, seed, device)
+        rotation.rotate(torch.zeros(1, in_features, device=device))
+    return rotation
 
 
 def pack_q(rounded: Rounded, config: CompressionConfig) -> dict[str, Tensor]:

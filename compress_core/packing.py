@@ -5,8 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: codes expanded to bits at once; bounds the memory of the general path (a multiple of 8)
+#: codes expanded to bits at once while packing; bounds the memory (a multiple of 8)
 _CHUNK = 1 << 20
+#: codes that begin and end on whole bytes together, whatever their bits
+_GROUP = 8
+#: bits up to which a group fits into 32 bits
+_WORD_BITS = 4
 
 
 def packed_nbytes(count: int, bits: int) -> int:
@@ -48,21 +52,37 @@ def unpack_bits(packed: Tensor, bits: int, count: int) -> Tensor:
         raise ValueError(
             f"{count} integers of {bits} bits take {packed_nbytes(count, bits)} bytes, but {packed.numel()} were given"
         )
-    data = packed.reshape(-1).to(torch.int32)
-    if bits == 16:
-        return data[0::2] | (data[1::2] << 8)
+    data = packed.reshape(-1)
     if bits == 8:
-        return data
-    shifts = torch.arange(8, device=data.device, dtype=torch.int32)
-    powers = 2 ** torch.arange(bits, device=data.device, dtype=torch.int32)
-    pieces = []
-    # a chunk of 8·k bytes holds a whole number of integers whatever the bits
-    for start in range(0, count, _CHUNK):
-        here = min(_CHUNK, count - start)
-        first = start * bits // 8
-        bit = ((data[first : first + packed_nbytes(here, bits), None] >> shifts) & 1).reshape(-1)
-        pieces.append((bit[: here * bits].reshape(here, bits) * powers).sum(-1).to(torch.int32))
-    return torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.int32, device=data.device)
+        return data.to(torch.int32)
+    groups = -(-count // _GROUP)
+    if missing := groups * bits - data.numel():
+        data = torch.nn.functional.pad(data, (0, missing))
+    data_GB = data.reshape(groups, bits)
+    codes_G8 = _unpack_words(data_GB, bits) if bits <= _WORD_BITS else _unpack_columns(data_GB, bits)
+    return codes_G8.reshape(-1)[:count]
+
+
+def _unpack_words(data_GB: Tensor, bits: int) -> Tensor:
+    """Eight codes of a group out of one 32-bit word."""
+    word_G = data_GB[:, 0].to(torch.int32)
+    for byte in range(1, bits):
+        word_G |= data_GB[:, byte].to(torch.int32) << (8 * byte)
+    shifts_8 = torch.arange(0, _GROUP * bits, bits, device=data_GB.device, dtype=torch.int32)
+    return (word_G[:, None] >> shifts_8).bitwise_and_(2**bits - 1)
+
+
+def _unpack_columns(data_GB: Tensor, bits: int) -> Tensor:
+    """The codes of all groups, one place in the group after another, each out of the bytes that it lies in."""
+    bytes_BG = data_GB.T.contiguous().to(torch.int32)
+    codes_G8 = torch.empty(data_GB.shape[0], _GROUP, dtype=torch.int32, device=data_GB.device)
+    for place in range(_GROUP):
+        first, shift = divmod(place * bits, 8)
+        code_G = bytes_BG[first] >> shift
+        for byte in range(first + 1, (place * bits + bits - 1) // 8 + 1):
+            code_G |= bytes_BG[byte] << (8 * (byte - first) - shift)
+        torch.bitwise_and(code_G, 2**bits - 1, out=codes_G8[:, place])
+    return codes_G8
 
 
 def _check(bits: int) -> None:

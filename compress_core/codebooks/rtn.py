@@ -26,6 +26,11 @@ def rtn_codes(w_OI: Tensor, scales_O: Tensor, bits: int) -> Tensor:
     return (unit.floor().clamp(-half, half - 1) + half).to(torch.int32)
 
 
+def rtn_units(codes_OI: Tensor, bits: int) -> Tensor:
+    """float32 (O, I) values of the codes in units of the steps."""
+    return codes_OI.to(torch.float32) - (2 ** (bits - 1) - 0.5)
+
+
 def rtn_values(codes_OI: Tensor, scales_O: Tensor, bits: int) -> Tensor:
     """float32 (O, I) values of the codes."""
-    return (codes_OI.to(torch.float32) - (2 ** (bits - 1) - 0.5)) * scales_O.to(torch.float32)[:, None]
+    return rtn_units(codes_OI, bits) * scales_O.to(torch.float32)[:, None]

@@ -14,7 +14,9 @@ def test_packing_round_trips_in_exactly_the_bits(bits: int, count: int, seed: in
     packed = pack_bits(values, bits)
     assert packed.dtype == torch.uint8
     assert packed.numel() == packed_nbytes(count, bits) == -(-count * bits // 8)
-    assert torch.equal(unpack_bits(packed, bits, count), values)
+    unpacked = unpack_bits(packed, bits, count)
+    assert unpacked.dtype == torch.int32
+    assert torch.equal(unpacked, values)
 
 
 def test_long_streams_cross_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from compress_core.checkpoint import open_checkpoint
 from compress_core.checkpoint.writer import Entry, encode_header
-from compress_core.compressed import expected_names
 from compress_core.config import BASELINE_CODEBOOKS, CODEBOOK_BITS, CompressionConfig
+from compress_core.nbytes import packed_parts
 from compress_core.pack.layout import PART_NAMES, fixed_bytes, header_bytes, module_name
 
 
@@ -21,7 +21,7 @@ def test_every_part_that_a_config_can_have_is_known() -> None:
             if codebook in BASELINE_CODEBOOKS and rank:
                 continue
             config = CompressionConfig(b_q=b_q, rank=rank, factor_bits=factor_bits, codebook=codebook)
-            names = {name.replace("_values", "_codes") for name in expected_names(config, 172)}
+            names = {part.name.replace("_values", "_codes") for part in packed_parts(config, 64, 172)}
             assert names <= set(PART_NAMES)
 
 

@@ -78,16 +78,31 @@ class Rounded:
         return (feedback.root_t_II @ (w_OI - self.value_OI).T).square().sum(0)
 
 
+def panel_width(block: int) -> int:
+    """Columns of a panel of whole blocks."""
+    return max(_PANEL - _PANEL % block, block)
+
+
+def nearest_columns(codebook: Codebook, x_BO: Tensor, weight_CR: Tensor) -> Tensor:
+    """Stages (P, B, O) of the codewords next to a block of columns; O = C·R rows of C candidates."""
+    candidates, rows = weight_CR.shape
+    parts_PCRB = codebook.nearest(x_BO.T.reshape(candidates, rows, -1), weight_CR)
+    return parts_PCRB.reshape(parts_PCRB.shape[0], candidates * rows, -1).transpose(1, 2)
+
+
 def reciprocal(x: Tensor) -> Tensor:
     """1/x where x > 0, else 0."""
     return torch.where(x > 0, 1 / x, torch.zeros_like(x))
 
 
-def ldlq(w_OI: Tensor, feedback: Feedback, codebook: Codebook, tail: Codebook, scale_O: Tensor) -> Rounded:
+def ldlq(
+    w_OI: Tensor, feedback: Feedback, codebook: Codebook, tail: Codebook, scale_O: Tensor, candidates: int = 1
+) -> Rounded:
     """Round ``w`` (float32) to ``codebook`` with feedback; leftover single columns use ``tail``.
 
     Args:
         scale_O: what the source's unit deviation is, a row; 0 gives zeros.
+        candidates: the rows are that many matrices below each other: a tile of the codebook spans rows of one.
     """
     width = w_OI.shape[1]
     block = feedback.block
@@ -97,7 +112,8 @@ def ldlq(w_OI: Tensor, feedback: Feedback, codebook: Codebook, tail: Codebook, s
     error_IO = torch.empty_like(w_IO)
     parts_PIO = w_IO.new_zeros(codebook.stages, *w_IO.shape)
     inverse_O = reciprocal(scale_O)
-    panel = max(_PANEL - _PANEL % block, block)
+    weight_CR = scale_O.square().reshape(candidates, -1)
+    panel = panel_width(block)
     for start in range(0, width, panel):
         stop = min(start + panel, width)
         lo = start
@@ -107,7 +123,7 @@ def ldlq(w_OI: Tensor, feedback: Feedback, codebook: Codebook, tail: Codebook, s
             x_BO = target_IO[lo:hi]
             if lo > start:
                 x_BO = torch.addmm(x_BO, feedback.unit_t_II[lo:hi, start:lo], error_IO[start:lo])
-            parts = book.nearest((x_BO * inverse_O).T).transpose(1, 2)
+            parts = nearest_columns(book, x_BO * inverse_O, weight_CR)
             parts_PIO[: parts.shape[0], lo:hi] = parts
             value = parts[0] if parts.shape[0] == 1 else parts.sum(0)
             torch.addcmul(w_IO[lo:hi], value, scale_O, value=-1, out=error_IO[lo:hi])

@@ -3,7 +3,8 @@
 A codebook is made for a unit Gaussian source: the caller divides by a scale first. Some codebooks add up several
 stages; ``nearest`` keeps the stages apart so that their codes can be read off later, outside the hot loop.
 
-Shapes: R = rows, B = block width, P = stages, K = codes a block.
+Shapes: C = independent candidates, R = rows, B = columns (a multiple of ``block`` unless the codebook says otherwise),
+P = stages, K = codes a row.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Codebook(ABC):
     name: str
     #: bits a weight, exact: sum(code_bits) == bits · block
     bits: int
-    #: weights that are coded together
+    #: neighbouring columns that are coded together
     block: int
     #: stages whose values add up
     stages: int
@@ -30,17 +31,20 @@ class Codebook(ABC):
     gaussian_mse: float
 
     @abstractmethod
-    def nearest(self, x_RB: Tensor) -> Tensor:
-        """Codeword next to each block, as stages (P, R, B) float32 whose sum is the value."""
+    def nearest(self, x_CRB: Tensor) -> Tensor:
+        """Codewords next to the blocks of C independent candidates, as stages (P, C, R, B) float32.
+
+        The stages' sum is the value. C may be left out. Rows matter to codebooks that code several rows together.
+        """
 
     @abstractmethod
     def codes(self, parts_PRB: Tensor) -> Tensor:
-        """Integers (R, K) int32 of codewords that ``nearest`` gave."""
+        """Integers (R, K) int32 of codewords that ``nearest`` gave for one candidate."""
 
     @abstractmethod
     def decode(self, codes_RK: Tensor) -> Tensor:
         """Values (R, B) float32 of the codes; bit-equal to the sum of the stages."""
 
     def encode(self, x_RB: Tensor) -> Tensor:
-        """Codes (R, K) of the codewords next to ``x``."""
-        return self.codes(self.nearest(x_RB))
+        """Codes (R, K) of the codewords next to ``x``, all rows weighing the same."""
+        return self.codes(self.nearest(x_RB.unsqueeze(0), x_RB.new_ones(1, x_RB.shape[0]))[:, 0])

@@ -239,13 +239,14 @@ class E8Codebook(Codebook):
         self.stages = 1 if self._second is None else 2
         self.code_bits = (16,) if self._second is None else (16, self._second.bits)
 
-    def nearest(self, x_RB: Tensor) -> Tensor:
-        x = x_RB * self._units
+    def nearest(self, x_CRB: Tensor, weight_CR: Tensor | None = None) -> Tensor:
+        x = x_CRB.reshape(-1, WIDTH) * self._units
         first = self._first.nearest(x)
-        if self._second is None:
-            return (first / self._units).unsqueeze(0)
-        second = self._second.nearest((x - first) * self._residual_units)
-        return torch.stack([first / self._units, second / (self._residual_units * self._units)])
+        stages = [first / self._units]
+        if self._second is not None:
+            second = self._second.nearest((x - first) * self._residual_units)
+            stages.append(second / (self._residual_units * self._units))
+        return torch.stack(stages).reshape(len(stages), *x_CRB.shape)
 
     def codes(self, parts_PRB: Tensor) -> Tensor:
         columns = [self._first.codes(_snap(parts_PRB[0] * self._units))]

@@ -81,8 +81,8 @@ class ScalarCodebook(Codebook):
         self.levels = torch.tensor(lloyd_max_levels(bits), dtype=torch.float32, device=device)
         self.edges = (self.levels[:-1] + self.levels[1:]) / 2
 
-    def nearest(self, x_RB: Tensor) -> Tensor:
-        return self.levels[torch.bucketize(x_RB.contiguous(), self.edges)].unsqueeze(0)
+    def nearest(self, x_CRB: Tensor, weight_CR: Tensor | None = None) -> Tensor:
+        return self.levels[torch.bucketize(x_CRB.contiguous(), self.edges)].unsqueeze(0)
 
     def codes(self, parts_PRB: Tensor) -> Tensor:
         return torch.bucketize(parts_PRB[0].contiguous(), self.edges).to(torch.int32)

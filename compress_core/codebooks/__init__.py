@@ -9,19 +9,22 @@ import torch
 from compress_core.codebooks.base import Codebook
 from compress_core.codebooks.e8 import E8Codebook
 from compress_core.codebooks.scalar import ScalarCodebook
+from compress_core.codebooks.trellis import TrellisCodebook
 
-__all__ = ["Codebook", "E8Codebook", "ScalarCodebook", "get_codebook"]
+__all__ = ["Codebook", "E8Codebook", "ScalarCodebook", "TrellisCodebook", "get_codebook"]
 
 
 @lru_cache(maxsize=64)
-def get_codebook(name: str, bits: int, device: torch.device) -> Codebook:
-    """The codebook of this name and bits, with its tables on ``device``.
+def get_codebook(name: str, bits: int, device: torch.device, states: int = 4096) -> Codebook:
+    """The codebook of this name and bits, with its tables on ``device``; ``states`` counts for the trellis alone.
 
     Raises:
-        ValueError: no such codebook, or not at these bits.
+        ValueError: no such codebook, or not at these bits or states.
     """
     if name == "scalar":
         return ScalarCodebook(bits, device)
     if name == "e8":
         return E8Codebook(bits, device)
-    raise ValueError(f"no codebook {name!r}: choose 'scalar' or 'e8'")
+    if name == "trellis":
+        return TrellisCodebook(bits, device, states)
+    raise ValueError(f"no codebook {name!r}: choose 'scalar', 'e8' or 'trellis'")

@@ -105,7 +105,7 @@ def test_rtn_stays_within_half_a_step(bits: int) -> None:
 
 def test_unknown_codebooks_are_refused() -> None:
     with pytest.raises(ValueError, match="no codebook"):
-        get_codebook("trellis", 2, CPU)
+        get_codebook("lattice", 2, CPU)
     with pytest.raises(ValueError, match="2, 3 or 4"):
         get_codebook("e8", 5, CPU)
     with pytest.raises(ValueError, match="2 to 8"):

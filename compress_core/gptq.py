@@ -6,8 +6,9 @@ their own order or by descending diag(H) ("act-order"; with a scale a row the or
 their natural basis; grid and bytes are those of round-to-nearest (compress_core.codebooks.rtn).
 
 Rows are independent, so each row keeps what serves its own error d H dᵀ on the raw H best: one of the two orders, and
-one of a few steps around absmax/2^(b−1), which is what clips outliers. Public implementations search the step by the
-plain squared error, if at all; a baseline may not lose by that.
+one of sixteen steps around absmax/2^(b−1), which is what clips outliers. Public implementations search the step by
+the plain error, if at all; and some store a zero point a row, for which this finer search makes up: see
+benchmarks/real_matrices.py.
 
 Shapes: O = out_features, I = in_features, C = steps that are tried. w_OI, h_II; *_IR is transposed, R = C·O rows.
 """
@@ -15,6 +16,7 @@ Shapes: O = out_features, I = in_features, C = steps that are tried. w_OI, h_II;
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,8 +26,10 @@ from compress_core.errors import CalibrationError
 
 #: what H gets on its diagonal, relative to its mean; the larger ones only where half precision made H indefinite
 _DAMPING = (0.01, 0.1)
-#: steps that are tried, relative to the one that clips nothing
-_STEP_RATIOS = tuple(2 ** (k / 4) for k in range(1, -9, -1))
+#: steps that are tried first, in sixteenths of an octave from the one that clips nothing
+_COARSE = tuple(range(4, -36, -4))
+#: … and then, from the one that was best
+_FINE = (-3, -2, -1, 1, 2, 3)
 #: rows at once; each is rounded at every step ratio side by side
 _ROWS = 1024
 #: columns between two updates of everything to the right
@@ -42,35 +46,60 @@ def gptq(w_OI: Tensor, h_II: Tensor | None, bits: int) -> tuple[Tensor, Tensor]:
         CalibrationError: H is not positive semidefinite.
     """
     h64 = _second_moment(h_II, w_OI)
-    orders = [torch.arange(w_OI.shape[1], device=w_OI.device)]
+    natural_I = torch.arange(w_OI.shape[1], device=w_OI.device)
     descending_I = h64.diagonal().argsort(descending=True, stable=True)
-    if not torch.equal(descending_I, orders[0]):
-        orders.append(descending_I)
-    units = [_unit_feedback(h64[order_I][:, order_I]) for order_I in orders]
+    orders = [natural_I] if torch.equal(descending_I, natural_I) else [natural_I, descending_I]
+    units = [unit_feedback(h64[order_I][:, order_I]) for order_I in orders]
     h_II = h64.to(torch.float32)
     codes, steps = [], []
     for rows_OI in w_OI.split(_ROWS):
-        step_CO = torch.stack([rtn_scales(ratio * rows_OI, bits) for ratio in _STEP_RATIOS])
-        stacked_RI = rows_OI.repeat(len(_STEP_RATIOS), 1)
-        best_OI = torch.zeros_like(rows_OI)
-        step_O = step_CO[0]
-        least_O = torch.full_like(rows_OI[:, 0], torch.inf)
+        tries = []
         for order_I, unit_II in zip(orders, units, strict=True):
-            value_RI = torch.empty_like(stacked_RI)
-            value_RI[:, order_I] = round_in_order(stacked_RI[:, order_I], unit_II, _nearest(step_CO.flatten(), bits))
-            error_RI = stacked_RI - value_RI
-            error_CO = ((error_RI @ h_II) * error_RI).sum(1).reshape(step_CO.shape)
-            error_O, choice_O = error_CO.min(0)
-            better_O = error_O < least_O
-            at_O = torch.arange(rows_OI.shape[0], device=w_OI.device)
-            chosen_OI = value_RI.reshape(*step_CO.shape, -1)[choice_O, at_O]
-            best_OI = torch.where(better_O[:, None], chosen_OI, best_OI)
-            step_O = torch.where(better_O, step_CO[choice_O, at_O], step_O)
-            least_O = torch.where(better_O, error_O, least_O)
+            whole_O = rtn_scales(rows_OI, bits).to(torch.float32)
+            coarse = _best_step(rows_OI, _around(whole_O, _COARSE), order_I, unit_II, h_II, bits)
+            tries += [coarse, _best_step(rows_OI, _around(coarse.step_O, _FINE), order_I, unit_II, h_II, bits)]
+        best = _best_rows(tries)
         # levels lie in the middle of their cells, so that their codes are read off exactly
-        codes.append(rtn_codes(best_OI, step_O, bits))
-        steps.append(step_O)
+        codes.append(rtn_codes(best.value_OI, best.step_O, bits))
+        steps.append(best.step_O)
     return torch.cat(codes), torch.cat(steps)
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """Rounded rows, the float16 steps of their grids and their errors d H dᵀ."""
+
+    value_OI: Tensor
+    step_O: Tensor
+    error_O: Tensor
+
+
+def _around(step_O: Tensor, sixteenths: tuple[int, ...]) -> Tensor:
+    """Steps float16 (C, O), 2^(1/16) apart in the units of ``sixteenths``."""
+    return torch.stack([(step_O * 2 ** (k / 16)).clamp(max=65504.0).to(torch.float16) for k in sixteenths])
+
+
+def _best_step(w_OI: Tensor, step_CO: Tensor, order_I: Tensor, unit_II: Tensor, h_II: Tensor, bits: int) -> _Rounded:
+    """Round every row at each of its steps, columns in this order; each row keeps its best."""
+    stacked_RI = w_OI.repeat(step_CO.shape[0], 1)
+    value_RI = torch.empty_like(stacked_RI)
+    value_RI[:, order_I] = round_in_order(stacked_RI[:, order_I], unit_II, _nearest(step_CO.flatten(), bits))
+    stacked_RI -= value_RI
+    error_RO = ((stacked_RI @ h_II) * stacked_RI).sum(1)
+    values, errors = value_RI.split(w_OI.shape[0]), error_RO.split(w_OI.shape[0])
+    return _best_rows([_Rounded(*found) for found in zip(values, step_CO, errors, strict=True)])
+
+
+def _best_rows(tries: list[_Rounded]) -> _Rounded:
+    """Each row from the try in which its error is least."""
+    best_O = torch.stack([one.error_O for one in tries]).argmin(0)
+    value_OI, step_O, error_O = (torch.zeros_like(x) for x in (tries[0].value_OI, tries[0].step_O, tries[0].error_O))
+    for number, one in enumerate(tries):
+        here_O = best_O == number
+        value_OI = torch.where(here_O[:, None], one.value_OI, value_OI)
+        step_O = torch.where(here_O, one.step_O, step_O)
+        error_O = torch.where(here_O, one.error_O, error_O)
+    return _Rounded(value_OI, step_O, error_O)
 
 
 def round_in_order(w_RI: Tensor, unit_II: Tensor, nearest: Callable[[Tensor], Tensor]) -> Tensor:
@@ -111,7 +140,7 @@ def _second_moment(h_II: Tensor | None, w_OI: Tensor) -> Tensor:
     return (h64 + h64.T) / (2 * h64.diagonal().mean())
 
 
-def _unit_feedback(h_II: Tensor) -> Tensor:
+def unit_feedback(h_II: Tensor) -> Tensor:
     """U·diag(U)⁻¹ float32 of the damped H = U Uᵀ, U upper triangular (equal to GPTQ's factor of H⁻¹)."""
     identity = torch.eye(h_II.shape[0], dtype=h_II.dtype, device=h_II.device)
     for damping in _DAMPING:

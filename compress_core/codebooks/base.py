@@ -31,11 +31,16 @@ class Codebook(ABC):
     gaussian_mse: float
 
     @abstractmethod
-    def nearest(self, x_CRB: Tensor) -> Tensor:
+    def nearest(self, x_CRB: Tensor, weight_CR: Tensor | None = None) -> Tensor:
         """Codewords next to the blocks of C independent candidates, as stages (P, C, R, B) float32.
 
-        The stages' sum is the value. C may be left out. Rows matter to codebooks that code several rows together.
+        The stages' sum is the value. C may be left out. Rows matter to codebooks that code several rows together:
+        ``weight_CR`` is then what a row's squared error counts for.
         """
+
+    def unit_sums(self, x_CR: Tensor) -> Tensor:
+        """Sums over the rows that share codewords, in the place of each row; here each row is on its own."""
+        return x_CR
 
     @abstractmethod
     def codes(self, parts_PRB: Tensor) -> Tensor:
@@ -47,4 +52,4 @@ class Codebook(ABC):
 
     def encode(self, x_RB: Tensor) -> Tensor:
         """Codes (R, K) of the codewords next to ``x``, all rows weighing the same."""
-        return self.codes(self.nearest(x_RB.unsqueeze(0), x_RB.new_ones(1, x_RB.shape[0]))[:, 0])
+        return self.codes(self.nearest(x_RB))

@@ -9,36 +9,23 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import lru_cache
 
-from compress_core.checkpoint.checkpoint import Checkpoint
+from compress_core.checkpoint.checkpoint import SINGLE_FILE, Checkpoint
 from compress_core.config import CODEBOOK_BITS, CompressionConfig
 from compress_core.matrix import MatrixSpec
+from compress_core.pack.description import PACKED_SUFFIX
 
-FILE_NAME = "packed.safetensors"
-FORMAT = "bitbudget-packed"
-VERSION = "1"
-#: metadata key of the description of the whole file; every other key but "format" names a matrix's module
-MODEL_KEY = "model"
-#: the most tensors that one matrix is stored as (factors of 16 bits are one tensor a side, not two)
-PART_NAMES = (
-    "q_codes",
-    "q_residual",
-    "q_tail",
-    "q_scale",
-    "q_rows",
-    "l_codes",
-    "l_scales",
-    "r_codes",
-    "r_scales",
-)
-#: a matrix never takes more bytes a weight than this; bounds the digits of offsets
+#: the name that transformers looks for; config.json says that the weights are packed
+FILE_NAME = SINGLE_FILE
+#: a matrix never takes more bytes a weight than this; bounds the digits of sizes and offsets
 _MOST_BYTES_A_WEIGHT = 8
-#: room for format name, version, fingerprint and layers' prefix; checked when the header is written
+#: room for version, fingerprint, layers' prefix and the header's own punctuation; checked when the header is written
 _BASE_HEADER_BYTES = 512
 
 
 def module_name(spec: MatrixSpec) -> str:
-    """The module whose weight a matrix is: its tensors and its metadata carry this name."""
+    """The module whose weight a matrix is: its tensor and its description carry this name."""
     return spec.tensor_name.removesuffix(".weight")
 
 
@@ -49,10 +36,11 @@ def header_bytes(checkpoint: Checkpoint) -> int:
     total = _BASE_HEADER_BYTES
     for tensor in checkpoint.other_tensors:
         total += _entry_bytes(tensor.name, tensor.dtype, list(tensor.shape), widest)
+    n_matrices = len(checkpoint.matrices())
     for spec in checkpoint.matrices():
         most = _MOST_BYTES_A_WEIGHT * spec.n_weights
-        total += sum(_entry_bytes(f"{module_name(spec)}.{part}", "F32", [most], widest) for part in PART_NAMES)
-        total += _longest_metadata_bytes(spec)
+        total += _entry_bytes(module_name(spec) + PACKED_SUFFIX, "U8", [most], widest)
+        total += _longest_description_bytes(spec, n_matrices)
     return -(-total // 8) * 8
 
 
@@ -66,15 +54,27 @@ def _entry_bytes(name: str, dtype: str, shape: list[int], widest: int) -> int:
     return len(json.dumps(entry, separators=(",", ":")).encode())
 
 
-def _longest_metadata_bytes(spec: MatrixSpec) -> int:
+def _longest_description_bytes(spec: MatrixSpec, n_matrices: int) -> int:
+    """What a matrix adds to the description if no other matrix shares its config."""
+    entry = {module_name(spec): [n_matrices, spec.out_features, spec.in_features]}
+    return _quoted_bytes(entry) + _longest_config_bytes(min(spec.out_features, spec.in_features))
+
+
+@lru_cache(maxsize=64)
+def _longest_config_bytes(rank: int) -> int:
     longest = replace(
         CompressionConfig(b_q=2, codebook="scalar"),
-        rank=min(spec.out_features, spec.in_features),
-        factor_bits=(16, 8),
+        rank=rank,
+        factor_bits=(16, 16),
         seed=2**31 - 1,
         iterations=100,
         states=65536,
     ).to_dict()
-    longest["codebook"] = "x" * max(len("trellis"), *map(len, CODEBOOK_BITS))
-    meta = {"config": longest, "shape": [spec.out_features, spec.in_features], "rotated": False}
-    return len(json.dumps({module_name(spec): json.dumps(meta, separators=(",", ":"))}, separators=(",", ":")).encode())
+    longest["factor_bits"] = [16, 16]
+    longest["codebook"] = "x" * max(map(len, CODEBOOK_BITS))
+    return _quoted_bytes(longest)
+
+
+def _quoted_bytes(value: object) -> int:
+    """Bytes of a value's JSON inside a JSON string."""
+    return len(json.dumps(json.dumps(value, separators=(",", ":"))).encode())

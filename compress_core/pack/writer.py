@@ -1,9 +1,9 @@
 """Compress a whole model and write it, layer by layer.
 
-Tensors of one file must lie in the order of their element sizes, so that each is aligned; which bytes a matrix gets
-is known only once it is compressed. So parts are spooled into one temporary file an element size, and the final file
-is put together from the spools and the checkpoint. Everything happens in a temporary directory that gets the final
-name at the end: a killed run leaves no half model under it.
+Tensors of one file lie in the order of their element sizes, so that each is aligned; packed matrices are bytes and
+come last. The header in front names them all, so matrices are spooled into a temporary file as they are compressed,
+and the final file is put together at the end. Everything happens in a temporary directory that then gets the final
+name: a killed run leaves no half model under it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from compress_core.calibrate.calibration import Calibration
 from compress_core.checkpoint.checkpoint import Checkpoint
 from compress_core.checkpoint.headers import DTYPE_BYTES
-from compress_core.checkpoint.read import SAFETENSORS_DTYPES, read_finite
+from compress_core.checkpoint.read import read_finite
 from compress_core.checkpoint.writer import Entry, SafetensorsWriter
 from compress_core.compressed import CompressedMatrix
 from compress_core.config import CompressionConfig
@@ -32,20 +32,28 @@ from compress_core.device import find_device
 from compress_core.errors import ConfigError, PackedFormatError
 from compress_core.matrix import MatrixKey, MatrixSpec
 from compress_core.measurement import MatrixMeasurement
-from compress_core.pack.layout import FILE_NAME, FORMAT, MODEL_KEY, VERSION, fixed_bytes, header_bytes, module_name
+from compress_core.pack.description import (
+    DESCRIPTION_KEY,
+    PACKED_SUFFIX,
+    QUANT_METHOD,
+    VERSION,
+    ModelDescription,
+    PackedMatrixInfo,
+)
+from compress_core.pack.layout import FILE_NAME, fixed_bytes, header_bytes, module_name
 from compress_core.pack.report import BytesReport
 from compress_core.progress import Progress, silent
 from compress_core.sweep import measure
 
-#: files that a packed model takes along from its checkpoint; not counted in its bytes
+#: files that a packed model takes along from its checkpoint as they are; not counted in its bytes
 COMPANIONS = (
-    "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
     "tokenizer.model",
     "vocab.json",
     "merges.txt",
@@ -63,21 +71,15 @@ class _Source:
 
 @dataclass
 class _Spool:
-    """Temporary files, one an element size, that compressed parts are appended to."""
+    """A temporary file that packed matrices are appended to."""
 
-    directory: Path
+    file: Path
     sources: list[_Source] = field(default_factory=list)
 
-    def add(self, name: str, tensor: Tensor) -> None:
-        entry = Entry(name, SAFETENSORS_DTYPES[tensor.dtype], tuple(tensor.shape))
-        file = self.directory / f"spool{DTYPE_BYTES[entry.dtype]}"
-        with file.open("ab") as stream:
-            self.sources.append(_Source(entry, file, stream.tell()))
-            stream.write(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-
-    def remove(self) -> None:
-        for file in {source.file for source in self.sources}:
-            file.unlink()
+    def add(self, name: str, blob: Tensor) -> None:
+        with self.file.open("ab") as stream:
+            self.sources.append(_Source(Entry(name, "U8", tuple(blob.shape)), self.file, stream.tell()))
+            stream.write(blob.numpy().tobytes())
 
 
 def write_packed_model(
@@ -110,31 +112,32 @@ def write_packed_model(
     if out_dir.exists() and not overwrite:
         raise ConfigError(f"{out_dir} exists: choose another directory, or delete it")
     matrix_bytes: dict[MatrixKey, int] = {}
-    metadata = {"format": FORMAT, MODEL_KEY: _model_metadata(checkpoint)}
+    described: dict[str, PackedMatrixInfo] = {}
     specs = checkpoint.matrices()
     with _finished_directory(out_dir) as directory:
-        spool = _Spool(directory)
+        spool = _Spool(directory / "spool")
         for done, spec in enumerate(specs):
             config = items[spec.key]
-            message = f"compressing {spec.key} ({config})"
-            progress(done, len(specs), message)
+            progress(done, len(specs), f"compressing {spec.key} ({config})")
             compressed = _compress(checkpoint, calibration, spec, config, torch_device, on_measurement, done, progress)
-            for part, tensor in compressed.tensors().items():
-                spool.add(f"{module_name(spec)}.{part}", tensor)
-            metadata[module_name(spec)] = json.dumps(compressed.meta(), separators=(",", ":"))
+            spool.add(module_name(spec) + PACKED_SUFFIX, compressed.blob())
+            described[module_name(spec)] = PackedMatrixInfo(config, compressed.shape)
             matrix_bytes[spec.key] = compressed.nbytes
-        sources = spool.sources + [
+        others = [
             _Source(Entry(tensor.name, tensor.dtype, tensor.shape), tensor.file, tensor.begin)
             for tensor in checkpoint.other_tensors
         ]
-        sources.sort(key=lambda source: -DTYPE_BYTES[source.entry.dtype])  # stable: spools are read front to back
-        entries = [source.entry for source in sources]
+        sources = sorted([*others, *spool.sources], key=lambda source: -DTYPE_BYTES[source.entry.dtype])
+        description = ModelDescription(checkpoint.fingerprint, checkpoint.layout.prefix, checkpoint.n_layers, described)
+        # "format": what transformers and others look for before they read tensors
+        metadata = {"format": "pt", DESCRIPTION_KEY: description.to_json()}
         with SafetensorsWriter(
-            directory / FILE_NAME, entries, metadata, header_bytes=header_bytes(checkpoint)
+            directory / FILE_NAME, [source.entry for source in sources], metadata, header_bytes=header_bytes(checkpoint)
         ) as writer:
             for source in sources:
                 writer.copy(source.entry.name, source.file, source.offset, source.entry.nbytes)
-        spool.remove()
+        spool.file.unlink(missing_ok=True)
+        _write_config(checkpoint, directory)
         for name in COMPANIONS:
             if (checkpoint.path / name).exists():
                 shutil.copyfile(checkpoint.path / name, directory / name)
@@ -182,14 +185,14 @@ def _check_items(checkpoint: Checkpoint, items: Mapping[MatrixKey, CompressionCo
         items[spec.key].check_shape(spec.out_features, spec.in_features)
 
 
-def _model_metadata(checkpoint: Checkpoint) -> str:
-    values = {
-        "version": VERSION,
-        "fingerprint": checkpoint.fingerprint,
-        "layers": checkpoint.layout.prefix,
-        "n_layers": checkpoint.n_layers,
+def _write_config(checkpoint: Checkpoint, directory: Path) -> None:
+    """config.json with what transformers needs to take the weights for packed ones."""
+    config = checkpoint.config | {
+        "quantization_config": {"quant_method": QUANT_METHOD, "version": VERSION},
+        # from_pretrained(…, dequantize=True) sets it: transformers takes keywords that the config has
+        "dequantize": False,
     }
-    return json.dumps(values, separators=(",", ":"))
+    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -2,44 +2,40 @@
 
 from __future__ import annotations
 
-import itertools
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from compress_core.checkpoint import open_checkpoint
 from compress_core.checkpoint.writer import Entry, encode_header
-from compress_core.config import BASELINE_CODEBOOKS, CODEBOOK_BITS, CompressionConfig
-from compress_core.nbytes import packed_parts
-from compress_core.pack.layout import PART_NAMES, fixed_bytes, header_bytes, module_name
+from compress_core.config import CODEBOOK_BITS, CompressionConfig
+from compress_core.pack.description import PACKED_SUFFIX, ModelDescription, PackedMatrixInfo
+from compress_core.pack.layout import fixed_bytes, header_bytes, module_name
 
-
-def test_every_part_that_a_config_can_have_is_known() -> None:
-    for codebook, bits in CODEBOOK_BITS.items():
-        for b_q, rank, factor_bits in itertools.product(bits, (0, 4), (4, 8, 16, (16, 4))):
-            if codebook in BASELINE_CODEBOOKS and rank:
-                continue
-            config = CompressionConfig(b_q=b_q, rank=rank, factor_bits=factor_bits, codebook=codebook)
-            names = {part.name.replace("_values", "_codes") for part in packed_parts(config, 64, 172)}
-            assert names <= set(PART_NAMES)
+#: the config whose JSON is longest, but for the seed, which makes each one different
+LONGEST = CompressionConfig(
+    b_q=8, rank=48, factor_bits=(16, 8), codebook="trellis", seed=2**31 - 1, iterations=100, states=65536
+)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama", "mistral"])
 def test_header_has_room_for_the_longest_entries(tiny_checkpoints: dict[str, Path], family: str) -> None:
     checkpoint = open_checkpoint(tiny_checkpoints[family])
-    metadata = {"format": "bitbudget-packed", "model": "x" * 200}
+    assert len(LONGEST.codebook) == max(map(len, CODEBOOK_BITS))
     entries = [Entry(tensor.name, tensor.dtype, tensor.shape) for tensor in checkpoint.other_tensors]
-    for spec in checkpoint.matrices():
-        config = CompressionConfig(
-            b_q=4, rank=48, factor_bits=(16, 8), codebook="scalar", seed=2**31 - 1, iterations=100, states=65536
-        )
-        meta = {"config": config.to_dict(), "shape": [spec.out_features, spec.in_features], "rotated": False}
-        metadata[module_name(spec)] = json.dumps(meta, separators=(",", ":"))
-        parts = [Entry(f"{module_name(spec)}.{part}", "F32", (spec.n_weights,)) for part in PART_NAMES]
-        entries += parts
-    assert len(encode_header(entries, metadata, header_bytes=header_bytes(checkpoint))) % 8 == 0
-    assert header_bytes(checkpoint) < 1400 * len(checkpoint.matrices()) + 200 * len(checkpoint.other_tensors)
+    matrices = {}
+    for number, spec in enumerate(checkpoint.matrices()):
+        config = replace(LONGEST, seed=LONGEST.seed - number)
+        matrices[module_name(spec)] = PackedMatrixInfo(config, (spec.out_features, spec.in_features))
+        entries.append(Entry(module_name(spec) + PACKED_SUFFIX, "U8", (8 * spec.n_weights,)))
+    description = ModelDescription("f" * 64, checkpoint.layout.prefix, checkpoint.n_layers, matrices)
+    metadata = {"format": "pt", "bitbudget": description.to_json()}
+    raw = encode_header(entries, metadata, header_bytes=header_bytes(checkpoint))
+    assert len(raw) % 8 == 0
+    # the longest entries leave little of the room unused, so the room is not wasteful either
+    assert header_bytes(checkpoint) - len(raw.rstrip()) < 1024
+    assert header_bytes(checkpoint) < 450 * len(matrices) + 150 * len(checkpoint.other_tensors)
 
 
 def test_fixed_bytes_of_a_tied_and_an_untied_model(tiny_checkpoints: dict[str, Path]) -> None:

@@ -18,7 +18,14 @@ from compress_core.checkpoint import open_checkpoint
 from compress_core.checkpoint.read import DenseWeights, read_tensor
 from compress_core.config import CompressionConfig
 from compress_core.decompose import compress_matrix
-from compress_core.errors import ConfigError, Interrupted, NonFiniteValues, PackedFormatError, RankTooLarge
+from compress_core.errors import (
+    CheckpointError,
+    ConfigError,
+    Interrupted,
+    NonFiniteValues,
+    PackedFormatError,
+    RankTooLarge,
+)
 from compress_core.evaluate.perplexity import evaluate_perplexity
 from compress_core.matrix import MatrixKey
 from compress_core.measurement import MatrixMeasurement
@@ -82,20 +89,28 @@ def test_weights_come_back_bit_for_bit(packed_dir: Path, qwen2: Path, qwen2_cali
 
 def test_it_is_an_ordinary_aligned_safetensors_file(packed_dir: Path) -> None:
     with safe_open(packed_dir / FILE_NAME, "pt") as file:
-        names = list(file.keys())
-        tensors = {name: file.get_tensor(name) for name in names}
-        assert file.metadata()["format"] == "bitbudget-packed"
-    assert "model.layers.0.self_attn.q_proj.q_codes" in tensors
+        tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+        assert file.metadata()["format"] == "pt"
+    assert tensors["model.layers.0.self_attn.q_proj.packed"].dtype == torch.uint8
     header = PackedModel.open(packed_dir)._header.tensors
     assert all(header[name].begin % tensor.element_size() == 0 for name, tensor in tensors.items())
-    assert {tensor.dtype for tensor in tensors.values()} == {torch.uint8, torch.float16, torch.float32}
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.uint8, torch.float32}
 
 
-def test_companions_come_along_and_nothing_else(packed_dir: Path) -> None:
+def test_companions_come_along_and_nothing_else(packed_dir: Path, qwen2: Path) -> None:
     names = {path.name for path in packed_dir.iterdir()}
     assert {"config.json", "tokenizer.json", FILE_NAME} <= names
-    assert not any(name.startswith((".", "spool")) or name == "model.safetensors" for name in names)
+    assert names <= {path.name for path in qwen2.iterdir()}
     assert [path.name for path in packed_dir.parent.iterdir()] == [packed_dir.name]
+
+
+def test_the_config_says_that_the_weights_are_packed(packed_dir: Path, qwen2: Path) -> None:
+    config = json.loads((packed_dir / "config.json").read_text())
+    assert config.pop("quantization_config") == {"quant_method": "bitbudget", "version": "2"}
+    assert config.pop("dequantize") is False
+    assert config == json.loads((qwen2 / "config.json").read_text())
+    with pytest.raises(CheckpointError, match="already quantised"):
+        open_checkpoint(packed_dir)
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama", "mistral"])
@@ -168,31 +183,43 @@ def test_nan_weights_are_named(broken_copy: Path, tmp_path: Path) -> None:
 
 
 def test_damaged_packed_models(packed_dir: Path, qwen2: Path, tmp_path: Path) -> None:
-    with pytest.raises(PackedFormatError, match="holds no packed"):
+    with pytest.raises(PackedFormatError, match="no packed model"):
         PackedModel.open(qwen2)
+    with pytest.raises(PackedFormatError, match=r"holds no model\.safetensors"):
+        PackedModel.open(tmp_path)
     data = (packed_dir / FILE_NAME).read_bytes()
     path = tmp_path / FILE_NAME
     path.write_bytes(data[:-1])
     with pytest.raises(PackedFormatError, match="truncated"):
         PackedModel.open(tmp_path)
-    path.write_bytes((qwen2 / "model.safetensors").read_bytes())
-    with pytest.raises(PackedFormatError, match="no packed model"):
-        PackedModel.open(tmp_path)
     n_header = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + n_header])
+    sound = json.loads(header["__metadata__"]["bitbudget"])
+    q, down = "model.layers.0.self_attn.q_proj", "model.layers.2.mlp.down_proj"
     for change, message in [
-        ({"model": header["__metadata__"]["model"].replace('"1"', '"9"')}, "format version 9"),
-        ({"model": "{}"}, "damaged"),
-        ({"model.layers.0.mlp.what_norm": "{}"}, "damaged"),
-        ({"model.layers.7.self_attn.q_proj": "{}"}, "holds no tensor"),
+        ({"version": "9"}, "format version 9, this release reads version 2"),
+        ({"fingerprint": None, "configs": []}, "damaged"),
+        ({"configs": [{"b_q": 9}]}, "damaged"),
+        ({"matrices": {**sound["matrices"], "model.layers.0.mlp.what_norm": [0, 8, 8]}}, "holds no tensor"),
+        ({"matrices": {**sound["matrices"], "model.layers.7.self_attn.q_proj": [0, 8, 8]}}, "holds no tensor"),
+        ({"matrices": {**sound["matrices"], q: [0, 48, 40]}}, rf"{q}.packed must be U8 of shape \[\d+\]"),
+        ({"matrices": {**sound["matrices"], q: [0, 3, 48]}}, "damaged.*rank 4 exceeds"),
+        ({"matrices": {**sound["matrices"], down: [99, 48, 84]}}, "damaged"),
+        ({"matrices": 3}, "damaged"),
     ]:
-        changed = {**header, "__metadata__": {**header["__metadata__"], **change}}
+        changed = {**header, "__metadata__": {"format": "pt", "bitbudget": json.dumps(sound | change)}}
         raw = json.dumps(changed).encode()
         path.write_bytes(len(raw).to_bytes(8, "little") + raw + data[8 + n_header :])
         with pytest.raises(PackedFormatError, match=message):
             PackedModel.open(tmp_path)
     with pytest.raises(PackedFormatError, match=r"no matrix 9\.q"):
         PackedModel.open(packed_dir).weight(MatrixKey(9, "q"))
+
+
+def test_a_directory_of_format_version_1_is_named(tmp_path: Path) -> None:
+    (tmp_path / "packed.safetensors").touch()
+    with pytest.raises(PackedFormatError, match="format version 1: compress the model again"):
+        PackedModel.open(tmp_path)
 
 
 def test_a_real_model(shared_data: Path, tmp_path: Path) -> None:

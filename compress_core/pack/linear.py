@@ -1,0 +1,104 @@
+"""CompressedLinear: a linear layer whose weight stays packed in memory and is decoded when it is used.
+
+With Ŵ = diag(s)·(Q̂ + L̂·R̂)·T and an orthogonal T, Ŵ·x = s ∘ (Q̂·(T x) + L̂·(R̂·(T x))): the activations are rotated
+instead of the weight, the low-rank part is two thin products, and Ŵ itself is never formed.
+
+Shapes: O = out_features, I = in_features, r = rank, T = tokens (all leading dimensions together).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from compress_core.compressed import CompressedMatrix, DecodedMatrix
+from compress_core.config import CompressionConfig
+from compress_core.nbytes import predicted_nbytes
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class CompressedLinear(nn.Module):
+    """y = Ŵ x + b. The only state is ``packed``, the uint8 blob of the matrix, and ``bias``.
+
+    Being bytes, ``packed`` passes through ``.half()``, ``.to(dtype)`` and ``state_dict`` unchanged. The output has the
+    type of the input. Gradients reach the input and the bias, not the packed weight.
+
+    Raises:
+        RankTooLarge: the config's rank exceeds min(out_features, in_features).
+    """
+
+    packed: Tensor
+
+    def __init__(
+        self,
+        config: CompressionConfig,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: nn.Parameter | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.in_features, self.out_features = in_features, out_features
+        self.bias: nn.Parameter | None
+        nbytes = predicted_nbytes(config, out_features, in_features)
+        self.register_buffer("packed", torch.empty(nbytes, dtype=torch.uint8, device=device))
+        self.register_parameter("bias", bias)
+
+    @classmethod
+    def from_matrix(cls, matrix: CompressedMatrix, *, bias: Tensor | None = None) -> CompressedLinear:
+        """The layer of a compressed matrix."""
+        parameter = None if bias is None else nn.Parameter(bias)
+        linear = cls(matrix.config, matrix.shape[1], matrix.shape[0], bias=parameter)
+        linear.packed = matrix.blob()
+        return linear
+
+    @property
+    def matrix(self) -> CompressedMatrix:
+        """The packed matrix; its parts are views of ``packed``."""
+        return CompressedMatrix.from_blob(self.packed, self.config, (self.out_features, self.in_features))
+
+    @torch.no_grad()
+    def dequantized(self, dtype: torch.dtype) -> nn.Linear:
+        """The same layer with Ŵ stored densely; it shares the bias."""
+        linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta", dtype=dtype)
+        weight = self.matrix.dequantize(device=self.packed.device)
+        linear.weight = nn.Parameter(weight.to(dtype))
+        linear.register_parameter("bias", self.bias)
+        return linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            decoded = self.matrix.decode(device=self.packed.device)
+        # half-precision products are faster on accelerators alone; a CPU has float32 units
+        half = x.dtype in _HALF and x.device.type != "cpu"
+        y_TO = multiply(x.reshape(-1, self.in_features), decoded, x.dtype if half else torch.float32)
+        if self.bias is not None:
+            y_TO = y_TO + self.bias
+        return y_TO.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {self.config}"
+
+
+def multiply(x_TI: Tensor, decoded: DecodedMatrix, dtype: torch.dtype) -> Tensor:
+    """Ŵ x, float32 (T, O), with products in ``dtype``.
+
+    In half precision each token is divided by its norm first: Q̂ is in units of its scale, so that a product with an
+    outlier token would leave the range of float16.
+    """
+    x_TI = x_TI.to(torch.float32)
+    if decoded.rotation is not None:
+        x_TI = decoded.rotation.rotate(x_TI)
+    norm_T1 = None
+    if dtype != torch.float32:
+        norm_T1 = torch.linalg.vector_norm(x_TI, dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        x_TI = (x_TI / norm_T1).to(dtype)
+    y_TO = (x_TI @ decoded.q_OI.to(dtype).T).to(torch.float32)
+    if decoded.left_Or is not None and decoded.right_rI is not None:
+        inner_Tr = (x_TI @ decoded.right_rI.to(dtype).T).to(torch.float32)
+        y_TO = y_TO + inner_Tr @ decoded.left_Or.T
+    y_TO = y_TO * decoded.scale_O
+    return y_TO if norm_T1 is None else y_TO * norm_T1

@@ -1,0 +1,127 @@
+"""Packed models in transformers: what ``AutoModelForCausalLM.from_pretrained`` finds by quant_method "bitbudget".
+
+Linear layers of the compressed matrices become CompressedLinear before weights are loaded; everything else (biases,
+embeddings, a tied or an own head) is loaded as ever. Importing this file registers both classes; ``compress_core.pack``
+does so as soon as transformers is there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from compress_core.errors import ConfigError, PackedFormatError
+from compress_core.pack.description import (
+    DESCRIPTION_KEY,
+    PACKED_SUFFIX,
+    QUANT_METHOD,
+    VERSION,
+    ModelDescription,
+    check_version,
+)
+from compress_core.pack.header import read_description
+from compress_core.pack.linear import CompressedLinear
+
+if TYPE_CHECKING:  # transformers is still being imported when it imports this file
+    from transformers import PreTrainedModel
+
+
+@register_quantization_config(QUANT_METHOD)
+class BitbudgetConfig(QuantizationConfigMixin):
+    """``quantization_config`` in config.json of a packed model. What was compressed how stands with the weights.
+
+    Raises:
+        PackedFormatError: the model has another format version.
+        ConfigError: an unknown option.
+    """
+
+    def __init__(self, version: str = VERSION, quant_method: str = QUANT_METHOD, **unknown: Any) -> None:
+        if "dequantize" in unknown:
+            # transformers would drop it in silence: what the directory says wins over what is passed
+            raise ConfigError("pass dequantize=True to from_pretrained itself, without a quantization_config")
+        if unknown:
+            raise ConfigError(f"the quantization_config of a packed model has no {sorted(unknown)[0]!r}")
+        check_version(version)
+        self.version = version
+        self.quant_method = quant_method
+
+    def to_dict(self) -> dict[str, Any]:
+        """What belongs into config.json: how a directory is loaded is decided by each load."""
+        return {"quant_method": self.quant_method, "version": self.version}
+
+
+@register_quantizer(QUANT_METHOD)
+class BitbudgetQuantizer(HfQuantizer):
+    """Puts CompressedLinear modules where the compressed matrices are, or dense ones with ``dequantize=True``."""
+
+    # models are compressed by compress_core.pack.writer: transformers cannot do it while it loads
+    requires_calibration = True
+
+    _description: ModelDescription
+
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **kwargs: Any
+    ) -> PreTrainedModel:
+        if not checkpoint_files:
+            raise PackedFormatError("a packed model is loaded from its directory: a state_dict cannot describe it")
+        self._description = read_description([Path(file) for file in checkpoint_files])
+        # postprocess_model asks the config; the keyword came in through config.json's own entry
+        self.quantization_config.dequantize = bool(model.config.__dict__.pop("dequantize", False))
+        for name, info in self._description.matrices.items():
+            inner_name = _name_in(model, name)
+            linear = _linear(model, inner_name)
+            if (linear.out_features, linear.in_features) != info.shape:
+                raise PackedFormatError(
+                    f"{name} is packed as {info.shape}, config.json makes it {linear.out_features, linear.in_features}"
+                )
+            packed = CompressedLinear(
+                info.config, linear.in_features, linear.out_features, bias=linear.bias, device=linear.weight.device
+            )
+            model.set_submodule(inner_name, packed)
+        return model
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
+        if self.quantization_config.dequantize:
+            return self._dequantize(model, dtype=model.config.dtype)
+        model.config.dequantize = False  # saved again, the directory takes the keyword as before
+        return model
+
+    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
+        """Each matrix dense, one after another; what ``model.dequantize()`` calls."""
+        for name, module in list(model.named_modules()):
+            if isinstance(module, CompressedLinear):
+                model.set_submodule(name, module.dequantized(dtype or torch.get_default_dtype()))
+        model.config.__dict__.pop("dequantize", None)
+        return model
+
+    def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[None, dict[str, str]]:
+        return None, {DESCRIPTION_KEY: self._description.to_json()}
+
+    def is_serializable(self) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+
+def _name_in(model: PreTrainedModel, name: str) -> str:
+    """The module's name in ``model``, which may be the decoder without its head (AutoModel)."""
+    prefix = getattr(model, "base_model_prefix", "")
+    return name if not prefix or hasattr(model, prefix) else name.removeprefix(f"{prefix}.")
+
+
+def _linear(model: PreTrainedModel, name: str) -> nn.Linear:
+    try:
+        module = model.get_submodule(name)
+    except AttributeError as error:
+        raise PackedFormatError(f"{name}{PACKED_SUFFIX} has no place in {type(model).__name__}") from error
+    if not isinstance(module, nn.Linear):
+        raise PackedFormatError(f"{name} is packed, but {type(module).__name__} is no linear layer")
+    return module

@@ -4,19 +4,21 @@ A bit-shift trellis (QTIP, arXiv 2406.11235 §3.1) with tail-biting: each weight
 value is table[the last log2(states) bits of its tile's cyclic symbols]. The search is in ``viterbi``, the tables in
 ``trellis_tables``.
 
-Tiles are tall (128 rows × 2 columns unless told otherwise): the feedback of rounding reaches the columns outside a tile,
-so a tile of many columns would give it away.
+Tiles are tall (128 rows × 2 columns unless told otherwise): the feedback of rounding reaches only the columns outside
+a tile, so a tile of many columns would give it away.
 
 Shapes: C = candidates, R = rows, B = columns, N = tiles, T = weights of a tile, S = states.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from compress_core.codebooks.base import Codebook
-from compress_core.codebooks.tiles import tile_groups
+from compress_core.codebooks.tiles import TileGroup, tile_groups
 from compress_core.codebooks.trellis_tables import gaussian_mse, trellis_table
 from compress_core.codebooks.viterbi import states_of, viterbi
 
@@ -44,23 +46,37 @@ class TrellisCodebook(Codebook):
         # no value occurs twice, so that the state, and with it the symbol, can be read off the value
         self._sorted_S, self._state_of = torch.sort(self.table_S)
 
-    def nearest(self, x_CRB: Tensor) -> Tensor:
-        x = x_CRB if x_CRB.ndim == 3 else x_CRB.unsqueeze(0)
-        values = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-        for group in tile_groups(x.shape[1], x.shape[2], self.tile_rows, TILE_COLUMNS):
-            group.put(self._values(viterbi(group.take(x), self.table_S, self.bits)), values)
-        return values.reshape(1, *x_CRB.shape)
+    def nearest(self, x_CRB: Tensor, weight_CR: Tensor | None = None) -> Tensor:
+        if x_CRB.ndim == 2:
+            return self.nearest(x_CRB.unsqueeze(0), weight_CR)[:, 0]
+        values = torch.empty(x_CRB.shape, dtype=torch.float32, device=x_CRB.device)
+        weight_CRB = None if weight_CR is None else weight_CR.unsqueeze(-1).expand(x_CRB.shape)
+        for group in self._groups(x_CRB):
+            weight_NT = None if weight_CRB is None else group.take(weight_CRB)
+            symbols_NT = viterbi(group.take(x_CRB), self.table_S, self.bits, weight_NT)
+            group.put(self._values(symbols_NT), values)
+        return values.unsqueeze(0)
+
+    def unit_sums(self, x_CR: Tensor) -> Tensor:
+        sums = torch.empty_like(x_CR)
+        for group in self._groups(x_CR.unsqueeze(-1)):
+            x_NT = group.take(x_CR.unsqueeze(-1))
+            group.put(x_NT.sum(1, keepdim=True).expand_as(x_NT), sums.unsqueeze(-1))
+        return sums
 
     def codes(self, parts_PRB: Tensor) -> Tensor:
         state_RB = self._state_of[torch.searchsorted(self._sorted_S, parts_PRB[0].contiguous())]
         return (state_RB & (2**self.bits - 1)).to(torch.int32)
 
     def decode(self, codes_RK: Tensor) -> Tensor:
-        codes = codes_RK.unsqueeze(0)
-        values = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
-        for group in tile_groups(codes.shape[1], codes.shape[2], self.tile_rows, TILE_COLUMNS):
-            group.put(self._values(group.take(codes)), values)
+        codes_CRK = codes_RK.unsqueeze(0)
+        values = torch.empty(codes_CRK.shape, dtype=torch.float32, device=codes_RK.device)
+        for group in self._groups(codes_CRK):
+            group.put(self._values(group.take(codes_CRK)), values)
         return values[0]
+
+    def _groups(self, x_CRB: Tensor) -> Iterator[TileGroup]:
+        return tile_groups(x_CRB.shape[1], x_CRB.shape[2], self.tile_rows, TILE_COLUMNS)
 
     def _values(self, symbols_NT: Tensor) -> Tensor:
         state_NT = states_of(symbols_NT, self.bits, self.states.bit_length() - 1)

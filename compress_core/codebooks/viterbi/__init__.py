@@ -20,17 +20,22 @@ __all__ = ["states_of", "viterbi"]
 STEP_BITS = range(1, 9)
 
 
-def viterbi(x_NT: Tensor, table_S: Tensor, bits: int) -> Tensor:
+def viterbi(x_NT: Tensor, table_S: Tensor, bits: int, weight_NT: Tensor | None = None) -> Tensor:
     """Symbols (N, T) uint8 of the tail-biting path next to each tile; x float32 in units of the table.
 
     On the CPU numba's kernels; on CUDA Triton's, and plain torch operations where Triton is not installed: the same
     search, several times slower.
+
+    Args:
+        weight_NT: what each squared error counts for, ≥ 0; the same for all where None.
 
     Raises:
         ValueError: x is not (N, T), the table no power of two long, or a step not 1 to 8 bits.
     """
     if x_NT.ndim != 2 or x_NT.shape[1] < 1:
         raise ValueError(f"the tiles must be a matrix (N, T), not {tuple(x_NT.shape)}")
+    if weight_NT is not None and weight_NT.shape != x_NT.shape:
+        raise ValueError(f"{tuple(weight_NT.shape)} weights do not fit tiles of {tuple(x_NT.shape)}")
     states = table_S.numel()
     if table_S.ndim != 1 or states & (states - 1) or bits not in STEP_BITS or states < 2**bits:
         raise ValueError(f"a trellis of {states} states and {bits} bits a step cannot be")
@@ -39,14 +44,16 @@ def viterbi(x_NT: Tensor, table_S: Tensor, bits: int) -> Tensor:
     if x_NT.device.type == "cpu":
         from compress_core.codebooks.viterbi import cpu
 
-        return cpu.viterbi(x_NT, table_S, bits)
-    if x_NT.device.type == "cuda" and find_spec("triton") is not None:
+        return cpu.viterbi(x_NT, table_S, bits, weight_NT)
+    # Triton's kernel wants a tile that holds a whole state and has no weights
+    whole = x_NT.shape[1] * bits >= states.bit_length() - 1
+    if x_NT.device.type == "cuda" and find_spec("triton") is not None and whole and weight_NT is None:
         from compress_core.codebooks.viterbi import triton_ops
 
-        return triton_ops.viterbi(x_NT, table_S, bits)
+        return triton_ops.viterbi_triton(x_NT, table_S, bits)
     from compress_core.codebooks.viterbi import torch_ops
 
-    return torch_ops.viterbi(x_NT, table_S, bits)
+    return torch_ops.viterbi(x_NT, table_S, bits, weight_NT)
 
 
 def states_of(symbols_NT: Tensor, bits: int, log_states: int) -> Tensor:

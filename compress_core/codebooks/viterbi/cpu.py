@@ -5,8 +5,10 @@ kept: m_{t+1}[g'] = min_h m_t[s >> k] + (x_t − table[s])² with s = (h << (L �
 Nothing is noted about which h won: m of every step is kept, and the way back computes the 2^k candidates anew.
 
 Three orders of the same loops, so that the innermost one is always contiguous and free of index arithmetic:
-*spread* (k ≤ 3: overlaps with equal last symbol together, then interleaved), *chunks* (of 16 neighbouring overlaps, which
-share m), and *runs* (fewer than 16 overlaps: the minimum runs over h).
+*spread* (k = 2 or 3: overlaps with equal last symbol together, then interleaved), *chunks* (of 8 or 16 neighbouring
+overlaps, which share m), and *runs* (fewer overlaps: the minimum runs over h).
+
+A weight that counts w times has √w·x and √w·table compared, which costs nothing: a − b and a − w·b are one instruction.
 
 The kernels hold no GIL. Tiles are independent, so the bytes do not depend on the number of threads.
 
@@ -18,6 +20,8 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,16 +29,24 @@ from numba import njit
 from torch import Tensor
 
 from compress_core.codebooks.viterbi.seam import enumerated, seam_half
+from compress_core.codebooks.viterbi.weights import root_weights
 
 # No reassociation: sums keep their order, so results do not depend on how a loop was vectorised
 _FAST = {"nnan", "ninf", "nsz", "contract"}
-_OPTIONS = {"nogil": True, "cache": True, "fastmath": _FAST, "error_model": "numpy", "boundscheck": False}
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "cache": True,
+    "fastmath": _FAST,
+    "error_model": "numpy",
+    "boundscheck": False,
+}
+# inlined, so that sizes are constants of the loops and arrays need not be handed over a step
+_INLINE = {**_OPTIONS, "forceinline": True}
 #: costs of what cannot be; finite, because the kernels are compiled without infinities
 _NEVER = np.float32(1e30)
 #: weights beyond this many deviations count as that far: squares stay within float32
 _FAR = 1e3
-_CHUNK = 16
-_SPREAD, _CHUNKS, _RUNS = 0, 1, 2
+_PAIRS, _TRIPLES, _SIXTEENS, _EIGHTS, _RUNS = range(5)
 #: fewer weights than this are not worth a second thread
 _WEIGHTS_PER_THREAD = 2048
 # unsigned indices: numba then leaves out the test for negative ones, and LLVM sees the strides
@@ -42,65 +54,66 @@ _U1, _U2, _U3, _U4 = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
 _U5, _U6, _U7, _U8 = np.uint64(5), np.uint64(6), np.uint64(7), np.uint64(8)
 
 
-@njit(**_OPTIONS)
-def _best_of_four(x, m0, m1, m2, m3, r0, r1, r2, r3, out, count, first):  # type: ignore[no-untyped-def]
-    """out[i] = min over four (m[i] + (x − r[i])²), and over what out holds unless ``first``."""
-    if first:
-        for i in range(count):
-            d0, d1, d2, d3 = x - r0[i], x - r1[i], x - r2[i], x - r3[i]
-            a, b = m0[i] + d0 * d0, m1[i] + d1 * d1
-            c, d = m2[i] + d2 * d2, m3[i] + d3 * d3
-            a = a if a < b else b
-            c = c if c < d else d
-            out[i] = a if a < c else c
-    else:
-        for i in range(count):
-            d0, d1, d2, d3 = x - r0[i], x - r1[i], x - r2[i], x - r3[i]
-            a, b = m0[i] + d0 * d0, m1[i] + d1 * d1
-            c, d = m2[i] + d2 * d2, m3[i] + d3 * d3
-            a = a if a < b else b
-            c = c if c < d else d
-            a = a if a < c else c
+@njit(**_INLINE)
+def _best_of_four(x, root, m0, m1, m2, m3, r0, r1, r2, r3, out, count, first):  # type: ignore[no-untyped-def]
+    """out[i] = min over four (m[i] + (x − root·r[i])²), and over what out holds unless ``first``."""
+    for i in range(count):
+        d0, d1, d2, d3 = x - root * r0[i], x - root * r1[i], x - root * r2[i], x - root * r3[i]
+        a, b = m0[i] + d0 * d0, m1[i] + d1 * d1
+        c, d = m2[i] + d2 * d2, m3[i] + d3 * d3
+        a = a if a < b else b
+        c = c if c < d else d
+        a = a if a < c else c
+        if not first:
             o = out[i]
-            out[i] = a if a < o else o
+            a = a if a < o else o
+        out[i] = a
 
 
-@njit(**_OPTIONS)
-def _step_spread(x, m, out, scratch, table, bits, count):  # type: ignore[no-untyped-def]
-    """One step, k = 2 or 3; table (last symbol, h, rest), scratch (last symbol, rest), ``count`` = 2^(L−2k) rests."""
-    symbols = 1 << bits
-    for h in range(0, symbols, 4):
-        m0, m1 = m[h * count : (h + 1) * count], m[(h + 1) * count : (h + 2) * count]
-        m2, m3 = m[(h + 2) * count : (h + 3) * count], m[(h + 3) * count : (h + 4) * count]
-        for j in range(symbols):
-            rows = table[j]
-            _best_of_four(x, m0, m1, m2, m3, rows[h], rows[h + 1], rows[h + 2], rows[h + 3], scratch[j], count, h == 0)
+@njit(**_INLINE)
+def _step_pairs(x, root, m, out, scratch, table, count):  # type: ignore[no-untyped-def]
+    """One step, k = 2; table (last symbol, h, rest), scratch (last symbol, rest), ``count`` = 2^(L−4) rests."""
+    m0, m1, m2, m3 = m[:count], m[count : 2 * count], m[2 * count : 3 * count], m[3 * count :]
+    for j in range(4):
+        r = table[j]
+        _best_of_four(x, root, m0, m1, m2, m3, r[0], r[1], r[2], r[3], scratch[j], count, True)
     t0, t1, t2, t3 = scratch[0], scratch[1], scratch[2], scratch[3]
-    if bits == 2:
-        for i in range(np.uint64(count)):
-            p = i * _U4
-            out[p], out[p + _U1], out[p + _U2], out[p + _U3] = t0[i], t1[i], t2[i], t3[i]
-    else:
-        t4, t5, t6, t7 = scratch[4], scratch[5], scratch[6], scratch[7]
-        for i in range(np.uint64(count)):
-            p = i * _U8
-            out[p], out[p + _U1], out[p + _U2], out[p + _U3] = t0[i], t1[i], t2[i], t3[i]
-            out[p + _U4], out[p + _U5], out[p + _U6], out[p + _U7] = t4[i], t5[i], t6[i], t7[i]
+    for i in range(np.uint64(count)):
+        p = i * _U4
+        out[p], out[p + _U1], out[p + _U2], out[p + _U3] = t0[i], t1[i], t2[i], t3[i]
 
 
-@njit(**_OPTIONS)
-def _step_chunks(x, m, out, table, bits, overlaps):  # type: ignore[no-untyped-def]
-    """One step, k ≥ 4 and at least 16 overlaps; table (h, overlap)."""
-    for low in range(0, overlaps, _CHUNK):
-        best = out[low : low + _CHUNK]
+@njit(**_INLINE)
+def _step_triples(x, root, m, out, scratch, table, count):  # type: ignore[no-untyped-def]
+    """One step, k = 3; table (last symbol, h, rest), scratch (last symbol, rest), ``count`` = 2^(L−6) rests."""
+    m0, m1, m2, m3 = m[:count], m[count : 2 * count], m[2 * count : 3 * count], m[3 * count : 4 * count]
+    m4, m5 = m[4 * count : 5 * count], m[5 * count : 6 * count]
+    m6, m7 = m[6 * count : 7 * count], m[7 * count :]
+    for j in range(8):
+        r = table[j]
+        _best_of_four(x, root, m0, m1, m2, m3, r[0], r[1], r[2], r[3], scratch[j], count, True)
+        _best_of_four(x, root, m4, m5, m6, m7, r[4], r[5], r[6], r[7], scratch[j], count, False)
+    t0, t1, t2, t3 = scratch[0], scratch[1], scratch[2], scratch[3]
+    t4, t5, t6, t7 = scratch[4], scratch[5], scratch[6], scratch[7]
+    for i in range(np.uint64(count)):
+        p = i * _U8
+        out[p], out[p + _U1], out[p + _U2], out[p + _U3] = t0[i], t1[i], t2[i], t3[i]
+        out[p + _U4], out[p + _U5], out[p + _U6], out[p + _U7] = t4[i], t5[i], t6[i], t7[i]
+
+
+@njit(**_INLINE)
+def _step_chunks(x, root, m, out, table, bits, overlaps, chunk):  # type: ignore[no-untyped-def]
+    """One step; ``chunk`` divides 2^k and the number of overlaps; table (h, overlap)."""
+    for low in range(0, overlaps, chunk):
+        best = out[low : low + chunk]
         for h in range(0, 1 << bits, 4):
             state = h * overlaps + low
             m0, m1 = m[state >> bits], m[(state + overlaps) >> bits]
             m2, m3 = m[(state + 2 * overlaps) >> bits], m[(state + 3 * overlaps) >> bits]
-            r0, r1 = table[h, low : low + _CHUNK], table[h + 1, low : low + _CHUNK]
-            r2, r3 = table[h + 2, low : low + _CHUNK], table[h + 3, low : low + _CHUNK]
-            for i in range(_CHUNK):
-                d0, d1, d2, d3 = x - r0[i], x - r1[i], x - r2[i], x - r3[i]
+            r0, r1 = table[h, low : low + chunk], table[h + 1, low : low + chunk]
+            r2, r3 = table[h + 2, low : low + chunk], table[h + 3, low : low + chunk]
+            for i in range(chunk):
+                d0, d1, d2, d3 = x - root * r0[i], x - root * r1[i], x - root * r2[i], x - root * r3[i]
                 a, b = m0 + d0 * d0, m1 + d1 * d1
                 c, d = m2 + d2 * d2, m3 + d3 * d3
                 a = a if a < b else b
@@ -112,8 +125,8 @@ def _step_chunks(x, m, out, table, bits, overlaps):  # type: ignore[no-untyped-d
                 best[i] = a
 
 
-@njit(**_OPTIONS)
-def _step_runs(x, m, out, table, bits, overlaps):  # type: ignore[no-untyped-def]
+@njit(**_INLINE)
+def _step_runs(x, root, m, out, table, bits, overlaps):  # type: ignore[no-untyped-def]
     """One step, any k; table (overlap, h)."""
     symbols = 1 << bits
     run = max(symbols // overlaps, 1)  # neighbouring h with one m
@@ -124,7 +137,7 @@ def _step_runs(x, m, out, table, bits, overlaps):  # type: ignore[no-untyped-def
             part = row[low : low + run]
             least = _NEVER
             for i in range(run):
-                d = x - part[i]
+                d = x - root * part[i]
                 e = d * d
                 least = e if e < least else least
             cost = m[(low * overlaps + g) >> bits] + least
@@ -133,28 +146,33 @@ def _step_runs(x, m, out, table, bits, overlaps):  # type: ignore[no-untyped-def
 
 
 @njit(**_OPTIONS)
-def _forward(x_T, first, steps, m_TG, scratch, ordered, order, bits, log_states):  # type: ignore[no-untyped-def]
+def _forward(x_T, root_T, first, steps, m_TG, scratch, ordered, order, bits, log_states):  # type: ignore[no-untyped-def]
     """Fill m_TG[1:] from m_TG[0] over ``steps`` cyclic weights from ``first`` on."""
     overlaps = 1 << (log_states - bits)
     length = x_T.shape[0]
     for t in range(steps):
-        x = x_T[(first + t) % length]
-        if order == _SPREAD:
-            _step_spread(x, m_TG[t], m_TG[t + 1], scratch, ordered, bits, overlaps >> bits)
-        elif order == _CHUNKS:
-            _step_chunks(x, m_TG[t], m_TG[t + 1], ordered[0], bits, overlaps)
+        at = (first + t) % length
+        x, root, m, out = x_T[at] * root_T[at], root_T[at], m_TG[t], m_TG[t + 1]
+        if order == _PAIRS:
+            _step_pairs(x, root, m, out, scratch, ordered, overlaps >> 2)
+        elif order == _TRIPLES:
+            _step_triples(x, root, m, out, scratch, ordered, overlaps >> 3)
+        elif order == _SIXTEENS:
+            _step_chunks(x, root, m, out, ordered[0], bits, overlaps, 16)
+        elif order == _EIGHTS:
+            _step_chunks(x, root, m, out, ordered[0], bits, overlaps, 8)
         else:
-            _step_runs(x, m_TG[t], m_TG[t + 1], ordered[0], bits, overlaps)
+            _step_runs(x, root, m, out, ordered[0], bits, overlaps)
 
 
-@njit(**_OPTIONS)
-def _previous(x, m, g, table, bits, log_states):  # type: ignore[no-untyped-def]
+@njit(**_INLINE)
+def _previous(x, root, m, g, table, bits, log_states):  # type: ignore[no-untyped-def]
     """The state through which the cheapest path came to overlap ``g``."""
     shift = log_states - bits
     best, found = np.float32(2 * _NEVER), g
     for h in range(1 << bits):
         state = (h << shift) | g
-        d = x - table[state]
+        d = x - root * table[state]
         cost = m[state >> bits] + d * d
         if cost < best:
             best, found = cost, state
@@ -162,7 +180,7 @@ def _previous(x, m, g, table, bits, log_states):  # type: ignore[no-untyped-def]
 
 
 @njit(**_OPTIONS)
-def _enumerate(x_T, table, bits, log_states, out_T):  # type: ignore[no-untyped-def]
+def _enumerate(x_T, root_T, table, bits, log_states, out_T):  # type: ignore[no-untyped-def]
     """Try all symbols of a tile that is shorter than the memory of the trellis."""
     length = x_T.shape[0]
     total = length * bits
@@ -176,7 +194,7 @@ def _enumerate(x_T, table, bits, log_states, out_T):  # type: ignore[no-untyped-
         for t in range(length):
             symbol = (code >> (total - (t + 1) * bits)) & ((1 << bits) - 1)
             state = ((state << bits) | symbol) & mask
-            d = x_T[t] - table[state]
+            d = root_T[t] * (x_T[t] - table[state])
             cost += d * d
         if cost < best:
             best, found = cost, code
@@ -185,47 +203,49 @@ def _enumerate(x_T, table, bits, log_states, out_T):  # type: ignore[no-untyped-
 
 
 @njit(**_OPTIONS)
-def _tail_biting(x_T, m_TG, scratch, table, ordered, order, bits, log_states, half, out_T):  # type: ignore[no-untyped-def]
+def _tail_biting(x_T, root_T, m_TG, scratch, table, ordered, order, bits, log_states, half, out_T):  # type: ignore[no-untyped-def]
     """The free search across the seam, then the search that starts and ends in its overlap."""
     length = x_T.shape[0]
     symbol_mask = (1 << bits) - 1
     window = min(2 * half, length)
     first = length - half
     m_TG[0] = 0
-    _forward(x_T, first, window, m_TG, scratch, ordered, order, bits, log_states)
+    _forward(x_T, root_T, first, window, m_TG, scratch, ordered, order, bits, log_states)
     g = np.argmin(m_TG[window])
     for t in range(window - 1, half - 1, -1):
-        g = _previous(x_T[(first + t) % length], m_TG[t], g, table, bits, log_states) >> bits
+        at = (first + t) % length
+        g = _previous(x_T[at] * root_T[at], root_T[at], m_TG[t], g, table, bits, log_states) >> bits
     m_TG[0] = _NEVER
     m_TG[0, g] = 0
-    _forward(x_T, 0, length, m_TG, scratch, ordered, order, bits, log_states)
+    _forward(x_T, root_T, 0, length, m_TG, scratch, ordered, order, bits, log_states)
     for t in range(length - 1, -1, -1):
-        state = _previous(x_T[t], m_TG[t], g, table, bits, log_states)
+        state = _previous(x_T[t] * root_T[t], root_T[t], m_TG[t], g, table, bits, log_states)
         out_T[t] = state & symbol_mask
         g = state >> bits
 
 
 @njit(**_OPTIONS)
-def _search(x_NT, table, ordered, order, bits, log_states, half, out_NT):  # type: ignore[no-untyped-def]
+def _search(x_NT, root_NT, table, ordered, order, bits, log_states, half, out_NT):  # type: ignore[no-untyped-def]
     """Symbols of all tiles; ``half`` = 0 tries every path."""
     tiles, length = x_NT.shape
     if half == 0:
         for n in range(tiles):
-            _enumerate(x_NT[n], table, bits, log_states, out_NT[n])
+            _enumerate(x_NT[n], root_NT[n], table, bits, log_states, out_NT[n])
         return
     m_TG = np.empty((length + 1, 1 << (log_states - bits)), np.float32)
     scratch = np.empty((ordered.shape[0], ordered.shape[2]), np.float32)
     for n in range(tiles):
-        _tail_biting(x_NT[n], m_TG, scratch, table, ordered, order, bits, log_states, half, out_NT[n])
+        _tail_biting(x_NT[n], root_NT[n], m_TG, scratch, table, ordered, order, bits, log_states, half, out_NT[n])
 
 
 def _ordered(table_S: np.ndarray, bits: int, log_states: int) -> tuple[np.ndarray, int]:
     """The table in the order of the loops that suit it, three-dimensional, and which loops these are."""
     symbols, overlaps = 1 << bits, 1 << (log_states - bits)
-    if bits in (2, 3) and overlaps >= symbols:
-        return np.ascontiguousarray(table_S.reshape(symbols, -1, symbols).transpose(2, 0, 1)), _SPREAD
-    if bits >= 4 and overlaps >= _CHUNK:
-        return table_S.reshape(1, symbols, overlaps), _CHUNKS
+    if bits == 2 or (bits == 3 and log_states > 8):
+        spread = np.ascontiguousarray(table_S.reshape(symbols, -1, symbols).transpose(2, 0, 1))
+        return spread, _PAIRS if bits == 2 else _TRIPLES
+    if bits >= 3 and overlaps >= 8:
+        return table_S.reshape(1, symbols, overlaps), _SIXTEENS if bits > 3 and overlaps >= 16 else _EIGHTS
     return np.ascontiguousarray(table_S.reshape(1, symbols, overlaps).transpose(0, 2, 1)), _RUNS
 
 
@@ -238,25 +258,25 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
-def viterbi(x_NT: Tensor, table_S: Tensor, bits: int) -> Tensor:
+def viterbi(x_NT: Tensor, table_S: Tensor, bits: int, weight_NT: Tensor | None = None) -> Tensor:
     """Symbols (N, T) uint8 of tail-biting paths next to the tiles of x; in torch's number of threads."""
     tiles, length = x_NT.shape
     log_states = table_S.numel().bit_length() - 1
     x = x_NT.detach().to(torch.float32).clamp(-_FAR, _FAR).contiguous().numpy()
+    root = (torch.ones_like(x_NT) if weight_NT is None else root_weights(weight_NT)).contiguous().numpy()
     table = table_S.detach().to(torch.float32).contiguous().numpy()
     ordered, order = _ordered(table, bits, log_states)
     half = 0 if enumerated(length, bits, log_states) else seam_half(length, bits, log_states)
     out = np.empty((tiles, length), np.uint8)
     threads = min(torch.get_num_threads(), tiles, tiles * length // _WEIGHTS_PER_THREAD)
     if threads <= 1:
-        _search(x, table, ordered, order, bits, log_states, half, out)
+        _search(x, root, table, ordered, order, bits, log_states, half, out)
     else:
         cuts = np.linspace(0, tiles, threads + 1).astype(int)
+        pool = _pool(torch.get_num_threads())
         jobs = [
-            _pool(torch.get_num_threads()).submit(
-                _search, x[a:b], table, ordered, order, bits, log_states, half, out[a:b]
-            )
-            for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+            pool.submit(_search, x[a:b], root[a:b], table, ordered, order, bits, log_states, half, out[a:b])
+            for a, b in pairwise(cuts)
         ]
         for job in jobs:
             job.result()

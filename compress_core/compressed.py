@@ -2,7 +2,7 @@
 
 Tensors, all on the CPU (``packed_parts`` has their types and shapes, and the order in which they are stored):
 
-    q_codes     uint8    codes of Q; e8: the 16-bit code of each 8 weights, row by row
+    q_codes     uint8    codes of Q, row by row; e8: the 16-bit code of each 8 weights
     q_residual  uint8    e8 at 3 and 4 bits: the second stage's code of each 8 weights
     q_tail      uint8    e8, width not a multiple of 8: scalar codes of the last columns
     q_scale     float32 (1,), the scale of the matrix; rtn and gptq: float16 (O,), one step a row
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from compress_core.checkpoint.read import TORCH_DTYPES
-from compress_core.codebooks import get_codebook
+from compress_core.codebooks import Codebook, get_codebook
 from compress_core.codebooks.rtn import rtn_units
 from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
 from compress_core.errors import ConfigError, PackedFormatError
@@ -172,10 +172,9 @@ class CompressedMatrix:
         rows, columns = self.shape
         bits = self.config.b_q
         device = packed["q_scale"].device
-        scalar = get_codebook("scalar", bits, device)
-        if self.config.codebook == "scalar":
-            return scalar.decode(unpack_bits(packed["q_codes"], bits, rows * columns)).reshape(self.shape)
-        codebook = get_codebook("e8", bits, device)
+        codebook = get_codebook(self.config.codebook, bits, device, self.config.states)
+        if _codes_single_weights(codebook):
+            return codebook.decode(unpack_bits(packed["q_codes"], bits, rows * columns).reshape(rows, columns))
         count, tail = divmod(columns, E8_BLOCK)
         streams = [
             unpack_bits(packed[name], width, rows * count)
@@ -184,6 +183,7 @@ class CompressedMatrix:
         values = codebook.decode(torch.stack(streams, dim=-1)).reshape(rows, count * E8_BLOCK)
         if not tail:
             return values
+        scalar = get_codebook("scalar", bits, device)
         last = scalar.decode(unpack_bits(packed["q_tail"], bits, rows * tail)).reshape(rows, tail)
         return torch.cat([values, last], dim=1)
 
@@ -198,15 +198,19 @@ def input_rotation(in_features: int, seed: int, device: torch.device) -> InputRo
     return rotation
 
 
+def _codes_single_weights(codebook: Codebook) -> bool:
+    """Whether each weight has a code of its own, so that codes lie row by row as the weights do."""
+    return len(codebook.code_bits) == codebook.block
+
+
 def pack_q(rounded: Rounded, config: CompressionConfig) -> dict[str, Tensor]:
     """Packed codes of Q from the stages that rounding kept."""
     parts_PIO = rounded.parts_PIO
     device = parts_PIO.device
     stages, columns, rows = parts_PIO.shape
-    scalar = get_codebook("scalar", config.b_q, device)
-    if config.codebook == "scalar":
-        return {"q_codes": pack_bits(scalar.codes(parts_PIO).T, config.b_q).cpu()}
-    codebook = get_codebook("e8", config.b_q, device)
+    codebook = get_codebook(config.codebook, config.b_q, device, config.states)
+    if _codes_single_weights(codebook):
+        return {"q_codes": pack_bits(codebook.codes(parts_PIO.transpose(1, 2)), config.b_q).cpu()}
     count, tail = divmod(columns, E8_BLOCK)
     blocks = parts_PIO[:, : count * E8_BLOCK].reshape(stages, count, E8_BLOCK, rows).permute(0, 3, 1, 2)
     codes = codebook.codes(blocks.reshape(stages, rows * count, E8_BLOCK))
@@ -215,6 +219,7 @@ def pack_q(rounded: Rounded, config: CompressionConfig) -> dict[str, Tensor]:
         for stage, (name, bits) in enumerate(zip(("q_codes", "q_residual"), codebook.code_bits, strict=False))
     }
     if tail:
+        scalar = get_codebook("scalar", config.b_q, device)
         out["q_tail"] = pack_bits(scalar.codes(parts_PIO[:1, count * E8_BLOCK :]).T, config.b_q).cpu()
     return out
 

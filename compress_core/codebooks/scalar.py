@@ -88,4 +88,5 @@ class ScalarCodebook(Codebook):
         return torch.bucketize(parts_PRB[0].contiguous(), self.edges).to(torch.int32)
 
     def decode(self, codes_RK: Tensor) -> Tensor:
-        return self.levels[codes_RK.long()]
+        # a gather by 32-bit integers needs no 64-bit copy of the codes
+        return self.levels.index_select(0, codes_RK.reshape(-1)).reshape(codes_RK.shape)

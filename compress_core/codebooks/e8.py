@@ -18,6 +18,7 @@ Shapes: R = rows, P = stages, K = codes a block, T = types.
 from __future__ import annotations
 
 import itertools
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -255,11 +256,21 @@ class E8Codebook(Codebook):
         return torch.stack(columns, dim=-1).to(torch.int32)
 
     def decode(self, codes_RK: Tensor) -> Tensor:
-        codes = codes_RK.long()
-        value = self._first.decode(codes[:, 0]) / self._units
+        value = self._stage_values[0].index_select(0, codes_RK[:, 0])
         if self._second is not None:
-            value = value + self._second.decode(codes[:, 1]) / (self._residual_units * self._units)
+            value = value + self._stage_values[1].index_select(0, codes_RK[:, 1])
         return value
+
+    @cached_property
+    def _stage_values(self) -> tuple[Tensor, ...]:
+        """Values of every code of each stage, (2^bits, 8): a packed model decodes the same codes again and again."""
+        with torch.inference_mode(False):
+            device = self._first.table.device
+            first = self._first.decode(torch.arange(2**self._first.bits, device=device)) / self._units
+            if self._second is None:
+                return (first,)
+            second = self._second.decode(torch.arange(2**self._second.bits, device=device))
+            return first, second / (self._residual_units * self._units)
 
 
 def _snap(value: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 The same search as on the CPU. A step keeps the cheapest cost of reaching each *overlap*, the L − k bits that two
 neighbouring states share:
 
-    best_{t+1}[g] = min over h of best_t[s >> k] + (x_t − table[s])²,  s = h·2^(L−k) + g
+    best_{t+1}[g] = min over h of best_t[s >> k] + (root_t·(x_t − table[s]))²,  s = h·2^(L−k) + g
 
 One program walks a tile step after step and notes each winning h in scratch memory. While a program's registers hold
 them (``RESIDENT_STATES``), costs and table stay there, and a step moves only ``best`` between threads; with more
@@ -22,7 +22,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from compress_core.codebooks.viterbi import torch_ops
 from compress_core.codebooks.viterbi.seam import enumerated, seam_half
+from compress_core.codebooks.viterbi.weights import root_weights
 
 #: with up to this many states a program's costs and table live in registers
 RESIDENT_STATES = 1 << 14
@@ -38,6 +40,7 @@ _FAR = 1e3
 def _walk(
     best_G: tl.tensor,
     x_ptr: tl.tensor,
+    root_ptr: tl.tensor,
     table_ptr: tl.tensor,
     cost_ptr: tl.tensor,
     back_ptr: tl.tensor,
@@ -45,6 +48,7 @@ def _walk(
     first: tl.tensor,
     steps: tl.tensor,
     unkept: tl.tensor,
+    WEIGHTED: tl.constexpr,
     BITS: tl.constexpr,
     OVERLAPS: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -63,10 +67,15 @@ def _walk(
         tl.debug_barrier()
     for step in range(steps):
         position = first + step
-        x = tl.load(x_ptr + tl.where(position < length, position, position - length))
+        position = tl.where(position < length, position, position - length)
+        x = tl.load(x_ptr + position)
+        if WEIGHTED:
+            root = tl.load(root_ptr + position)
         row_ptr = back_ptr + tl.maximum(step - unkept, 0) * OVERLAPS
         if RESIDENT:
             miss_GK = x - table_GK
+            if WEIGHTED:
+                miss_GK *= root
             cost_GK = best_G[:, None] + miss_GK * miss_GK
             # a state is (overlap before, symbol) and, the same bits cut elsewhere, (h, overlap after)
             best_G, high_G = tl.min(tl.reshape(cost_GK, [SYMBOLS, OVERLAPS]), axis=0, return_indices=True)
@@ -81,6 +90,8 @@ def _walk(
                 for high in tl.range(0, SYMBOLS, loop_unroll_factor=4):
                     state_C = high * OVERLAPS + overlap_C
                     miss_C = x - tl.load(table_ptr + state_C)
+                    if WEIGHTED:
+                        miss_C *= root
                     cost_C = tl.load(from_ptr + (state_C >> BITS)) + miss_C * miss_C
                     high_C = tl.where(cost_C < best_C, high, high_C)
                     best_C = tl.minimum(cost_C, best_C)
@@ -99,6 +110,7 @@ def _walk(
 def _search(
     symbols_ptr: tl.tensor,
     x_ptr: tl.tensor,
+    root_ptr: tl.tensor,
     table_ptr: tl.tensor,
     cost_ptr: tl.tensor,
     back_ptr: tl.tensor,
@@ -106,6 +118,7 @@ def _search(
     length: tl.tensor,
     half: tl.tensor,
     window: tl.tensor,
+    WEIGHTED: tl.constexpr,
     BITS: tl.constexpr,
     OVERLAPS: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -119,12 +132,13 @@ def _search(
     for turn in range(tl.cdiv(tiles - tl.program_id(0), tl.num_programs(0))):
         tile = program + turn * tl.num_programs(0)
         x_T_ptr = x_ptr + tile * length
+        root_T_ptr = root_ptr + tile * length
         symbols_T_ptr = symbols_ptr + tile * length
 
         # the free search across the seam: its overlap there
         free_G = _walk(
-            tl.zeros([OVERLAPS], tl.float32), x_T_ptr, table_ptr, cost_ptr, back_ptr,
-            length, length - half, window, half, BITS, OVERLAPS, CHUNK, RESIDENT,
+            tl.zeros([OVERLAPS], tl.float32), x_T_ptr, root_T_ptr, table_ptr, cost_ptr, back_ptr,
+            length, length - half, window, half, WEIGHTED, BITS, OVERLAPS, CHUNK, RESIDENT,
         )  # fmt: skip
         overlap = tl.argmin(free_G, axis=0)
         for back in range(window - half):
@@ -134,8 +148,8 @@ def _search(
 
         # the search that starts and ends in it
         _walk(
-            tl.where(overlap_G == overlap, 0.0, float("inf")), x_T_ptr, table_ptr, cost_ptr, back_ptr,
-            length, 0, length, 0, BITS, OVERLAPS, CHUNK, RESIDENT,
+            tl.where(overlap_G == overlap, 0.0, float("inf")), x_T_ptr, root_T_ptr, table_ptr, cost_ptr, back_ptr,
+            length, 0, length, 0, WEIGHTED, BITS, OVERLAPS, CHUNK, RESIDENT,
         )  # fmt: skip
         for back in range(length):
             step = length - 1 - back
@@ -146,16 +160,17 @@ def _search(
         tl.debug_barrier()
 
 
-def viterbi(x_NT: Tensor, table_S: Tensor, bits: int) -> Tensor:
-    """Symbols (N, T) uint8 of tail-biting paths next to the tiles of x, both on one CUDA device.
+def viterbi_triton(x_NT: Tensor, table_S: Tensor, bits: int, weight_NT: Tensor | None = None) -> Tensor:
+    """Symbols (N, T) uint8 of tail-biting paths next to the tiles of x; all tensors on one CUDA device.
 
-    Raises:
-        ValueError: tiles so short that their symbols must all be tried, which other searches do.
+    Args:
+        weight_NT: what each squared error counts for, ≥ 0; the same for all where None.
     """
     states = table_S.numel()
     if enumerated(x_NT.shape[1], bits, states.bit_length() - 1):
-        raise ValueError(f"tiles of {x_NT.shape[1]} weights at {bits} bits are too short for {states} states")
-    return _launch(x_NT, table_S, bits, resident=states <= RESIDENT_STATES)
+        # a handful of weights, tried in all ways: nothing to walk
+        return torch_ops.viterbi(x_NT, table_S, bits, weight_NT)
+    return _launch(x_NT, table_S, bits, weight_NT, resident=states <= RESIDENT_STATES)
 
 
 def _warps(states: int, bits: int, resident: bool) -> int:
@@ -168,31 +183,43 @@ def _warps(states: int, bits: int, resident: bool) -> int:
     return min(16, max(1, (states >> bits) // 128, states // 2048)) if resident else 32
 
 
-def _launch(x_NT: Tensor, table_S: Tensor, bits: int, *, resident: bool) -> Tensor:
+def _launch(
+    x_NT: Tensor,
+    table_S: Tensor,
+    bits: int,
+    weight_NT: Tensor | None = None,
+    *,
+    resident: bool,
+    scratch_bytes: int = SCRATCH_BYTES,
+) -> Tensor:
     """The launch; ``resident``: costs and table in registers."""
     tiles, length = x_NT.shape
     device = x_NT.device
+    symbols_NT = torch.empty(tiles, length, dtype=torch.uint8, device=device)
+    if tiles == 0:
+        return symbols_NT
     states = table_S.numel()
     overlaps = states >> bits
     half = seam_half(length, bits, states.bit_length() - 1)
-    window = min(2 * half, length)
+    x_NT = x_NT.to(torch.float32).clamp(-_FAR, _FAR).contiguous()
     # one program a tile, or as many as have room, with equally many turns each
-    room = max(1, SCRATCH_BYTES // (overlaps * (length + 8)))
+    room = max(1, scratch_bytes // (overlaps * (length + 8)))
     programs = triton.cdiv(tiles, triton.cdiv(tiles, room))
-    symbols_NT = torch.empty(tiles, length, dtype=torch.uint8, device=device)
     cost = torch.empty(0 if resident else programs * 2 * overlaps, dtype=torch.float32, device=device)
     back = torch.empty(programs * length * overlaps, dtype=torch.uint8, device=device)
     with torch.cuda.device_of(x_NT):
         _search[(programs,)](
             symbols_NT,
-            x_NT.to(torch.float32).clamp(-_FAR, _FAR).contiguous(),
+            x_NT,
+            x_NT if weight_NT is None else root_weights(weight_NT).contiguous(),
             table_S.to(torch.float32).contiguous(),
             cost,
             back,
             tiles,
             length,
             half,
-            window,
+            min(2 * half, length),
+            WEIGHTED=weight_NT is not None,
             BITS=bits,
             OVERLAPS=overlaps,
             CHUNK=min(overlaps, _CHUNK),

@@ -83,7 +83,7 @@ def _best_step(w_OI: Tensor, step_CO: Tensor, order_I: Tensor, unit_II: Tensor, 
     """Round every row at each of its steps, columns in this order; each row keeps its best."""
     stacked_RI = w_OI.repeat(step_CO.shape[0], 1)
     value_RI = torch.empty_like(stacked_RI)
-    value_RI[:, order_I] = round_in_order(stacked_RI[:, order_I], unit_II, _nearest(step_CO.flatten(), bits))
+    value_RI[:, order_I] = round_in_order(stacked_RI[:, order_I], unit_II, nearest_level(step_CO.flatten(), bits))
     stacked_RI -= value_RI
     error_RO = ((stacked_RI @ h_II) * stacked_RI).sum(1)
     values, errors = value_RI.split(w_OI.shape[0]), error_RO.split(w_OI.shape[0])
@@ -123,7 +123,9 @@ def round_in_order(w_RI: Tensor, unit_II: Tensor, nearest: Callable[[Tensor], Te
     return value_IR.T
 
 
-def _nearest(step_R: Tensor, bits: int) -> Callable[[Tensor], Tensor]:
+def nearest_level(step_R: Tensor, bits: int) -> Callable[[Tensor], Tensor]:
+    """What :func:`round_in_order` needs: the levels of round-to-nearest's grid next to targets (R,)."""
+
     def nearest(target_R: Tensor) -> Tensor:
         return rtn_values(rtn_codes(target_R[:, None], step_R, bits), step_R, bits)[:, 0]
 
@@ -141,7 +143,14 @@ def _second_moment(h_II: Tensor | None, w_OI: Tensor) -> Tensor:
 
 
 def unit_feedback(h_II: Tensor) -> Tensor:
-    """U·diag(U)⁻¹ float32 of the damped H = U Uᵀ, U upper triangular (equal to GPTQ's factor of H⁻¹)."""
+    """U·diag(U)⁻¹ float32 of H + 1 % = U Uᵀ, U upper triangular: what GPTQ takes from a factor of H⁻¹.
+
+    Args:
+        h_II: float64 with mean diagonal 1.
+
+    Raises:
+        CalibrationError: H is not positive semidefinite.
+    """
     identity = torch.eye(h_II.shape[0], dtype=h_II.dtype, device=h_II.device)
     for damping in _DAMPING:
         lower_II, info = torch.linalg.cholesky_ex((h_II + damping * identity).flip(0, 1))

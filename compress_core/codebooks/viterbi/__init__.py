@@ -45,12 +45,10 @@ def viterbi(x_NT: Tensor, table_S: Tensor, bits: int, weight_NT: Tensor | None =
         from compress_core.codebooks.viterbi import cpu
 
         return cpu.viterbi(x_NT, table_S, bits, weight_NT)
-    # Triton's kernel wants a tile that holds a whole state and has no weights
-    whole = x_NT.shape[1] * bits >= states.bit_length() - 1
-    if x_NT.device.type == "cuda" and find_spec("triton") is not None and whole and weight_NT is None:
+    if x_NT.device.type == "cuda" and find_spec("triton") is not None:
         from compress_core.codebooks.viterbi import triton_ops
 
-        return triton_ops.viterbi_triton(x_NT, table_S, bits)
+        return triton_ops.viterbi_triton(x_NT, table_S, bits, weight_NT)
     from compress_core.codebooks.viterbi import torch_ops
 
     return torch_ops.viterbi(x_NT, table_S, bits, weight_NT)

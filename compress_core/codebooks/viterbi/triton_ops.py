@@ -12,7 +12,8 @@ states ``best`` lies in two halves of a scratch buffer that the L2 cache keeps, 
 The free pass across the seam, the pass that starts and ends in the overlap found there, and both ways back are one
 launch. Nothing waits for the host, and each tile's bytes are the same whatever is searched beside it.
 
-Shapes: N = tiles, T = weights of a tile, S = 2^L states, G = 2^(L−k) overlaps, K = 2^k symbols, C = overlaps of a chunk.
+Shapes: N = tiles, T = weights of a tile, S = 2^L states, G = 2^(L−k) overlaps, C = overlaps of a chunk, K = 2^k
+symbols.
 """
 
 from __future__ import annotations

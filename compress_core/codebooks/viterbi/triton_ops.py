@@ -206,7 +206,8 @@ def _launch(
     # one program a tile, or as many as have room, with equally many turns each
     room = max(1, scratch_bytes // (overlaps * (length + 8)))
     programs = triton.cdiv(tiles, triton.cdiv(tiles, room))
-    cost = torch.empty(0 if resident else programs * 2 * overlaps, dtype=torch.float32, device=device)
+    # an argument that the kernel leaves alone is some tensor of the right type
+    cost = x_NT if resident else torch.empty(programs * 2 * overlaps, dtype=torch.float32, device=device)
     back = torch.empty(programs * length * overlaps, dtype=torch.uint8, device=device)
     with torch.cuda.device_of(x_NT):
         _search[(programs,)](

@@ -12,6 +12,8 @@ states ``best`` lies in two halves of a scratch buffer that the L2 cache keeps, 
 The free pass across the seam, the pass that starts and ends in the overlap found there, and both ways back are one
 launch. Nothing waits for the host, and each tile's bytes are the same whatever is searched beside it.
 
+Triton compiles its driver's launcher on first use, so the machine with the card needs a C compiler (``CC``).
+
 Shapes: N = tiles, T = weights of a tile, S = 2^L states, G = 2^(L−k) overlaps, C = overlaps of a chunk, K = 2^k
 symbols.
 """

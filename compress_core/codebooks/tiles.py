@@ -27,16 +27,20 @@ class TileGroup:
     across: int
     width: int
 
+    def area(self, x_CRB: Tensor) -> Tensor:
+        """The part of the matrix that the group covers, a view."""
+        return x_CRB[:, self._rows, self._columns]
+
     def take(self, x_CRB: Tensor) -> Tensor:
         """The group's weights as sequences (N, T)."""
-        area = x_CRB[:, self._rows, self._columns]
+        area = self.area(x_CRB)
         area = area.reshape(-1, self.down, self.height, self.across, self.width)
         return area.permute(0, 1, 3, 4, 2).reshape(-1, self.height * self.width)
 
     def put(self, values_NT: Tensor, into_CRB: Tensor) -> None:
         """Inverse of :meth:`take`, in place."""
         values = values_NT.reshape(-1, self.down, self.across, self.width, self.height).permute(0, 1, 4, 2, 3)
-        area = into_CRB[:, self._rows, self._columns]
+        area = self.area(into_CRB)
         area.copy_(values.reshape(area.shape))
 
     @property

@@ -26,13 +26,13 @@ import torch
 from torch import Tensor
 
 from compress_core.checkpoint.read import TORCH_DTYPES
-from compress_core.codebooks import Codebook, get_codebook
+from compress_core.codebooks import Codebook, codebook_for, get_codebook
 from compress_core.codebooks.rtn import rtn_units
 from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
 from compress_core.errors import ConfigError, PackedFormatError
 from compress_core.incoherence import InputRotation
 from compress_core.ldlq import Rounded
-from compress_core.lowrank import Factors, QuantizedFactor, decode_factor
+from compress_core.lowrank import FLOAT_BITS, Factors, QuantizedFactor, decode_factor, factor_codebook
 from compress_core.nbytes import E8_BLOCK, packed_parts
 from compress_core.packing import pack_bits, unpack_bits
 from compress_core.precision import exact_float32
@@ -161,18 +161,26 @@ class CompressedMatrix:
             return DecodedMatrix(rtn_units(codes, self.config.b_q), packed["q_scale"].float(), None, None, None)
         left = right = None
         if self.config.rank:
-            left = _decode(packed, "l", self.config.factor_bits_l, (out_features, self.config.rank))
-            right = _decode(packed, "r", self.config.factor_bits_r, (self.config.rank, in_features))
+            left = self._decode_factor(packed, "l", self.config.factor_bits_l, (out_features, self.config.rank))
+            right = self._decode_factor(packed, "r", self.config.factor_bits_r, (self.config.rank, in_features))
         scale_O = decode_row_scales(packed["q_rows"], packed["q_scale"])
         rotation = input_rotation(in_features, self.config.seed, target)
         return DecodedMatrix(self._decode_q(packed), scale_O, left, right, rotation)
+
+    def _decode_factor(self, packed: Mapping[str, Tensor], side: str, bits: int, shape: tuple[int, int]) -> Tensor:
+        """Values of L or R in units of the row scales, float32."""
+        if bits == FLOAT_BITS:
+            return packed[f"{side}_values"].reshape(shape).to(torch.float32)
+        codes = unpack_bits(packed[f"{side}_codes"], bits, shape[0] * shape[1]).reshape(shape)
+        codebook = factor_codebook(shape[0], bits, self.config.codebook, self.config.states, codes.device)
+        return decode_factor(codes, packed[f"{side}_scales"], codebook, component_dim=1 if side == "l" else 0)
 
     def _decode_q(self, packed: Mapping[str, Tensor]) -> Tensor:
         """Values of Q in units of its scale, (O, I) float32."""
         rows, columns = self.shape
         bits = self.config.b_q
         device = packed["q_scale"].device
-        codebook = get_codebook(self.config.codebook, bits, device, self.config.states)
+        codebook = codebook_for(rows, self.config.codebook, bits, device, self.config.states)
         if _codes_single_weights(codebook):
             return codebook.decode(unpack_bits(packed["q_codes"], bits, rows * columns).reshape(rows, columns))
         count, tail = divmod(columns, E8_BLOCK)
@@ -208,7 +216,7 @@ def pack_q(rounded: Rounded, config: CompressionConfig) -> dict[str, Tensor]:
     parts_PIO = rounded.parts_PIO
     device = parts_PIO.device
     stages, columns, rows = parts_PIO.shape
-    codebook = get_codebook(config.codebook, config.b_q, device, config.states)
+    codebook = codebook_for(rows, config.codebook, config.b_q, device, config.states)
     if _codes_single_weights(codebook):
         return {"q_codes": pack_bits(codebook.codes(parts_PIO.transpose(1, 2)), config.b_q).cpu()}
     count, tail = divmod(columns, E8_BLOCK)
@@ -239,10 +247,3 @@ def _pack_factor(side: str, factor: QuantizedFactor, bits: int) -> dict[str, Ten
     if factor.codes is None or factor.scales_r is None:
         return {f"{side}_values": factor.value.to(torch.float16).cpu().contiguous()}
     return {f"{side}_codes": pack_bits(factor.codes, bits).cpu(), f"{side}_scales": factor.scales_r.cpu()}
-
-
-def _decode(packed: Mapping[str, Tensor], side: str, bits: int, shape: tuple[int, int]) -> Tensor:
-    if bits == 16:
-        return packed[f"{side}_values"].reshape(shape).to(torch.float32)
-    codes = unpack_bits(packed[f"{side}_codes"], bits, shape[0] * shape[1]).reshape(shape)
-    return decode_factor(codes, packed[f"{side}_scales"], bits, component_dim=1 if side == "l" else 0)

@@ -41,11 +41,11 @@ class CompressionConfig:
     factor_bits: int | tuple[int, int] = 4
     #: "scalar", "e8" or "trellis": incoherence processing and LDLQ; "rtn" (plain round-to-nearest a row) and
     #: "gptq" (the same grid with GPTQ's feedback): the baselines
-    codebook: str = "e8"
+    codebook: str = "trellis"
     #: seed of the random signs of the incoherence transform
     seed: int = 0
-    #: outer iterations of the alternation between Q and L·R at most; the best is kept
-    iterations: int = 5
+    #: outer iterations of the alternation between Q and L·R; without effect at rank 0
+    iterations: int = 3
     #: states of the trellis, a power of two from 256 to 65536; without effect for the other codebooks
     states: int = 4096
 

@@ -14,6 +14,7 @@ from compress_core.errors import CalibrationError, NonFiniteValues
 from compress_core.incoherence import InputRotation
 from compress_core.ldlq import Feedback, make_feedback
 from compress_core.lowrank import random_start, top_directions
+from compress_core.rounding import RoundedRows
 
 #: ε: what rounding adds to the diagonal of H, relative to its mean (GPTQ uses 1e-2)
 DAMPING = 1e-3
@@ -31,6 +32,11 @@ def damped(h_II: Tensor, share: float) -> Tensor:
     return h64 + share * h64.diagonal().mean() * torch.eye(h64.shape[0], dtype=h64.dtype, device=h64.device)
 
 
+def damped_level(s_II: Tensor) -> Tensor:
+    """det(H + DAMPING)^(1/n), to first order: the pivots of S with the damping added to each."""
+    return (s_II.diagonal().to(torch.float64).square() + DAMPING).log().mean().exp()
+
+
 @dataclass
 class InputContext:
     """One input (in_features wide) and its Hessian, rotated and factorised; q, k and v share one."""
@@ -42,6 +48,8 @@ class InputContext:
     h_II: Tensor
     #: lower triangular, H + tiny = S Sᵀ
     s_II: Tensor
+    #: det(H)^(1/n): what rounding with feedback leaves per weight, for unit codebook error (QuIP, arXiv 2307.13304)
+    level: float = 1.0
     _feedback: dict[int, Feedback] = field(default_factory=dict)
     _directions: dict[int, Tensor] = field(default_factory=dict)
 
@@ -86,7 +94,8 @@ def prepare_input(h_II: Tensor | None, in_features: int, seed: int, device: torc
     if mean <= 0:
         raise CalibrationError(_NOT_SEMIDEFINITE)
     rotated, root = _root(rotation.rotate_hessian((h / mean).to(torch.float32)))
-    return InputContext(seed, device, rotation, rotated, root)
+    level = float(damped_level(root))
+    return InputContext(seed, device, rotation, rotated, root, level)
 
 
 def _root(h_II: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,6 +117,16 @@ def _root(h_II: Tensor) -> tuple[Tensor, Tensor]:
     raise CalibrationError(_NOT_SEMIDEFINITE)
 
 
+@dataclass(frozen=True)
+class Start:
+    """Q at rank 0, from which the configs of all ranks take their row scales."""
+
+    q: RoundedRows
+    #: steps by which the chosen scales exceed the rows' root mean squares
+    offset_O: Tensor
+    error: float
+
+
 @dataclass
 class MatrixContext:
     """One matrix in the rotated basis, with unit root mean square, and its input."""
@@ -120,6 +139,12 @@ class MatrixContext:
     w_OI: Tensor
     #: root mean square of the weight
     scale: float
+    #: Q of rank 0, by codebook, bits and states
+    starts: dict[tuple[str, int, int], Start] = field(default_factory=dict)
+
+    def error(self, w_hat_OI: Tensor) -> float:
+        """‖(W − Ŵ) S‖² in normalised, rotated units."""
+        return float(((self.w_OI - w_hat_OI) @ self.input.s_II).square().sum())
 
     @property
     def shape(self) -> tuple[int, int]:

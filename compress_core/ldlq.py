@@ -96,13 +96,20 @@ def reciprocal(x: Tensor) -> Tensor:
 
 
 def ldlq(
-    w_OI: Tensor, feedback: Feedback, codebook: Codebook, tail: Codebook, scale_O: Tensor, candidates: int = 1
+    w_OI: Tensor,
+    feedback: Feedback,
+    codebook: Codebook,
+    tail: Codebook,
+    scale_O: Tensor,
+    candidates: int = 1,
+    weight_O: Tensor | None = None,
 ) -> Rounded:
     """Round ``w`` (float32) to ``codebook`` with feedback; leftover single columns use ``tail``.
 
     Args:
         scale_O: what the source's unit deviation is, a row; 0 gives zeros.
         candidates: the rows are that many matrices below each other: a tile of the codebook spans rows of one.
+        weight_O: what a row's squared error in units of its scale counts for; default: the scale's square.
     """
     width = w_OI.shape[1]
     block = feedback.block
@@ -112,7 +119,7 @@ def ldlq(
     error_IO = torch.empty_like(w_IO)
     parts_PIO = w_IO.new_zeros(codebook.stages, *w_IO.shape)
     inverse_O = reciprocal(scale_O)
-    weight_CR = scale_O.square().reshape(candidates, -1)
+    weight_CR = (scale_O.square() if weight_O is None else weight_O).reshape(candidates, -1)
     panel = panel_width(block)
     for start in range(0, width, panel):
         stop = min(start + panel, width)

@@ -4,28 +4,49 @@ CALDERA's LPLR step (arXiv 2405.18886, alg. 2 and eq. 8) alternates between the 
 least-squares answer to the other one *as quantised*, and is itself rounded with feedback (ldlq) against the Hessian
 that it sees: R against H, L against R̂ H R̂ᵀ.
 
-Shapes: O = out_features, I = in_features, r = rank. a_OI, s_II (H = S Sᵀ, lower triangular), l_Or, r_rI.
+Shapes: O = out_features, I = in_features, r = rank, C = candidate scales. a_OI, s_II (H = S Sᵀ, lower triangular),
+l_Or, r_rI.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from compress_core.codebooks import get_codebook
+from compress_core.codebooks import Codebook, codebook_for
 from compress_core.errors import NonFiniteValues
-from compress_core.ldlq import Feedback, ldlq, make_feedback, reciprocal
+from compress_core.ldlq import Feedback, Rounded, ldlq, make_feedback, reciprocal
 
 #: columns beyond the rank in a subspace iteration
 _OVERSAMPLE = 8
 #: ridge of the small least-squares systems, relative to their mean diagonal
 _RIDGE = 1e-6
 #: candidate scales of a factor's component, as multiples of its root mean square
-_SCALE_MULTIPLES = (0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.45, 1.7, 2.1, 2.7)
+_SCALE_MULTIPLES = (0.8, 0.9, 1.0, 1.12, 1.25, 1.45)
 _FLOAT16_MAX = 65504.0
+#: bits from which a factor is stored as float16 values instead of codes
+FLOAT_BITS = 16
+
+
+@dataclass(frozen=True)
+class FactorCode:
+    """How factors are stored."""
+
+    bits_l: int
+    bits_r: int
+    #: codebook of Q, and its states
+    codebook: str
+    states: int
+
+
+def factor_codebook(rows: int, bits: int, codebook: str, states: int, device: torch.device) -> Codebook:
+    """Codebook of a factor of so many rows: the trellis where Q has it, at 4 bits and from 16 rows on; else scalar."""
+    name = "trellis" if codebook == "trellis" and bits == 4 else "scalar"
+    return codebook_for(rows, name, bits, device, states)
 
 
 @dataclass(frozen=True)
@@ -70,51 +91,53 @@ def random_start(width: int, rank: int, seed: int, device: torch.device) -> Tens
     return torch.randn(width, min(rank + _OVERSAMPLE, width), generator=generator).to(device)
 
 
-def component_scales(x_rX: Tensor, bits: int, weight_X: Tensor | None = None) -> Tensor:
-    """Scale of each row by (weighted) squared error, out of multiples of its root mean square; float32 (r,)."""
-    codebook = get_codebook("scalar", bits, x_rX.device)
-    rms_r = x_rX.square().mean(1).sqrt()
-    multiples = torch.tensor(_SCALE_MULTIPLES, device=x_rX.device)
-    scale_Cr = multiples[:, None] * rms_r
-    value_CrX = codebook.nearest(x_rX * reciprocal(scale_Cr)[..., None])[0] * scale_Cr[..., None]
-    error_CrX = (value_CrX - x_rX).square_()
-    if weight_X is not None:
-        error_CrX *= weight_X
-    return multiples[error_CrX.sum(-1).argmin(0)] * rms_r
-
-
 def _half(x: Tensor) -> Tensor:
     """Rounded to float16, saturating instead of overflowing."""
     return x.clamp(-_FLOAT16_MAX, _FLOAT16_MAX).to(torch.float16)
 
 
-def quantize_right(r_rI: Tensor, bits: int, feedback: Feedback) -> QuantizedFactor:
-    """R̂, rounded with feedback against H; one scale a row."""
-    if bits == 16:
-        return QuantizedFactor(_half(r_rI).float(), None, None)
-    codebook = get_codebook("scalar", bits, r_rI.device)
-    scales_r = _half(component_scales(r_rI, bits))
-    rounded = ldlq(r_rI, feedback, codebook, codebook, scales_r.float())
-    return QuantizedFactor(rounded.value_OI, codebook.codes(rounded.parts_PIO).T, scales_r)
+def quantize_right(r_rI: Tensor, codebook: Codebook, feedback: Feedback) -> QuantizedFactor:
+    """R̂, rounded with feedback against H; each component takes the scale that its own weighted error prefers."""
+    rms_r = r_rI.square().mean(1).sqrt()
+    scales_Cr = torch.stack([_half(rms_r * multiple) for multiple in _SCALE_MULTIPLES])
+    scale_Cr = scales_Cr.float()
+    count, rank = scale_Cr.shape
+    stacked = r_rI.repeat(count, 1)
+    tried = ldlq(stacked, feedback, codebook, codebook, scale_Cr.reshape(-1), count)
+    error_Cr = codebook.unit_sums(tried.weighted_error_O(stacked, feedback).reshape(count, rank))
+    best_r = error_Cr.argmin(0)
+    at_r = torch.arange(rank, device=r_rI.device)
+    rows_r = best_r * rank + at_r
+    chosen = Rounded(tried.parts_PIO[:, :, rows_r], tried.value_OI[rows_r])
+    return QuantizedFactor(chosen.value_OI, codebook.codes(chosen.parts_PIO.transpose(1, 2)), scales_Cr[best_r, at_r])
 
 
-def quantize_left(l_Or: Tensor, bits: int, gram_rr: Tensor, scale_O: Tensor) -> QuantizedFactor:
+def quantize_left(l_Or: Tensor, codebook: Codebook, gram_rr: Tensor, scale_O: Tensor) -> QuantizedFactor:
     """L̂ of diag(row scale)·L̂ ≈ L, rounded with feedback against the Gram matrix R̂ H R̂ᵀ; one scale a column."""
     l_Or = l_Or * reciprocal(scale_O)[:, None]
-    if bits == 16:
-        return QuantizedFactor(_half(l_Or).float(), None, None)
-    codebook = get_codebook("scalar", bits, l_Or.device)
-    scales_r = _half(component_scales(l_Or.T, bits, scale_O.square()))
+    weight_O = scale_O.square()
+    rms_r = ((l_Or.square() * weight_O[:, None]).sum(0) * reciprocal(weight_O.sum())).sqrt()
+    multiple = _scale_multiple(l_Or * reciprocal(rms_r), codebook, weight_O)
+    scales_r = _half(rms_r * multiple)
     scale_r = scales_r.float()
-    scaled_rr = _regularized(gram_rr * scale_r[:, None] * scale_r)
+    feedback = make_feedback(_regularized(gram_rr * scale_r[:, None] * scale_r), codebook.block)
     ones_O = torch.ones_like(scale_O)
-    rounded = ldlq(l_Or * reciprocal(scale_r), make_feedback(scaled_rr, 1), codebook, codebook, ones_O)
-    return QuantizedFactor(rounded.value_OI * scale_r, codebook.codes(rounded.parts_PIO).T, scales_r)
+    rounded = ldlq(l_Or * reciprocal(scale_r), feedback, codebook, codebook, ones_O, weight_O=weight_O)
+    return QuantizedFactor(rounded.value_OI * scale_r, codebook.codes(rounded.parts_PIO.transpose(1, 2)), scales_r)
 
 
-def decode_factor(codes: Tensor, scales_r: Tensor, bits: int, *, component_dim: int) -> Tensor:
+def _scale_multiple(unit_Or: Tensor, codebook: Codebook, weight_O: Tensor) -> Tensor:
+    """Scale of each column, out of multiples of its root mean square, by weighted squared error without feedback."""
+    multiples = torch.tensor(_SCALE_MULTIPLES, device=unit_Or.device)
+    tried_COr = unit_Or * reciprocal(multiples)[:, None, None]
+    value_COr = codebook.nearest(tried_COr, weight_O.expand(len(multiples), -1)).sum(0) * multiples[:, None, None]
+    error_Cr = ((value_COr - unit_Or).square() * weight_O[:, None]).sum(1)
+    return multiples[error_Cr.argmin(0)]
+
+
+def decode_factor(codes: Tensor, scales_r: Tensor, codebook: Codebook, *, component_dim: int) -> Tensor:
     """Values of stored codes; the same products as in quantisation, so bit-equal."""
-    values = get_codebook("scalar", bits, codes.device).decode(codes)
+    values = codebook.decode(codes)
     scale_r = scales_r.float()
     return values * (scale_r[:, None] if component_dim == 0 else scale_r)
 
@@ -138,47 +161,77 @@ def _solve(gram_rr: Tensor, right_rX: Tensor) -> Tensor:
     return torch.cholesky_solve(right_rX.to(torch.float64), root).to(torch.float32)
 
 
-def fit_factors(
-    a_OI: Tensor,
-    s_II: Tensor,
-    feedback: Feedback,
-    scale_O: Tensor,
-    *,
-    bits_l: int,
-    bits_r: int,
-    start_Ik: Tensor,
-    rank: int,
-    rounds: int,
-) -> tuple[Factors, float]:
-    """diag(row scale)·L̂·R̂ ≈ A under H, and the error ‖(A − …) S‖² it leaves.
+@dataclass(frozen=True)
+class LowRank:
+    """The best rank-r L·R of A under H, not quantised: L orthonormal, R = Lᵀ A."""
+
+    left_Or: Tensor
+    right_rI: Tensor
+    #: V: whitened input directions that L·R corrects, orthonormal
+    directions_Ir: Tensor
+
+    @property
+    def product_OI(self) -> Tensor:
+        return self.left_Or @ self.right_rI
+
+
+def best_low_rank(a_OI: Tensor, s_II: Tensor, start_Ik: Tensor, rank: int, rounds: int = 2) -> LowRank:
+    """Minimise ‖(A − L R) S‖²: the leading singular directions of A S (Eckart-Young), by subspace iteration.
 
     Args:
-        feedback: factorisation of the (regularised) H for single columns.
+        start_Ik: start of the iteration in whitened input coordinates, k ≥ rank columns.
+    """
+    image_OI = a_OI @ s_II
+    directions_Ir = top_directions(image_OI, rank, start_Ik, rounds)
+    left_Or, _ = torch.linalg.qr(image_OI @ directions_Ir)
+    return LowRank(left_Or, left_Or.T @ a_OI, directions_Ir)
+
+
+def quantize_factors(
+    a_OI: Tensor,
+    s_II: Tensor,
+    feedback_of: Callable[[int], Feedback],
+    low: LowRank,
+    scale_O: Tensor,
+    code: FactorCode,
+) -> tuple[Factors, float]:
+    """diag(row scale)·L̂·R̂ ≈ A under H, from its best L·R, and the error ‖(A − …) S‖² it leaves.
+
+    R is fitted anew to the rounded L before it is rounded itself; L then to the rounded R.
+
+    Args:
+        feedback_of: factorisation of the (regularised) H by block width.
         scale_O: scale of each row, as stored.
-        start_Ik: start of the subspace iteration in whitened input coordinates, k ≥ rank columns.
-        rounds: refits of R, unrounded, to L̂ before both are rounded; only the last rounding of R needs a column loop.
 
     Raises:
         NonFiniteValues: the factors overflowed.
     """
     image_OI = a_OI @ s_II
-    directions_Ir = top_directions(image_OI, rank, start_Ik, rounds=2)
-    left_Or, _ = torch.linalg.qr(image_OI @ directions_Ir)
-    right_rI = left_Or.T @ a_OI
-    for _ in range(rounds):
-        scaled_Or = _quantized_left(right_rI, s_II, image_OI, bits_l, scale_O).value * scale_O[:, None]
+    rank = low.right_rI.shape[0]
+    right_rI = low.right_rI
+    if code.bits_l < FLOAT_BITS:
+        scaled_Or = _left(right_rI, s_II, image_OI, code, scale_O).value * scale_O[:, None]
         right_rI = _solve(_gram(scaled_Or.T), scaled_Or.T @ a_OI)
-    right = quantize_right(right_rI, bits_r, feedback)
-    left = _quantized_left(right.value, s_II, image_OI, bits_l, scale_O)
-    factors = Factors(left, right, scale_O)
+    if code.bits_r == FLOAT_BITS:
+        right = QuantizedFactor(_half(right_rI).float(), None, None)
+    else:
+        codebook = factor_codebook(rank, code.bits_r, code.codebook, code.states, a_OI.device)
+        right = quantize_right(right_rI, codebook, feedback_of(codebook.block))
+    factors = Factors(_left(right.value, s_II, image_OI, code, scale_O), right, scale_O)
     error = float(((a_OI - factors.product_OI) @ s_II).square().sum())
     if not math.isfinite(error):
         raise NonFiniteValues("low-rank factors overflowed: the Hessian spans too many orders of magnitude")
     return factors, error
 
 
-def _quantized_left(right_rI: Tensor, s_II: Tensor, image_OI: Tensor, bits: int, scale_O: Tensor) -> QuantizedFactor:
+def _left(
+    right_rI: Tensor, s_II: Tensor, image_OI: Tensor, code: FactorCode, scale_O: Tensor
+) -> QuantizedFactor:
     """L̂ of the least-squares answer to a given R: (A S)(R S)ᵀ ((R S)(R S)ᵀ)⁻¹, rounded."""
     whitened_rI = right_rI @ s_II
     gram_rr = _gram(whitened_rI)
-    return quantize_left(_solve(gram_rr, whitened_rI @ image_OI.T).T, bits, gram_rr, scale_O)
+    l_Or = _solve(gram_rr, whitened_rI @ image_OI.T).T
+    if code.bits_l == FLOAT_BITS:
+        return QuantizedFactor(_half(l_Or * reciprocal(scale_O)[:, None]).float(), None, None)
+    codebook = factor_codebook(l_Or.shape[0], code.bits_l, code.codebook, code.states, l_Or.device)
+    return quantize_left(l_Or, codebook, gram_rr, scale_O)

@@ -36,6 +36,6 @@ def decode_row_scales(code_O: Tensor, largest: Tensor) -> Tensor:
     return _table(code_O.device)[code_O.long()] * largest
 
 
-def shifted(code_O: Tensor, steps: int) -> Tensor:
+def shifted(code_O: Tensor, steps: int | Tensor) -> Tensor:
     """Codes of scales 2^(steps/16) times as large, as far as the range goes; zero stays zero."""
     return torch.where(code_O == ZERO_CODE, code_O, (code_O - steps).clamp(0, ZERO_CODE - 1))

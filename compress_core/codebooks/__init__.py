@@ -11,7 +11,15 @@ from compress_core.codebooks.e8 import E8Codebook
 from compress_core.codebooks.scalar import ScalarCodebook
 from compress_core.codebooks.trellis import TrellisCodebook
 
-__all__ = ["Codebook", "E8Codebook", "ScalarCodebook", "TrellisCodebook", "get_codebook"]
+__all__ = ["Codebook", "E8Codebook", "ScalarCodebook", "TrellisCodebook", "codebook_for", "get_codebook"]
+
+#: a trellis tile of fewer rows is too short to be better than single weights
+TRELLIS_ROWS = 16
+
+
+def codebook_for(rows: int, name: str, bits: int, device: torch.device, states: int = 4096) -> Codebook:
+    """The codebook that a matrix of so many rows gets: the scalar one instead of the trellis below 16 rows."""
+    return get_codebook("scalar" if name == "trellis" and rows < TRELLIS_ROWS else name, bits, device, states)
 
 
 @lru_cache(maxsize=64)

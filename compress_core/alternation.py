@@ -1,0 +1,181 @@
+"""The alternation between Q and L·R: CALDERA's, with a Hessian softened where L·R will correct.
+
+CALDERA (arXiv 2405.18886, alg. 1) alternates between Q = LDLQ(W − L R) and L R = LPLR(W − Q). Here
+
+1. Q of rank 0 is found once for each codebook: row scales, rounding, descent. All ranks take their scales from it.
+2. For a rank, Q is rounded against the Hessian that *remains* once L·R has corrected its directions,
+
+       H' = S (I − (1 − κ) V Vᵀ) Sᵀ + φ·det(H)^(1/n)·I,      H = S Sᵀ,
+
+   where V spans the whitened input directions of L·R, κ is the share of the error energy there that quantised factors
+   leave behind, and the floor φ keeps Q within the codebook's range in directions that weigh nothing. det(H)^(1/n) is
+   what rounding with feedback leaves per weight (QuIP, arXiv 2307.13304, eq. 5), so the floor is a share of the error.
+3. L·R is the best answer to Q (Eckart-Young), Q descends given L·R, and so on: no step raises ‖(W − Q − L R) S‖² while
+   κ is 0. Only the last L·R is quantised.
+
+Factors of 8 and 16 bits are exact enough to start from L·R of W, whose rows then need not be coded by Q at all: what is
+rounded first is W outside the row space of R. With 4-bit factors Q comes first, and V are the top directions of H.
+
+Shapes: O = out_features, I = in_features, r = rank. w_OI, h_II.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compress_core.config import CompressionConfig
+from compress_core.context import MatrixContext, Start, damped
+from compress_core.descent import Curvature, make_curvature
+from compress_core.ldlq import Feedback, make_feedback
+from compress_core.lowrank import FactorCode, Factors, LowRank, best_low_rank, quantize_factors
+from compress_core.rounding import RoundedRows, Rounder
+from compress_core.row_scales import shifted
+
+#: called after each outer iteration with the fraction done; may raise Interrupted
+Progress = Callable[[float], None]
+
+#: row scales that are tried first, in steps of 2^(1/16) from the row's root mean square
+_WIDE_STEPS = (-4, -2, 0, 2, 4, 7, 11)
+#: … and then, with descent, from the scale that was best
+_NARROW_STEPS = (-3, -1, 0, 2)
+#: passes of descent at each of the narrow steps, and at the chosen ones
+_NARROW_PASSES, _FINAL_PASSES = 2, 3
+#: damping of descent relative to the mean diagonal: for a singular H only
+_DESCENT_DAMPING = 1e-6
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the alternation goes for a precision of the factors."""
+
+    #: whether it starts from L·R of W instead of from Q
+    factors_first: bool
+    #: κ when rounding and in descent
+    kappa: float
+    kappa_descent: float
+    #: φ when rounding
+    floor: float
+
+
+#: by the coarser factor's bits
+_SCHEDULES = {
+    4: Schedule(factors_first=False, kappa=0.02, kappa_descent=0.007, floor=0.03),
+    8: Schedule(factors_first=True, kappa=1e-3, kappa_descent=1e-4, floor=0.05),
+    16: Schedule(factors_first=True, kappa=0.0, kappa_descent=0.0, floor=0.05),
+}
+
+
+@dataclass(frozen=True)
+class Decomposed:
+    """Q and L·R in normalised, rotated units; the error is ‖(W − Ŵ) S‖²."""
+
+    q: RoundedRows
+    factors: Factors | None
+    error: float
+
+
+def start_of(context: MatrixContext, config: CompressionConfig, rounder: Rounder) -> Start:
+    """Q at rank 0 and how far its row scales are from the natural ones; once per codebook and bits."""
+    key = (config.codebook, config.b_q, config.states)
+    if key not in context.starts:
+        w_OI = context.w_OI
+        feedback = context.input.feedback(rounder.codebook.block)
+        curvature = make_curvature(context.input.h_II, rounder.codebook.block)
+        natural_O = rounder.natural_codes(w_OI)
+        codes_O = rounder.search_rows(w_OI, feedback, natural_O, _WIDE_STEPS)
+        q = rounder.search_units(w_OI, feedback, curvature, codes_O, _NARROW_STEPS, _NARROW_PASSES)
+        q = rounder.descend(w_OI, q, curvature, _FINAL_PASSES)
+        error = context.error(q.rounded.value_OI)
+        context.starts[key] = Start(q, natural_O - q.row_codes_O, error)
+    return context.starts[key]
+
+
+def decompose(
+    context: MatrixContext, config: CompressionConfig, rounder: Rounder, progress: Progress | None = None
+) -> Decomposed:
+    """Q and L·R of a prepared matrix."""
+    start = start_of(context, config, rounder)
+    at_rank_0 = Decomposed(start.q, None, start.error)
+    if config.rank == 0:
+        return at_rank_0
+    return _Alternation(context, config, rounder, start).run(progress)
+
+
+@dataclass(frozen=True)
+class _Alternation:
+    """One config of rank 1 or more."""
+
+    context: MatrixContext
+    config: CompressionConfig
+    rounder: Rounder
+    start: Start
+
+    @property
+    def schedule(self) -> Schedule:
+        return _SCHEDULES[min(self.config.factor_bits_l, self.config.factor_bits_r)]
+
+    def run(self, progress: Progress | None) -> Decomposed:
+        w_OI = self.context.w_OI
+        q, low = self._first()
+        for iteration in range(1, self.config.iterations):
+            if progress is not None:
+                progress(iteration / self.config.iterations)
+            target_OI = w_OI - low.product_OI
+            q = self.rounder.descend(target_OI, q, self._curvature(low.directions_Ir), 1)
+            low = self._low_rank(w_OI - q.rounded.value_OI, low.directions_Ir)
+        best = self._quantized(q, low)
+        if best.error > self.start.error:
+            # factors too coarse to help such a Q: correct the Q of rank 0 with them instead
+            low = self._low_rank(w_OI - self.start.q.rounded.value_OI, low.directions_Ir)
+            best = min(best, self._quantized(self.start.q, low), key=lambda d: d.error)
+        if progress is not None:
+            progress(1.0)
+        return best
+
+    def _first(self) -> tuple[RoundedRows, LowRank]:
+        """The first Q and its L·R."""
+        context, w_OI = self.context, self.context.w_OI
+        directions_Ir = context.input.directions(self.config.rank)
+        source_OI = w_OI
+        if self.schedule.factors_first:
+            low = self._low_rank(w_OI, directions_Ir, rounds=3)
+            directions_Ir = low.directions_Ir
+            # what L·R can carry without any error at the end: the row space of R
+            basis_Ir = torch.linalg.qr(low.right_rI.T).Q
+            source_OI = w_OI - (w_OI @ basis_Ir) @ basis_Ir.T
+        codes_O = shifted(self.rounder.natural_codes(source_OI), self.start.offset_O)
+        q = self.rounder.round(source_OI, self._feedback(directions_Ir), codes_O)
+        return q, self._low_rank(w_OI - q.rounded.value_OI, directions_Ir)
+
+    def _low_rank(self, a_OI: Tensor, directions_Ir: Tensor, rounds: int = 2) -> LowRank:
+        shared = self.context.input
+        extra_Ik = shared.start(0)[:, : a_OI.shape[1] - self.config.rank]
+        return best_low_rank(a_OI, shared.s_II, torch.cat([directions_Ir, extra_Ik], dim=1), self.config.rank, rounds)
+
+    def _remaining(self, directions_Ir: Tensor, kappa: float, damping: float) -> Tensor:
+        """H − (1 − κ)(S V)(S V)ᵀ + damping·mean(diag H)·I, float64."""
+        corrected = (self.context.input.s_II @ directions_Ir).to(torch.float64)
+        h64 = damped(self.context.input.h_II, damping)
+        return h64.addmm_(corrected, corrected.T, alpha=kappa - 1)
+
+    def _feedback(self, directions_Ir: Tensor) -> Feedback:
+        floor = self.schedule.floor * self.context.input.level
+        return make_feedback(
+            self._remaining(directions_Ir, self.schedule.kappa, floor), self.rounder.codebook.block
+        )
+
+    def _curvature(self, directions_Ir: Tensor) -> Curvature:
+        h_II = self._remaining(directions_Ir, self.schedule.kappa_descent, _DESCENT_DAMPING)
+        return make_curvature(h_II.to(torch.float32), self.rounder.codebook.block)
+
+    def _quantized(self, q: RoundedRows, low: LowRank) -> Decomposed:
+        shared, config = self.context.input, self.config
+        code = FactorCode(config.factor_bits_l, config.factor_bits_r, config.codebook, config.states)
+        factors, error = quantize_factors(
+            self.context.w_OI - q.rounded.value_OI, shared.s_II, shared.feedback, low, q.scale_O, code
+        )
+        return Decomposed(q, factors, error)

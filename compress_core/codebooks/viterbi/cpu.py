@@ -207,8 +207,8 @@ def _tail_biting(x_T, root_T, m_TG, scratch, table, ordered, order, bits, log_st
     """The free search across the seam, then the search that starts and ends in its overlap."""
     length = x_T.shape[0]
     symbol_mask = (1 << bits) - 1
-    window = min(2 * half, length)
-    first = length - half
+    window = 2 * half
+    first = -half % length
     m_TG[0] = 0
     _forward(x_T, root_T, first, window, m_TG, scratch, ordered, order, bits, log_states)
     g = np.argmin(m_TG[window])
@@ -232,7 +232,7 @@ def _search(x_NT, root_NT, table, ordered, order, bits, log_states, half, out_NT
         for n in range(tiles):
             _enumerate(x_NT[n], root_NT[n], table, bits, log_states, out_NT[n])
         return
-    m_TG = np.empty((length + 1, 1 << (log_states - bits)), np.float32)
+    m_TG = np.empty((max(length, 2 * half) + 1, 1 << (log_states - bits)), np.float32)
     scratch = np.empty((ordered.shape[0], ordered.shape[2]), np.float32)
     for n in range(tiles):
         _tail_biting(x_NT[n], root_NT[n], m_TG, scratch, table, ordered, order, bits, log_states, half, out_NT[n])
@@ -241,7 +241,7 @@ def _search(x_NT, root_NT, table, ordered, order, bits, log_states, half, out_NT
 def _ordered(table_S: np.ndarray, bits: int, log_states: int) -> tuple[np.ndarray, int]:
     """The table in the order of the loops that suit it, three-dimensional, and which loops these are."""
     symbols, overlaps = 1 << bits, 1 << (log_states - bits)
-    if bits == 2 or (bits == 3 and log_states > 8):
+    if (bits == 2 and log_states >= 4) or (bits == 3 and log_states > 8):
         spread = np.ascontiguousarray(table_S.reshape(symbols, -1, symbols).transpose(2, 0, 1))
         return spread, _PAIRS if bits == 2 else _TRIPLES
     if bits >= 3 and overlaps >= 8:

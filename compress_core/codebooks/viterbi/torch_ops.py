@@ -31,7 +31,7 @@ def viterbi(x_NT: Tensor, table_S: Tensor, bits: int, weight_NT: Tensor | None =
     if enumerated(length, bits, log_states):
         return _enumerate(x_NT, root_NT, table_S, bits, log_states)
     half = seam_half(length, bits, log_states)
-    at_once = max(_NOTES_BYTES // max((states >> bits) * length, 4 * states), 1)
+    at_once = max(_NOTES_BYTES // max((states >> bits) * max(length, 2 * half), 4 * states), 1)
     parts = [
         _tail_biting(x, root, table_S, bits, log_states, half)
         for x, root in zip(x_NT.split(at_once), root_NT.split(at_once), strict=True)
@@ -43,7 +43,7 @@ def _tail_biting(x_NT: Tensor, root_NT: Tensor, table_S: Tensor, bits: int, log_
     """The free search across the seam, then the search that starts and ends in its overlap."""
     tiles, length = x_NT.shape
     overlaps = 1 << (log_states - bits)
-    window = torch.arange(-half, min(2 * half, length) - half, device=x_NT.device) % length
+    window = torch.arange(-half, half, device=x_NT.device) % length
     start_NG = x_NT.new_zeros(tiles, overlaps)
     cost_NG, noted_WNG = _forward(x_NT[:, window], root_NT[:, window], start_NG, table_S, bits)
     _, seam_N = _back(noted_WNG[half:], cost_NG.argmin(1), bits, log_states)

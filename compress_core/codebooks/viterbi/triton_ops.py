@@ -69,8 +69,7 @@ def _walk(
         tl.store(cost_ptr + overlap_G, best_G)
         tl.debug_barrier()
     for step in range(steps):
-        position = first + step
-        position = tl.where(position < length, position, position - length)
+        position = (first + step) % length
         x = tl.load(x_ptr + position)
         if WEIGHTED:
             root = tl.load(root_ptr + position)
@@ -109,7 +108,7 @@ def _walk(
     return best_G
 
 
-@triton.jit(do_not_specialize=["tiles", "length", "half", "window"])
+@triton.jit(do_not_specialize=["tiles", "length", "half"])
 def _search(
     symbols_ptr: tl.tensor,
     x_ptr: tl.tensor,
@@ -120,7 +119,6 @@ def _search(
     tiles: tl.tensor,
     length: tl.tensor,
     half: tl.tensor,
-    window: tl.tensor,
     WEIGHTED: tl.constexpr,
     BITS: tl.constexpr,
     OVERLAPS: tl.constexpr,
@@ -130,7 +128,7 @@ def _search(
     """Symbols of every tile; program p takes tiles p, p + programs, … with scratch of its own."""
     program = tl.program_id(0).to(tl.int64)
     cost_ptr += program * 2 * OVERLAPS
-    back_ptr += program * length * OVERLAPS
+    back_ptr += program * tl.maximum(length, half) * OVERLAPS
     overlap_G = tl.arange(0, OVERLAPS)
     for turn in range(tl.cdiv(tiles - tl.program_id(0), tl.num_programs(0))):
         tile = program + turn * tl.num_programs(0)
@@ -141,11 +139,11 @@ def _search(
         # the free search across the seam: its overlap there
         free_G = _walk(
             tl.zeros([OVERLAPS], tl.float32), x_T_ptr, root_T_ptr, table_ptr, cost_ptr, back_ptr,
-            length, length - half, window, half, WEIGHTED, BITS, OVERLAPS, CHUNK, RESIDENT,
+            length, (half // length + 1) * length - half, 2 * half, half, WEIGHTED, BITS, OVERLAPS, CHUNK, RESIDENT,
         )  # fmt: skip
         overlap = tl.argmin(free_G, axis=0)
-        for back in range(window - half):
-            high = tl.load(back_ptr + (window - half - 1 - back) * OVERLAPS + overlap).to(tl.int32)
+        for back in range(half):
+            high = tl.load(back_ptr + (half - 1 - back) * OVERLAPS + overlap).to(tl.int32)
             overlap = (high * OVERLAPS + overlap) >> BITS
         tl.debug_barrier()
 
@@ -206,11 +204,12 @@ def _launch(
     half = seam_half(length, bits, states.bit_length() - 1)
     x_NT = x_NT.to(torch.float32).clamp(-_FAR, _FAR).contiguous()
     # one program a tile, or as many as have room, with equally many turns each
-    room = max(1, scratch_bytes // (overlaps * (length + 8)))
+    rows = max(length, half)
+    room = max(1, scratch_bytes // (overlaps * (rows + 8)))
     programs = triton.cdiv(tiles, triton.cdiv(tiles, room))
     # an argument that the kernel leaves alone is some tensor of the right type
     cost = x_NT if resident else torch.empty(programs * 2 * overlaps, dtype=torch.float32, device=device)
-    back = torch.empty(programs * length * overlaps, dtype=torch.uint8, device=device)
+    back = torch.empty(programs * rows * overlaps, dtype=torch.uint8, device=device)
     with torch.cuda.device_of(x_NT):
         _search[(programs,)](
             symbols_NT,
@@ -222,7 +221,6 @@ def _launch(
             tiles,
             length,
             half,
-            min(2 * half, length),
             WEIGHTED=weight_NT is not None,
             BITS=bits,
             OVERLAPS=overlaps,

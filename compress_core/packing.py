@@ -9,6 +9,8 @@ from torch import Tensor
 _CHUNK = 1 << 20
 #: codes that begin and end on whole bytes together, whatever their bits
 _GROUP = 8
+#: groups that are unpacked at once
+_STRIP = 1 << 16
 #: bits up to which a group fits into 32 bits
 _WORD_BITS = 4
 
@@ -42,7 +44,7 @@ def pack_bits(values: Tensor, bits: int) -> Tensor:
 
 
 def unpack_bits(packed: Tensor, bits: int, count: int) -> Tensor:
-    """Inverse of :func:`pack_bits`: int32 (count,).
+    """Inverse of :func:`pack_bits`: (count,), uint8 up to 8 bits and int32 above.
 
     Raises:
         ValueError: bits is not in 1 … 16, or the number of bytes does not fit.
@@ -54,35 +56,43 @@ def unpack_bits(packed: Tensor, bits: int, count: int) -> Tensor:
         )
     data = packed.reshape(-1)
     if bits == 8:
-        return data.to(torch.int32)
+        return data
+    if bits == 16:
+        data_N2 = data.reshape(-1, 2).to(torch.int32)
+        return data_N2[:, 0] | (data_N2[:, 1] << 8)
     groups = -(-count // _GROUP)
     if missing := groups * bits - data.numel():
         data = torch.nn.functional.pad(data, (0, missing))
-    data_GB = data.reshape(groups, bits)
-    codes_G8 = _unpack_words(data_GB, bits) if bits <= _WORD_BITS else _unpack_columns(data_GB, bits)
+    if 8 % bits == 0:
+        shifts = torch.arange(0, 8, bits, device=data.device, dtype=torch.uint8)
+        return (data[:, None] >> shifts).bitwise_and_(2**bits - 1).reshape(-1)[:count]
+    dtype = torch.uint8 if bits < 8 else torch.int32
+    codes_G8 = torch.empty(groups, _GROUP, dtype=dtype, device=data.device)
+    unpack = _unpack_words if bits <= _WORD_BITS else _unpack_columns
+    # strips whose temporaries stay in the cache
+    for strip_GB, into_G8 in zip(data.reshape(groups, bits).split(_STRIP), codes_G8.split(_STRIP), strict=True):
+        unpack(strip_GB, bits, into_G8)
     return codes_G8.reshape(-1)[:count]
 
 
-def _unpack_words(data_GB: Tensor, bits: int) -> Tensor:
+def _unpack_words(data_GB: Tensor, bits: int, into_G8: Tensor) -> None:
     """Eight codes of a group out of one 32-bit word."""
     word_G = data_GB[:, 0].to(torch.int32)
     for byte in range(1, bits):
         word_G |= data_GB[:, byte].to(torch.int32) << (8 * byte)
     shifts_8 = torch.arange(0, _GROUP * bits, bits, device=data_GB.device, dtype=torch.int32)
-    return (word_G[:, None] >> shifts_8).bitwise_and_(2**bits - 1)
+    into_G8.copy_((word_G[:, None] >> shifts_8).bitwise_and_(2**bits - 1))
 
 
-def _unpack_columns(data_GB: Tensor, bits: int) -> Tensor:
+def _unpack_columns(data_GB: Tensor, bits: int, into_G8: Tensor) -> None:
     """The codes of all groups, one place in the group after another, each out of the bytes that it lies in."""
     bytes_BG = data_GB.T.contiguous().to(torch.int32)
-    codes_G8 = torch.empty(data_GB.shape[0], _GROUP, dtype=torch.int32, device=data_GB.device)
     for place in range(_GROUP):
         first, shift = divmod(place * bits, 8)
         code_G = bytes_BG[first] >> shift
         for byte in range(first + 1, (place * bits + bits - 1) // 8 + 1):
             code_G |= bytes_BG[byte] << (8 * (byte - first) - shift)
-        torch.bitwise_and(code_G, 2**bits - 1, out=codes_G8[:, place])
-    return codes_G8
+        into_G8[:, place] = code_G.bitwise_and_(2**bits - 1)
 
 
 def _check(bits: int) -> None:

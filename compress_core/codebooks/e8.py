@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from compress_core.codebooks.base import Codebook
+from compress_core.codebooks.gather import gather
 
 WIDTH = 8
 #: (coordinates 5/2, coordinates 3/2) of each type of absolute-value vector; the others are 1/2
@@ -256,9 +257,9 @@ class E8Codebook(Codebook):
         return torch.stack(columns, dim=-1).to(torch.int32)
 
     def decode(self, codes_RK: Tensor) -> Tensor:
-        value = self._stage_values[0].index_select(0, codes_RK[:, 0])
+        value = gather(self._stage_values[0], codes_RK[:, 0])
         if self._second is not None:
-            value = value + self._stage_values[1].index_select(0, codes_RK[:, 1])
+            value += gather(self._stage_values[1], codes_RK[:, 1])
         return value
 
     @cached_property

@@ -15,6 +15,7 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from compress_core.codebooks.base import Codebook
+from compress_core.codebooks.gather import gather
 
 #: mean squared error on a unit Gaussian by bits; compare the Shannon bound 4^-b
 GAUSSIAN_MSE = {2: 0.11748, 3: 0.03454, 4: 0.009497, 5: 0.002499, 6: 0.000641, 7: 0.000162, 8: 0.0000408}
@@ -88,5 +89,4 @@ class ScalarCodebook(Codebook):
         return torch.bucketize(parts_PRB[0].contiguous(), self.edges).to(torch.int32)
 
     def decode(self, codes_RK: Tensor) -> Tensor:
-        # a gather by 32-bit integers needs no 64-bit copy of the codes
-        return self.levels.index_select(0, codes_RK.reshape(-1)).reshape(codes_RK.shape)
+        return gather(self.levels, codes_RK)

@@ -11,7 +11,7 @@ Shapes: C = candidates, R = rows, B = columns, N = tiles, T = weights of a tile.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -42,6 +42,13 @@ class TileGroup:
         values = values_NT.reshape(-1, self.down, self.across, self.width, self.height).permute(0, 1, 4, 2, 3)
         area = self.area(into_CRB)
         area.copy_(values.reshape(area.shape))
+
+    def strips(self, most: int) -> Iterator[TileGroup]:
+        """The group from top to bottom in groups of at most so many weights, but of one row of tiles at least."""
+        step = max(1, most // (self.height * self.across * self.width))
+        for first in range(0, self.down, step):
+            row = self.row + first * self.height
+            yield replace(self, row=row, down=min(step, self.down - first))
 
     @property
     def _rows(self) -> slice:

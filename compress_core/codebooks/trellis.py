@@ -24,6 +24,8 @@ from compress_core.codebooks.viterbi import states_of, viterbi
 
 TILE_ROWS = 128
 TILE_COLUMNS = 2
+#: weights that are decoded at once: what is in between stays in the cache
+_STRIP = 1 << 18
 
 
 class TrellisCodebook(Codebook):
@@ -72,12 +74,13 @@ class TrellisCodebook(Codebook):
         codes_CRK = codes_RK.unsqueeze(0)
         values = torch.empty(codes_CRK.shape, dtype=torch.float32, device=codes_RK.device)
         for group in self._groups(codes_CRK):
-            if group.height > self._reach:
-                state = self._states_in_place(codes_RK, group).reshape(-1)
-                area = group.area(values)
-                area.copy_(self.table_S.index_select(0, state).reshape(area.shape))
-            else:
+            if group.height <= self._reach:
                 group.put(self._values(group.take(codes_CRK)), values)
+                continue
+            for strip in group.strips(_STRIP):
+                state = self._states_in_place(codes_RK, strip).reshape(-1)
+                area = strip.area(values)
+                area.copy_(self.table_S.index_select(0, state).reshape(area.shape))
         return values[0]
 
     @property

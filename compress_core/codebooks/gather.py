@@ -1,4 +1,4 @@
-"""Table look-up for whole matrices of codes, in strips: temporaries of 64-bit indices would cost more than the look-up."""
+"""Table look-up for whole matrices of codes, in strips: 64-bit copies of all indices would cost more than it does."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import compress_core
 from compress_core.checkpoint import open_checkpoint
 from compress_core.checkpoint.read import TORCH_DTYPES
 from compress_core.compressed import CompressedMatrix

@@ -1,20 +1,20 @@
 """The alternation between Q and L·R: CALDERA's, with a Hessian softened where L·R will correct.
 
-CALDERA (arXiv 2405.18886, alg. 1) alternates between Q = LDLQ(W − L R) and L R = LPLR(W − Q). Here
+CALDERA (arXiv 2405.18886, alg. 1) alternates between Q = LDLQ(W − L R) and L R = LPLR(W − Q), as if L·R were exact.
+Here the noise δ that quantising the factors adds, relative to the energy that L·R carries, decides every step.
 
 1. Q of rank 0 is found once for each codebook: row scales, rounding, descent. All ranks take their scales from it.
-2. For a rank, Q is rounded against the Hessian that *remains* once L·R has corrected its directions,
+2. For a rank, V are the leading whitened directions of W (of W S). Q need not code what L·R carries anyway: of W's part
+   in these directions, L₀·Vᵀ S⁻¹, as much is taken out as pays. With a = the error that rounding leaves per unit of
+   ‖W‖², L₀ minimises a·‖W − L₀ Vᵀ S⁻¹‖² + δ·‖L₀‖²: with exact factors all, with coarse ones a shrunken part.
+3. Q is rounded against the Hessian that *remains* once L·R has corrected its directions,
 
-       H' = S (I − (1 − κ) V Vᵀ) Sᵀ + φ·det(H)^(1/n)·I,      H = S Sᵀ,
+       H' = S (I − (1 − κ) V Vᵀ) Sᵀ + φ·det(H)^(1/n)·I,      H = S Sᵀ,   κ ≈ δ,
 
-   where V spans the whitened input directions of L·R, κ is the share of the error energy there that quantised factors
-   leave behind, and the floor φ keeps Q within the codebook's range in directions that weigh nothing. det(H)^(1/n) is
-   what rounding with feedback leaves per weight (QuIP, arXiv 2307.13304, eq. 5), so the floor is a share of the error.
-3. L·R is the best answer to Q (Eckart-Young), Q descends given L·R, and so on: no step raises ‖(W − Q − L R) S‖² while
+   where the floor φ keeps Q within the codebook's range in directions that weigh nothing. det(H)^(1/n) is what rounding
+   with feedback leaves per weight (QuIP, arXiv 2307.13304, lemma 2), so the floor is a share of the error.
+4. L·R is the best answer to Q (Eckart-Young), Q descends given L·R, and so on: no step raises ‖(W − Q − L R) S‖² where
    κ is 0. Only the last L·R is quantised.
-
-Factors of 8 and 16 bits are exact enough to start from L·R of W, whose rows then need not be coded by Q at all: what is
-rounded first is W outside the row space of R. With 4-bit factors Q comes first, and V are the top directions of H.
 
 Shapes: O = out_features, I = in_features, r = rank. w_OI, h_II.
 """
@@ -30,8 +30,17 @@ from torch import Tensor
 from compress_core.config import CompressionConfig
 from compress_core.context import MatrixContext, Start, damped
 from compress_core.descent import Curvature, make_curvature
-from compress_core.ldlq import Feedback, make_feedback
-from compress_core.lowrank import FactorCode, Factors, LowRank, best_low_rank, quantize_factors
+from compress_core.ldlq import Feedback, make_feedback, reciprocal
+from compress_core.lowrank import (
+    FactorCode,
+    Factors,
+    LowRank,
+    best_low_rank,
+    factor_noise,
+    gram,
+    quantize_factors,
+    solve,
+)
 from compress_core.rounding import RoundedRows, Rounder
 from compress_core.row_scales import shifted
 
@@ -44,29 +53,14 @@ _WIDE_STEPS = (-4, -2, 0, 2, 4, 7, 11)
 _NARROW_STEPS = (-3, -1, 0, 2)
 #: passes of descent at each of the narrow steps, and at the chosen ones
 _NARROW_PASSES, _FINAL_PASSES = 2, 3
+#: κ in multiples of δ, when rounding and in descent
+_KAPPA, _KAPPA_DESCENT = 1.5, 0.3
+#: φ
+_FLOOR = 0.04
+#: how much of the rank-0 error per unit of ‖W‖² is left once the Hessian is softened: the a of step 2
+_SOFTENED = 0.7
 #: damping of descent relative to the mean diagonal: for a singular H only
 _DESCENT_DAMPING = 1e-6
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How the alternation goes for a precision of the factors."""
-
-    #: whether it starts from L·R of W instead of from Q
-    factors_first: bool
-    #: κ when rounding and in descent
-    kappa: float
-    kappa_descent: float
-    #: φ when rounding
-    floor: float
-
-
-#: by the coarser factor's bits
-_SCHEDULES = {
-    4: Schedule(factors_first=False, kappa=0.02, kappa_descent=0.007, floor=0.03),
-    8: Schedule(factors_first=True, kappa=1e-3, kappa_descent=1e-4, floor=0.05),
-    16: Schedule(factors_first=True, kappa=0.0, kappa_descent=0.0, floor=0.05),
-}
 
 
 @dataclass(frozen=True)
@@ -115,8 +109,14 @@ class _Alternation:
     start: Start
 
     @property
-    def schedule(self) -> Schedule:
-        return _SCHEDULES[min(self.config.factor_bits_l, self.config.factor_bits_r)]
+    def code(self) -> FactorCode:
+        config = self.config
+        return FactorCode(config.factor_bits_l, config.factor_bits_r, config.codebook, config.states)
+
+    @property
+    def noise(self) -> float:
+        """δ."""
+        return factor_noise(self.code, self.context.shape[0], self.config.rank)
 
     def run(self, progress: Progress | None) -> Decomposed:
         w_OI = self.context.w_OI
@@ -138,18 +138,22 @@ class _Alternation:
 
     def _first(self) -> tuple[RoundedRows, LowRank]:
         """The first Q and its L·R."""
-        context, w_OI = self.context, self.context.w_OI
-        directions_Ir = context.input.directions(self.config.rank)
-        source_OI = w_OI
-        if self.schedule.factors_first:
-            low = self._low_rank(w_OI, directions_Ir, rounds=3)
-            directions_Ir = low.directions_Ir
-            # what L·R can carry without any error at the end: the row space of R
-            basis_Ir = torch.linalg.qr(low.right_rI.T).Q
-            source_OI = w_OI - (w_OI @ basis_Ir) @ basis_Ir.T
+        w_OI = self.context.w_OI
+        directions_Ir = self._low_rank(w_OI, self.context.input.directions(self.config.rank), rounds=3).directions_Ir
+        source_OI = w_OI - self._carried(directions_Ir)
         codes_O = shifted(self.rounder.natural_codes(source_OI), self.start.offset_O)
         q = self.rounder.round(source_OI, self._feedback(directions_Ir), codes_O)
         return q, self._low_rank(w_OI - q.rounded.value_OI, directions_Ir)
+
+    def _carried(self, directions_Ir: Tensor) -> Tensor:
+        """L₀·Vᵀ S⁻¹, the part of W that Q need not code."""
+        w_OI, s_II = self.context.w_OI, self.context.input.s_II
+        energy = w_OI.to(torch.float64).square().sum()
+        share = _SOFTENED * self.start.error * reciprocal(energy)
+        right_rI = torch.linalg.solve_triangular(s_II.T, directions_Ir, upper=True).T
+        gram_rr = share * gram(right_rI)
+        gram_rr.diagonal().add_(self.noise)
+        return (share.to(torch.float32) * (w_OI @ right_rI.T)) @ solve(gram_rr, right_rI)
 
     def _low_rank(self, a_OI: Tensor, directions_Ir: Tensor, rounds: int = 2) -> LowRank:
         shared = self.context.input
@@ -163,19 +167,15 @@ class _Alternation:
         return h64.addmm_(corrected, corrected.T, alpha=kappa - 1)
 
     def _feedback(self, directions_Ir: Tensor) -> Feedback:
-        floor = self.schedule.floor * self.context.input.level
-        return make_feedback(
-            self._remaining(directions_Ir, self.schedule.kappa, floor), self.rounder.codebook.block
-        )
+        floor = _FLOOR * self.context.input.level
+        return make_feedback(self._remaining(directions_Ir, _KAPPA * self.noise, floor), self.rounder.codebook.block)
 
     def _curvature(self, directions_Ir: Tensor) -> Curvature:
-        h_II = self._remaining(directions_Ir, self.schedule.kappa_descent, _DESCENT_DAMPING)
+        h_II = self._remaining(directions_Ir, _KAPPA_DESCENT * self.noise, _DESCENT_DAMPING)
         return make_curvature(h_II.to(torch.float32), self.rounder.codebook.block)
 
     def _quantized(self, q: RoundedRows, low: LowRank) -> Decomposed:
-        shared, config = self.context.input, self.config
-        code = FactorCode(config.factor_bits_l, config.factor_bits_r, config.codebook, config.states)
-        factors, error = quantize_factors(
-            self.context.w_OI - q.rounded.value_OI, shared.s_II, shared.feedback, low, q.scale_O, code
-        )
+        shared = self.context.input
+        residual_OI = self.context.w_OI - q.rounded.value_OI
+        factors, error = quantize_factors(residual_OI, shared.s_II, shared.feedback, low, q.scale_O, self.code)
         return Decomposed(q, factors, error)

@@ -11,7 +11,7 @@ from torch import Tensor
 from compress_core.alternation import Progress, decompose
 from compress_core.codebooks.rtn import rtn_codes, rtn_scales
 from compress_core.compressed import CompressedMatrix, pack_factors, pack_q
-from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
+from compress_core.config import CompressionConfig
 from compress_core.context import MatrixContext, checked_weight, prepare_matrix
 from compress_core.gptq import gptq
 from compress_core.packing import pack_bits

@@ -49,6 +49,26 @@ def factor_codebook(rows: int, bits: int, codebook: str, states: int, device: to
     return codebook_for(rows, name, bits, device, states)
 
 
+#: relative noise of factors in float16
+_FLOAT16_NOISE = 2.0**-22
+#: mean squared errors in multiples of Shannon's bound 4^−bits, near enough for δ
+_OVER_SHANNON = {"trellis": 1.4, "scalar": 2.5}
+#: how much of R's noise the fit of L to the rounded R leaves, as measured (L's own noise stays, and a fifth more)
+_LEFT_SHARE, _RIGHT_SHARE = 1.2, 0.1
+
+
+def factor_noise(code: FactorCode, out_features: int, rank: int) -> float:
+    """δ: the error that quantising adds, relative to the energy ‖L R S‖² of the product."""
+
+    def mse(rows: int, bits: int) -> float:
+        if bits == FLOAT_BITS:
+            return _FLOAT16_NOISE
+        codebook = factor_codebook(rows, bits, code.codebook, code.states, torch.device("cpu"))
+        return _OVER_SHANNON[codebook.name] * 4.0**-bits
+
+    return _LEFT_SHARE * mse(out_features, code.bits_l) + _RIGHT_SHARE * mse(rank, code.bits_r)
+
+
 @dataclass(frozen=True)
 class QuantizedFactor:
     """A factor as stored: codes and a float16 scale a component, or float16 values (16 bits)."""
@@ -142,7 +162,7 @@ def decode_factor(codes: Tensor, scales_r: Tensor, codebook: Codebook, *, compon
     return values * (scale_r[:, None] if component_dim == 0 else scale_r)
 
 
-def _gram(x_rX: Tensor) -> Tensor:
+def gram(x_rX: Tensor) -> Tensor:
     """X Xᵀ in float64: positive semidefinite to float64 rounding, which a float32 product is not."""
     x64 = x_rX.to(torch.float64)
     return x64 @ x64.T
@@ -155,8 +175,8 @@ def _regularized(gram_rr: Tensor) -> Tensor:
     return gram_rr + ridge * torch.eye(gram_rr.shape[0], dtype=gram_rr.dtype, device=gram_rr.device)
 
 
-def _solve(gram_rr: Tensor, right_rX: Tensor) -> Tensor:
-    """(gram + ridge)⁻¹ · right, solved in float64, returned in float32."""
+def solve(gram_rr: Tensor, right_rX: Tensor) -> Tensor:
+    """(gram + ridge)⁻¹ · right for a positive semidefinite gram, solved in float64, returned in float32."""
     root = torch.linalg.cholesky(_regularized(gram_rr))
     return torch.cholesky_solve(right_rX.to(torch.float64), root).to(torch.float32)
 
@@ -211,7 +231,7 @@ def quantize_factors(
     right_rI = low.right_rI
     if code.bits_l < FLOAT_BITS:
         scaled_Or = _left(right_rI, s_II, image_OI, code, scale_O).value * scale_O[:, None]
-        right_rI = _solve(_gram(scaled_Or.T), scaled_Or.T @ a_OI)
+        right_rI = solve(gram(scaled_Or.T), scaled_Or.T @ a_OI)
     if code.bits_r == FLOAT_BITS:
         right = QuantizedFactor(_half(right_rI).float(), None, None)
     else:
@@ -224,13 +244,11 @@ def quantize_factors(
     return factors, error
 
 
-def _left(
-    right_rI: Tensor, s_II: Tensor, image_OI: Tensor, code: FactorCode, scale_O: Tensor
-) -> QuantizedFactor:
+def _left(right_rI: Tensor, s_II: Tensor, image_OI: Tensor, code: FactorCode, scale_O: Tensor) -> QuantizedFactor:
     """L̂ of the least-squares answer to a given R: (A S)(R S)ᵀ ((R S)(R S)ᵀ)⁻¹, rounded."""
     whitened_rI = right_rI @ s_II
-    gram_rr = _gram(whitened_rI)
-    l_Or = _solve(gram_rr, whitened_rI @ image_OI.T).T
+    gram_rr = gram(whitened_rI)
+    l_Or = solve(gram_rr, whitened_rI @ image_OI.T).T
     if code.bits_l == FLOAT_BITS:
         return QuantizedFactor(_half(l_Or * reciprocal(scale_O)[:, None]).float(), None, None)
     codebook = factor_codebook(l_Or.shape[0], code.bits_l, code.codebook, code.states, l_Or.device)

@@ -79,7 +79,7 @@ class Rounder:
         steps: tuple[int, ...],
         passes: int,
     ) -> RoundedRows:
-        """Round and descend at scales ``steps`` away from ``row_codes_O``; rows that share codewords choose together."""
+        """Round and descend at scales ``steps`` off ``row_codes_O``; rows that share codewords choose together."""
         codes_CO, scale_CO, stacked_XI = self._candidates(w_OI, row_codes_O, steps)
         scale_X = scale_CO.reshape(-1)
         rounded = ldlq(stacked_XI, feedback, self.codebook, self.tail, scale_X, len(steps))

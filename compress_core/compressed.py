@@ -27,7 +27,6 @@ from torch import Tensor
 
 from compress_core.checkpoint.read import TORCH_DTYPES
 from compress_core.codebooks import Codebook, codebook_for, get_codebook
-from compress_core.codebooks.rtn import rtn_units
 from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
 from compress_core.errors import ConfigError, PackedFormatError
 from compress_core.incoherence import InputRotation
@@ -36,6 +35,7 @@ from compress_core.lowrank import FLOAT_BITS, Factors, QuantizedFactor, decode_f
 from compress_core.nbytes import E8_BLOCK, packed_parts
 from compress_core.packing import pack_bits, unpack_bits
 from compress_core.precision import exact_float32
+from compress_core.row_codes import RowCodes
 from compress_core.row_scales import decode_row_scales
 
 
@@ -43,7 +43,8 @@ from compress_core.row_scales import decode_row_scales
 class DecodedMatrix:
     """Ŵ = diag(scale)·(Q̂ + L̂·R̂)·rotation as float32 values; ``rotation`` None is the natural basis."""
 
-    q_OI: Tensor
+    #: decodes to Q̂, strip by strip
+    q: RowCodes
     scale_O: Tensor
     #: (O, r), None at rank 0
     left_Or: Tensor | None
@@ -53,7 +54,7 @@ class DecodedMatrix:
 
     def dequantize(self) -> Tensor:
         """Ŵ (out_features, in_features)."""
-        w_OI = self.q_OI
+        w_OI = self.q.values()
         if self.left_Or is not None and self.right_rI is not None:
             w_OI = w_OI + self.left_Or @ self.right_rI
         w_OI = w_OI * self.scale_O[:, None]
@@ -152,20 +153,20 @@ class CompressedMatrix:
         return self.decode(device=device).dequantize()
 
     def decode(self, *, device: torch.device | str | None = None) -> DecodedMatrix:
-        """Values of all parts, float32, still in the rotated basis, on ``device`` (default: CPU)."""
+        """All parts on the way to float32 values, still in the rotated basis, on ``device`` (default: CPU)."""
         target = torch.device(device or "cpu")
         packed = {name: t.to(target) for name, t in self.packed.items()}
         out_features, in_features = self.shape
         if self.config.codebook in BASELINE_CODEBOOKS:
-            codes = unpack_bits(packed["q_codes"], self.config.b_q, out_features * in_features).reshape(self.shape)
-            return DecodedMatrix(rtn_units(codes, self.config.b_q), packed["q_scale"].float(), None, None, None)
+            return DecodedMatrix(self._row_codes(packed, None), packed["q_scale"].float(), None, None, None)
         left = right = None
         if self.config.rank:
             left = self._decode_factor(packed, "l", self.config.factor_bits_l, (out_features, self.config.rank))
             right = self._decode_factor(packed, "r", self.config.factor_bits_r, (self.config.rank, in_features))
         scale_O = decode_row_scales(packed["q_rows"], packed["q_scale"])
         rotation = input_rotation(in_features, self.config.seed, target)
-        return DecodedMatrix(self._decode_q(packed), scale_O, left, right, rotation)
+        codebook = codebook_for(out_features, self.config.codebook, self.config.b_q, target, self.config.states)
+        return DecodedMatrix(self._row_codes(packed, codebook), scale_O, left, right, rotation)
 
     def _decode_factor(self, packed: Mapping[str, Tensor], side: str, bits: int, shape: tuple[int, int]) -> Tensor:
         """Values of L or R in units of the row scales, float32."""
@@ -175,25 +176,24 @@ class CompressedMatrix:
         codebook = factor_codebook(shape[0], bits, self.config.codebook, self.config.states, codes.device)
         return decode_factor(codes, packed[f"{side}_scales"], codebook, component_dim=1 if side == "l" else 0)
 
-    def _decode_q(self, packed: Mapping[str, Tensor]) -> Tensor:
-        """Values of Q in units of its scale, (O, I) float32."""
+    def _row_codes(self, packed: Mapping[str, Tensor], codebook: Codebook | None) -> RowCodes:
         rows, columns = self.shape
         bits = self.config.b_q
-        device = packed["q_scale"].device
-        codebook = codebook_for(rows, self.config.codebook, bits, device, self.config.states)
-        if _codes_single_weights(codebook):
-            return codebook.decode(unpack_bits(packed["q_codes"], bits, rows * columns).reshape(rows, columns))
+        if codebook is None or _codes_single_weights(codebook):
+            codes_OI = unpack_bits(packed["q_codes"], bits, rows * columns).reshape(rows, columns)
+            return RowCodes(self.shape, codes_OI, codebook, bits)
         count, tail = divmod(columns, E8_BLOCK)
         streams = [
             unpack_bits(packed[name], width, rows * count)
             for name, width in zip(("q_codes", "q_residual"), codebook.code_bits, strict=False)
         ]
-        values = codebook.decode(torch.stack(streams, dim=-1)).reshape(rows, count * E8_BLOCK)
+        codes_OCK = torch.stack([stream.to(torch.int32) for stream in streams], dim=-1)
+        codes_OCK = codes_OCK.reshape(rows, count, len(streams))
         if not tail:
-            return values
-        scalar = get_codebook("scalar", bits, device)
-        last = scalar.decode(unpack_bits(packed["q_tail"], bits, rows * tail)).reshape(rows, tail)
-        return torch.cat([values, last], dim=1)
+            return RowCodes(self.shape, codes_OCK, codebook, bits)
+        tail_codes = unpack_bits(packed["q_tail"], bits, rows * tail).reshape(rows, tail)
+        scalar = get_codebook("scalar", bits, tail_codes.device)
+        return RowCodes(self.shape, codes_OCK, codebook, bits, (tail_codes, scalar))
 
 
 @lru_cache(maxsize=64)

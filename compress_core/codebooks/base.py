@@ -10,8 +10,15 @@ P = stages, K = codes a row.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 from torch import Tensor
+
+
+def even_strips(rows: int, most: int) -> Iterator[slice]:
+    """0 … rows in steps of ``most``."""
+    for first in range(0, rows, most):
+        yield slice(first, min(first + most, rows))
 
 
 class Codebook(ABC):
@@ -49,6 +56,10 @@ class Codebook(ABC):
     @abstractmethod
     def decode(self, codes_RK: Tensor) -> Tensor:
         """Values (R, B) float32 of the codes; bit-equal to the sum of the stages."""
+
+    def strips(self, rows: int, most: int) -> Iterator[slice]:
+        """Neighbouring rows, at most so many where that is possible, that ``decode`` alone as in the whole matrix."""
+        return even_strips(rows, most)
 
     def encode(self, x_RB: Tensor) -> Tensor:
         """Codes (R, K) of the codewords next to ``x``, all rows weighing the same."""

@@ -83,6 +83,16 @@ class TrellisCodebook(Codebook):
                 area.copy_(self.table_S.index_select(0, state).reshape(area.shape))
         return values[0]
 
+    def strips(self, rows: int, most: int) -> Iterator[slice]:
+        for group in tile_groups(rows, 1, self.tile_rows, 1):
+            count = max(1, most // group.height)
+            # so many rows would be cut into fewer, taller tiles if they were a matrix
+            while -(-count * group.height // self.tile_rows) != count:
+                count -= 1
+            for first in range(0, group.down, count):
+                last = min(first + count, group.down)
+                yield slice(group.row + first * group.height, group.row + last * group.height)
+
     @property
     def _reach(self) -> int:
         """Symbols before a weight's own that its state is made of."""

@@ -96,7 +96,7 @@ def multiply(x_TI: Tensor, decoded: DecodedMatrix, dtype: torch.dtype) -> Tensor
     if dtype != torch.float32:
         norm_T1 = torch.linalg.vector_norm(x_TI, dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
         x_TI = (x_TI / norm_T1).to(dtype)
-    y_TO = (x_TI @ decoded.q_OI.to(dtype).T).to(torch.float32)
+    y_TO = torch.cat([(x_TI @ q_RI.to(dtype).T).to(torch.float32) for _, q_RI in decoded.q.strips()], dim=1)
     if decoded.left_Or is not None and decoded.right_rI is not None:
         inner_Tr = (x_TI @ decoded.right_rI.to(dtype).T).to(torch.float32)
         y_TO = y_TO + inner_Tr @ decoded.left_Or.T

@@ -194,14 +194,19 @@ def test_progress_counts_up_and_may_stop_the_work(make_layer) -> None:
 
 def test_damaged_tensors_are_named(make_layer) -> None:
     w, h = make_layer(16, 20)
-    compressed = compress_matrix(w, h, CompressionConfig(b_q=3, rank=2))
+    compressed = compress_matrix(w, h, CompressionConfig(b_q=3, rank=2, codebook="e8"))
     tensors, meta = compressed.tensors(), compressed.meta()
     with pytest.raises(PackedFormatError, match="q_residual"):
         CompressedMatrix.from_tensors({k: v for k, v in tensors.items() if k != "q_residual"}, meta)
-    with pytest.raises(PackedFormatError, match="truncated"):
-        CompressedMatrix.from_tensors({**tensors, "q_codes": tensors["q_codes"][:-1]}, meta)
-    with pytest.raises(PackedFormatError, match="l_scales must be"):
-        CompressedMatrix.from_tensors({**tensors, "l_scales": tensors["l_scales"].float()}, meta)
+    for name, tensor in tensors.items():
+        with pytest.raises(PackedFormatError, match=f"{name} of a .* must have shape .* truncated"):
+            CompressedMatrix.from_tensors({**tensors, name: tensor[:-1]}, meta)
+        with pytest.raises(PackedFormatError, match=f"{name} must be torch"):
+            CompressedMatrix.from_tensors({**tensors, name: tensor.double()}, meta)
+    # the same bytes altogether, in the wrong places
+    moved = {"q_tail": torch.cat([tensors["q_tail"], tensors["q_rows"][:1]]), "q_rows": tensors["q_rows"][1:]}
+    with pytest.raises(PackedFormatError, match="q_rows of a"):
+        CompressedMatrix.from_tensors({**tensors, **moved}, meta)
     with pytest.raises(PackedFormatError, match="not readable"):
         CompressedMatrix.from_tensors(tensors, {"shape": [16, 20]})
     with pytest.raises(PackedFormatError, match="make no sense"):

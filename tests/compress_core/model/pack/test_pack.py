@@ -42,6 +42,9 @@ MENU = (
     CompressionConfig(b_q=4, codebook="rtn"),
     CompressionConfig(b_q=4, codebook="e8", seed=7, iterations=1),
     CompressionConfig(b_q=8, codebook="scalar", iterations=1),
+    CompressionConfig(b_q=3, codebook="gptq"),
+    CompressionConfig(b_q=2, rank=17, codebook="trellis", states=256, iterations=1),
+    CompressionConfig(b_q=4, codebook="trellis", states=1024, iterations=1),
 )
 RTN8 = CompressionConfig(b_q=8, codebook="rtn")
 

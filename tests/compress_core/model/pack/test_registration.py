@@ -14,7 +14,6 @@ KNOWN = "from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING; assert
 @pytest.mark.parametrize(
     "code",
     [
-        f"import compress_core.pack; {KNOWN}",
         f"from transformers.quantizers import auto; import compress_core.pack; {KNOWN}",
         f"import compress_core.pack; import transformers; transformers.Qwen2ForCausalLM; {KNOWN}",
         "from importlib.util import find_spec; import compress_core.pack; "
@@ -23,7 +22,7 @@ KNOWN = "from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING; assert
         "assert 'bitbudget' in auto.AUTO_QUANTIZER_MAPPING; "
         "assert type(auto.__spec__.loader).__module__ == '_frozen_importlib_external'",
     ],
-    ids=["pack first", "transformers first", "through a model class", "after a mere look", "leaves the registry as is"],
+    ids=["transformers first", "through a model class", "after a mere look", "leaves the registry as is"],
 )
 def test_the_quantizer_is_registered(repo: Path, code: str) -> None:
     _run(repo, code)

@@ -28,16 +28,24 @@ MENU = (
     CompressionConfig(b_q=4, codebook="rtn"),
     CompressionConfig(b_q=3, codebook="e8", seed=7, iterations=1),
     CompressionConfig(b_q=6, codebook="scalar", iterations=1),
+    CompressionConfig(b_q=3, rank=2, codebook="trellis", states=256, iterations=1),
+)
+#: for larger models: what is compressed in a moment
+QUICK_MENU = (
+    CompressionConfig(b_q=4, codebook="rtn"),
+    CompressionConfig(b_q=3, codebook="gptq"),
+    CompressionConfig(b_q=5, codebook="scalar"),
+    CompressionConfig(b_q=4, codebook="rtn"),
 )
 FAMILIES = ("qwen2", "llama", "mistral")
 #: float32 rounding of logits of size ~10 through a few layers
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 
 
-def _pack(path: Path, out: Path) -> Path:
+def _pack(path: Path, out: Path, menu: tuple[CompressionConfig, ...] = MENU) -> Path:
     checkpoint = open_checkpoint(path)
     items: dict[MatrixKey, CompressionConfig] = {
-        spec.key: MENU[n % len(MENU)] for n, spec in enumerate(checkpoint.matrices())
+        spec.key: menu[n % len(menu)] for n, spec in enumerate(checkpoint.matrices())
     }
     assert write_packed_model(checkpoint, None, items, out).exact
     return out
@@ -216,8 +224,8 @@ def test_what_does_not_fit_is_named(packed: dict[str, Path], tiny_checkpoints: d
         type(model).from_pretrained(None, config=config, state_dict=model.state_dict())
 
 
-def _round_trip(path: Path, out: Path, prompt: str) -> None:
-    _pack(path, out)
+def _round_trip(path: Path, out: Path, prompt: str, menu: tuple[CompressionConfig, ...]) -> None:
+    _pack(path, out, menu)
     assert compress_core.pack.PackedModel.open(out).nbytes == (out / FILE_NAME).stat().st_size
     tokenizer = AutoTokenizer.from_pretrained(out)
     text = tokenizer(prompt, return_tensors="pt").input_ids
@@ -231,8 +239,8 @@ def _round_trip(path: Path, out: Path, prompt: str) -> None:
 
 
 def test_the_demo_model_round_trips(repo: Path, tmp_path: Path) -> None:
-    _round_trip(repo / "demo" / "model", tmp_path / "demo", "The file is opened for reading, and")
+    _round_trip(repo / "demo" / "model", tmp_path / "demo", "The file is opened for reading, and", QUICK_MENU)
 
 
 def test_a_real_model_round_trips(shared_data: Path, tmp_path: Path) -> None:
-    _round_trip(shared_data / "models" / "stories260K", tmp_path / "stories", "Once upon a time there was")
+    _round_trip(shared_data / "models" / "stories260K", tmp_path / "stories", "Once upon a time there was", MENU)

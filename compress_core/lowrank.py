@@ -17,16 +17,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compress_core.codebooks import Codebook, codebook_for
+from compress_core.codebooks import Codebook, codebook_for, get_codebook
 from compress_core.errors import NonFiniteValues
-from compress_core.ldlq import Feedback, Rounded, ldlq, make_feedback, reciprocal
+from compress_core.ldlq import Feedback, ldlq, make_feedback, reciprocal
 
 #: columns beyond the rank in a subspace iteration
 _OVERSAMPLE = 8
 #: ridge of the small least-squares systems, relative to their mean diagonal
 _RIDGE = 1e-6
-#: candidate scales of a factor's component, as multiples of its root mean square
-_SCALE_MULTIPLES = (0.8, 0.9, 1.0, 1.12, 1.25, 1.45)
+#: candidate scales of a factor's component, as multiples of its root mean square; at 8 bits clipping is all that hurts
+_SCALE_MULTIPLES = {
+    4: (0.8, 0.9, 1.0, 1.12, 1.25, 1.45, 1.7, 2.1, 2.7),
+    8: (0.9, 1.12, 1.45, 2.0, 2.7, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0),
+}
 _FLOAT16_MAX = 65504.0
 #: bits from which a factor is stored as float16 values instead of codes
 FLOAT_BITS = 16
@@ -117,28 +120,17 @@ def _half(x: Tensor) -> Tensor:
 
 
 def quantize_right(r_rI: Tensor, codebook: Codebook, feedback: Feedback) -> QuantizedFactor:
-    """R̂, rounded with feedback against H; each component takes the scale that its own weighted error prefers."""
-    rms_r = r_rI.square().mean(1).sqrt()
-    scales_Cr = torch.stack([_half(rms_r * multiple) for multiple in _SCALE_MULTIPLES])
-    scale_Cr = scales_Cr.float()
-    count, rank = scale_Cr.shape
-    stacked = r_rI.repeat(count, 1)
-    tried = ldlq(stacked, feedback, codebook, codebook, scale_Cr.reshape(-1), count)
-    error_Cr = codebook.unit_sums(tried.weighted_error_O(stacked, feedback).reshape(count, rank))
-    best_r = error_Cr.argmin(0)
-    at_r = torch.arange(rank, device=r_rI.device)
-    rows_r = best_r * rank + at_r
-    chosen = Rounded(tried.parts_PIO[:, :, rows_r], tried.value_OI[rows_r])
-    return QuantizedFactor(chosen.value_OI, codebook.codes(chosen.parts_PIO.transpose(1, 2)), scales_Cr[best_r, at_r])
+    """R̂, rounded with feedback against H; one scale a row."""
+    scales_r = component_scales(r_rI, codebook.bits)
+    rounded = ldlq(r_rI, feedback, codebook, codebook, scales_r.float())
+    return QuantizedFactor(rounded.value_OI, codebook.codes(rounded.parts_PIO.transpose(1, 2)), scales_r)
 
 
 def quantize_left(l_Or: Tensor, codebook: Codebook, gram_rr: Tensor, scale_O: Tensor) -> QuantizedFactor:
     """L̂ of diag(row scale)·L̂ ≈ L, rounded with feedback against the Gram matrix R̂ H R̂ᵀ; one scale a column."""
     l_Or = l_Or * reciprocal(scale_O)[:, None]
     weight_O = scale_O.square()
-    rms_r = ((l_Or.square() * weight_O[:, None]).sum(0) * reciprocal(weight_O.sum())).sqrt()
-    multiple = _scale_multiple(l_Or * reciprocal(rms_r), codebook, weight_O)
-    scales_r = _half(rms_r * multiple)
+    scales_r = component_scales(l_Or.T, codebook.bits, weight_O)
     scale_r = scales_r.float()
     feedback = make_feedback(_regularized(gram_rr * scale_r[:, None] * scale_r), codebook.block)
     ones_O = torch.ones_like(scale_O)
@@ -146,13 +138,19 @@ def quantize_left(l_Or: Tensor, codebook: Codebook, gram_rr: Tensor, scale_O: Te
     return QuantizedFactor(rounded.value_OI * scale_r, codebook.codes(rounded.parts_PIO.transpose(1, 2)), scales_r)
 
 
-def _scale_multiple(unit_Or: Tensor, codebook: Codebook, weight_O: Tensor) -> Tensor:
-    """Scale of each column, out of multiples of its root mean square, by weighted squared error without feedback."""
-    multiples = torch.tensor(_SCALE_MULTIPLES, device=unit_Or.device)
-    tried_COr = unit_Or * reciprocal(multiples)[:, None, None]
-    value_COr = codebook.nearest(tried_COr, weight_O.expand(len(multiples), -1)).sum(0) * multiples[:, None, None]
-    error_Cr = ((value_COr - unit_Or).square() * weight_O[:, None]).sum(1)
-    return multiples[error_Cr.argmin(0)]
+def component_scales(x_rX: Tensor, bits: int, weight_X: Tensor | None = None) -> Tensor:
+    """Scale of each row, float16 (r,), out of multiples of its root mean square, by (weighted) squared error.
+
+    Tried with single weights whatever the codebook: all are made for the same source.
+    """
+    scalar = get_codebook("scalar", bits, x_rX.device)
+    weight_X = torch.ones_like(x_rX[0]) if weight_X is None else weight_X
+    rms_r = ((x_rX.square() * weight_X).sum(1) * reciprocal(weight_X.sum())).sqrt()
+    multiples = torch.tensor(_SCALE_MULTIPLES[bits], device=x_rX.device)
+    scale_Cr = multiples[:, None] * rms_r
+    value_CrX = scalar.nearest(x_rX * reciprocal(scale_Cr)[..., None])[0] * scale_Cr[..., None]
+    error_CrX = value_CrX.sub_(x_rX).square_().mul_(weight_X)
+    return _half(multiples[error_CrX.sum(-1).argmin(0)] * rms_r)
 
 
 def decode_factor(codes: Tensor, scales_r: Tensor, codebook: Codebook, *, component_dim: int) -> Tensor:

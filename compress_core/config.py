@@ -47,7 +47,7 @@ class CompressionConfig:
     #: outer iterations of the alternation between Q and L·R; without effect at rank 0
     iterations: int = 3
     #: states of the trellis, a power of two from 256 to 65536; without effect for the other codebooks
-    states: int = 4096
+    states: int = 1024
 
     def __post_init__(self) -> None:
         for name in ("b_q", "rank", "seed", "iterations", "states"):
@@ -110,15 +110,15 @@ class CompressionConfig:
 
     @property
     def config_hash(self) -> str:
-        """16 hex digits that identify the config; fields without effect (factor bits at rank 0) do not count."""
+        """16 hex digits that identify the config; fields without effect (those of L·R at rank 0) do not count."""
         effective = self.to_dict()
         if self.rank == 0:
             effective.pop("factor_bits")
+            effective.pop("iterations")
         if self.codebook != "trellis":
             effective.pop("states")
         if self.codebook in BASELINE_CODEBOOKS:
             effective.pop("seed")
-            effective.pop("iterations")
         text = json.dumps(effective, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -30,12 +30,15 @@ MENU = (
     CompressionConfig(b_q=6, codebook="scalar", iterations=1),
     CompressionConfig(b_q=3, rank=2, codebook="trellis", states=256, iterations=1),
 )
-#: for larger models: what is compressed in a moment
+#: q, k, v, o, gate, up, down of a larger model: only small matrices get what takes long to compress
 QUICK_MENU = (
     CompressionConfig(b_q=4, codebook="rtn"),
+    CompressionConfig(b_q=3, rank=4, codebook="trellis", states=256, iterations=1),
+    CompressionConfig(b_q=2, codebook="e8"),
     CompressionConfig(b_q=3, codebook="gptq"),
     CompressionConfig(b_q=5, codebook="scalar"),
     CompressionConfig(b_q=4, codebook="rtn"),
+    CompressionConfig(b_q=3, codebook="gptq"),
 )
 FAMILIES = ("qwen2", "llama", "mistral")
 #: float32 rounding of logits of size ~10 through a few layers

@@ -45,4 +45,13 @@ def test_states_count_for_the_trellis_alone() -> None:
 
 
 def test_hashes_from_before_the_trellis_still_hold() -> None:
-    assert CompressionConfig(b_q=2, rank=16).config_hash == "7492337e22666e5d"
+    before = CompressionConfig(b_q=2, rank=16, codebook="e8", iterations=5)
+    assert before.config_hash == "7492337e22666e5d"
+
+
+def test_what_has_no_effect_at_rank_0_has_no_hash_of_its_own() -> None:
+    plain = CompressionConfig(b_q=2)
+    for fields in ({"iterations": 7}, {"factor_bits": 16}, {"factor_bits": (4, 8)}):
+        assert CompressionConfig.from_dict({"b_q": 2, **fields}).config_hash == plain.config_hash
+        ranked = CompressionConfig.from_dict({"b_q": 2, "rank": 1, **fields})
+        assert ranked.config_hash != CompressionConfig(b_q=2, rank=1).config_hash

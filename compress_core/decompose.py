@@ -17,6 +17,7 @@ from compress_core.gptq import gptq
 from compress_core.packing import pack_bits
 from compress_core.precision import exact_float32
 from compress_core.rounding import Rounder
+from compress_core.shared_inputs import SharedInput
 
 __all__ = ["CompressedMatrix", "compress_matrix"]
 
@@ -28,6 +29,7 @@ def compress_matrix(
     config: CompressionConfig,
     *,
     device: torch.device | str | None = None,
+    shared: SharedInput | None = None,
     progress: Progress | None = None,
 ) -> CompressedMatrix:
     """Compress a weight (out_features, in_features) of any float dtype.
@@ -35,20 +37,26 @@ def compress_matrix(
     Args:
         hessian: (in_features, in_features) E[x xᵀ] of the layer's input, or None for the identity.
         device: where to compute; default: where the weight is.
+        shared: what other matrices with the same input have prepared; made from this very ``hessian``.
         progress: called after each outer iteration with the fraction done.
 
     Raises:
         RankTooLarge: config.rank > min(out_features, in_features).
         NonFiniteValues: NaN or infinity in the weight or the Hessian.
-        ValueError: the weight is no matrix of floats, or the Hessian has another width.
+        ValueError: the weight is no matrix of floats, the Hessian has another width, or ``shared``
+            another Hessian, width or device.
     """
     if weight.ndim == 2:  # anything else is refused by name further down
         config.check_shape(weight.shape[0], weight.shape[1])
     target = torch.device(device) if device is not None else weight.device
+    if shared is not None and weight.ndim == 2:
+        shared.check(hessian, weight.shape[1], target)
     with exact_float32():
         if config.codebook == "rtn":
             return _compress_rtn(checked_weight(weight, target), config)
-        return compress_prepared(prepare_matrix(weight, hessian, config.seed, target), config, progress=progress)
+        of_input = None if shared is None else shared.context(config.seed)
+        context = prepare_matrix(weight, hessian, config.seed, target, of_input)
+        return compress_prepared(context, config, progress=progress)
 
 
 def _compress_rtn(w_OI: Tensor, config: CompressionConfig) -> CompressedMatrix:

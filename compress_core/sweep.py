@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from compress_core.compressed import CompressedMatrix
-from compress_core.config import CompressionConfig
+from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
 from compress_core.context import MatrixContext, prepare_matrix
 from compress_core.decompose import compress_prepared
 from compress_core.error_metrics import calibration_weighted_error, normalized_mse, raw_mse
 from compress_core.errors import NonFiniteValues
 from compress_core.measurement import MatrixMeasurement
 from compress_core.precision import exact_float32
+from compress_core.shared_inputs import SharedInput
 
 
 @torch.no_grad()
@@ -25,6 +26,7 @@ def sweep_matrix(
     configs: Sequence[CompressionConfig],
     *,
     device: torch.device | str | None = None,
+    shared: SharedInput | None = None,
     on_measurement: Callable[[MatrixMeasurement], None] | None = None,
 ) -> list[MatrixMeasurement]:
     """Measure each config on a weight (out_features, in_features); same order as ``configs``.
@@ -33,23 +35,31 @@ def sweep_matrix(
 
     Args:
         hessian: (in_features, in_features), or None for the identity.
+        shared: what other matrices with the same input have prepared, and this one prepares for them; made from
+            this very ``hessian``. The results are the same without.
         on_measurement: called with each measurement as soon as it is known; may raise Interrupted to stop.
 
     Raises:
         RankTooLarge: a config's rank > min(out_features, in_features); before any work.
         NonFiniteValues: NaN or infinity in the weight or the Hessian.
+        ValueError: ``shared`` is of another Hessian, width or device.
     """
     for config in configs if weight.ndim == 2 else ():  # anything else is refused by name further down
         config.check_shape(weight.shape[0], weight.shape[1])
     target = torch.device(device) if device is not None else weight.device
+    if shared is not None and weight.ndim == 2:
+        shared.check(hessian, weight.shape[1], target)
     contexts: dict[int, MatrixContext] = {}
     measurements = []
     with exact_float32():
         for config in configs:
             started = time.perf_counter()
-            if config.seed not in contexts:
-                contexts[config.seed] = prepare_matrix(weight, hessian, config.seed, target)
-            context = contexts[config.seed]
+            # baselines rotate nothing: any seed's context will do
+            seed = next(iter(contexts), config.seed) if config.codebook in BASELINE_CODEBOOKS else config.seed
+            if seed not in contexts:
+                of_input = None if shared is None else shared.context(seed)
+                contexts[seed] = prepare_matrix(weight, hessian, seed, target, of_input)
+            context = contexts[seed]
             compressed = compress_prepared(context, config)
             measurement = measure(context.raw_w_OI, context.raw_h_II, compressed, time.perf_counter() - started)
             measurements.append(measurement)

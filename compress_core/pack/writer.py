@@ -43,6 +43,7 @@ from compress_core.pack.description import (
 from compress_core.pack.layout import FILE_NAME, fixed_bytes, header_bytes, module_name
 from compress_core.pack.report import BytesReport
 from compress_core.progress import Progress, silent
+from compress_core.shared_inputs import SharedInputs
 from compress_core.sweep import measure
 
 #: files that a packed model takes along from its checkpoint as they are; not counted in its bytes
@@ -114,12 +115,13 @@ def write_packed_model(
     matrix_bytes: dict[MatrixKey, int] = {}
     described: dict[str, PackedMatrixInfo] = {}
     specs = checkpoint.matrices()
+    inputs = SharedInputs(calibration, torch_device)
     with _finished_directory(out_dir) as directory:
         spool = _Spool(directory / "spool")
         for done, spec in enumerate(specs):
             config = items[spec.key]
             progress(done, len(specs), f"compressing {spec.key} ({config})")
-            compressed = _compress(checkpoint, calibration, spec, config, torch_device, on_measurement, done, progress)
+            compressed = _compress(checkpoint, inputs, spec, config, torch_device, on_measurement, done, progress)
             spool.add(module_name(spec) + PACKED_SUFFIX, compressed.blob())
             described[module_name(spec)] = PackedMatrixInfo(config, compressed.shape)
             matrix_bytes[spec.key] = compressed.nbytes
@@ -154,7 +156,7 @@ def write_packed_model(
 
 def _compress(
     checkpoint: Checkpoint,
-    calibration: Calibration | None,
+    inputs: SharedInputs,
     spec: MatrixSpec,
     config: CompressionConfig,
     device: torch.device,
@@ -163,15 +165,15 @@ def _compress(
     progress: Progress,
 ) -> CompressedMatrix:
     weight = read_finite(checkpoint.tensors[spec.tensor_name]).to(device)
-    hessian = None if calibration is None else calibration.hessian(spec.key).to(device)
+    shared = inputs.of(spec)
     total = len(checkpoint.matrices())
 
     def inner(fraction: float) -> None:  # lets a cancelled job stop inside a large matrix
         progress(done, total, f"compressing {spec.key} ({config}), {fraction:.0%}")
 
-    compressed = compress_matrix(weight, hessian, config, device=device, progress=inner)
+    compressed = compress_matrix(weight, shared.h_II, config, device=device, shared=shared, progress=inner)
     if on_measurement is not None:
-        on_measurement(spec.key, measure(weight.float(), hessian, compressed))
+        on_measurement(spec.key, measure(weight.float(), shared.h_II, compressed))
     return compressed
 
 

@@ -17,6 +17,7 @@ from compress_core.device import find_device, find_dtype
 from compress_core.matrix import MatrixKey
 from compress_core.progress import Progress, silent
 from compress_core.sensitivity.resident import ResidentModel
+from compress_core.shared_inputs import SharedInputs
 from compress_core.stream.hidden import DEFAULT_BATCH_TOKENS
 from compress_core.text.tokens import TokenWindows
 
@@ -53,6 +54,7 @@ def layer_fidelity(
     """
     torch_device = find_device(device)
     resident = ResidentModel(checkpoint, tokens, torch_device, find_dtype(dtype), batch_tokens)
+    inputs = SharedInputs(calibration, torch_device)
     results = []
     for layer_idx in range(checkpoint.n_layers):
         progress(layer_idx, checkpoint.n_layers, f"fidelity of layer {layer_idx}")
@@ -61,8 +63,8 @@ def layer_fidelity(
                 config = items if isinstance(items, CompressionConfig) else items[spec.key]
                 config = config.clamped(spec.out_features, spec.in_features)
                 weight = read_finite(checkpoint.tensors[spec.tensor_name]).to(torch_device)
-                hessian = None if calibration is None else calibration.hessian(spec.key).to(torch_device)
-                compressed = compress_matrix(weight, hessian, config, device=torch_device)
+                shared = inputs.of(spec)
+                compressed = compress_matrix(weight, shared.h_II, config, device=torch_device, shared=shared)
                 stack.enter_context(resident.replaced(spec, compressed.dequantize()))
             results.append(_fidelity(resident, layer_idx))
         if on_result is not None:

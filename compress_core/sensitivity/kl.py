@@ -21,6 +21,7 @@ from compress_core.evaluate.kl import token_kl
 from compress_core.matrix import MatrixKey, MatrixSpec
 from compress_core.progress import Progress, silent
 from compress_core.sensitivity.resident import ResidentModel
+from compress_core.shared_inputs import SharedInputs
 from compress_core.stream.hidden import DEFAULT_BATCH_TOKENS
 from compress_core.text.tokens import TokenWindows
 
@@ -100,17 +101,19 @@ def kl_sensitivity(
     progress(0, len(work), "running the original model")
     resident = ResidentModel(checkpoint, tokens, torch_device, find_dtype(dtype), batch_tokens)
     reference = _Reference(resident)
+    inputs = SharedInputs(calibration, torch_device)
     results = []
     for number, (spec, config) in enumerate(work):
         progress(number, len(work), f"sensitivity of {spec.key} at {config}")
         weight = read_finite(checkpoint.tensors[spec.tensor_name]).float().to(torch_device)
-        hessian = None if calibration is None else calibration.hessian(spec.key).to(torch_device)
-        approximation = compress_matrix(weight, hessian, config, device=torch_device).dequantize().to(torch_device)
+        shared = inputs.of(spec)
+        compressed = compress_matrix(weight, shared.h_II, config, device=torch_device, shared=shared)
+        approximation = compressed.dequantize().to(torch_device)
         result = SensitivityResult(
             spec.key,
             config,
             replacement_kl(resident, reference, spec, approximation),
-            calibration_weighted_error(weight, approximation, hessian),
+            calibration_weighted_error(weight, approximation, shared.h_II),
         )
         if not all(math.isfinite(kl) for kl in result.kl_per_sequence):
             raise NonFiniteValues(f"the KL of matrix {spec.key} at {config} is NaN or infinite: use dtype float32")

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
 from typing import Any
 
-from torch import Tensor
+import torch
 
 from compress_core import NUMERICS_VERSION, CompressionConfig, MatrixMeasurement, MatrixSpec, sweep_matrix
 from compress_core.calibrate.inputs import INPUT_OF
 from compress_core.checkpoint import Checkpoint
 from compress_core.checkpoint.read import read_finite
 from compress_core.errors import ConfigError
+from compress_core.shared_inputs import SharedInput, SharedInputs
 from results_db.params import MatrixFilter, SweepParams
 from results_db.recording import Cell, record_measurement, record_sweep, recorded_cells
 from worker.causes import naming
@@ -73,12 +73,10 @@ def run(params: SweepParams, context: JobContext) -> dict[str, Any]:
     reused = plan.n_cells - sum(len(configs) for _, configs in todo)
     context.progress.begin(plan.n_cells, reused=reused, message=f"{reused} of {plan.n_cells} cells are known")
     run = _SweepRun(context, plan.n_cells, reused, model.id, calibration.id, sweep_id)
-    for _, rows in groupby(todo, key=lambda row: (row[0].key.layer_idx, INPUT_OF[row[0].key.projection])):
-        missing = [(spec, configs) for spec, configs in rows if configs]
+    inputs = SharedInputs(hessians, torch.device(context.device.torch_name))
+    for spec, missing in todo:
         if missing:
-            hessian = hessians.hessian(missing[0][0].key)  # one for the projections that read the same input
-            for spec, configs in missing:
-                run.measure(checkpoint, spec, configs, hessian)
+            run.measure(checkpoint, spec, missing, inputs.of(spec))
     return {
         "sweep_id": sweep_id,
         "calibration_id": calibration.id,
@@ -101,15 +99,16 @@ class _SweepRun:
     recorded: int = 0
 
     def measure(
-        self, checkpoint: Checkpoint, spec: MatrixSpec, configs: Sequence[CompressionConfig], hessian: Tensor
+        self, checkpoint: Checkpoint, spec: MatrixSpec, configs: Sequence[CompressionConfig], shared: SharedInput
     ) -> None:
         with naming(f"matrix {spec.key}"):
             weight = read_finite(checkpoint.tensors[spec.tensor_name])
             sweep_matrix(
                 weight,
-                hessian,
+                shared.h_II,
                 configs,
-                device=self.context.device.torch_name,
+                device=shared.device,
+                shared=shared,
                 on_measurement=partial(self.record, spec),
             )
 

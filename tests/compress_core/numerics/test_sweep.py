@@ -77,7 +77,7 @@ def test_a_denominator_of_rounding_errors_is_zero() -> None:
 
 def test_errors_that_are_no_numbers_are_refused(make_layer) -> None:
     w, h = make_layer(8, 16)
-    with pytest.raises(NonFiniteValues, match=r"e8 2b r0.*too large"):
+    with pytest.raises(NonFiniteValues, match=r"trellis 2b r0.*too large"):
         sweep_matrix(3e38 * w.sign(), h, [CompressionConfig(b_q=2)])
 
 

@@ -35,10 +35,10 @@ class RowCodes:
     #: codes (O, I − 8·C) of the columns that make no whole block, and their codebook
     tail: tuple[Tensor, Codebook] | None = None
 
-    def strips(self) -> Iterator[tuple[slice, Tensor]]:
-        """Neighbouring rows and their values (R, I) float32, from top to bottom."""
+    def strips(self, least: int = 1) -> Iterator[tuple[slice, Tensor]]:
+        """Neighbouring rows, about ``least`` or more, and their values (R, I) float32, from top to bottom."""
         rows, columns = self.shape
-        most = max(1, _STRIP // columns) if self.codes.device.type == "cpu" else rows
+        most = max(least, _STRIP // columns) if self.codes.device.type == "cpu" else rows
         cuts = even_strips(rows, most) if self.codebook is None else self.codebook.strips(rows, most)
         for strip in cuts:
             yield strip, self._decode(strip)

@@ -14,8 +14,12 @@ from torch import Tensor, nn
 from compress_core.compressed import CompressedMatrix, DecodedMatrix
 from compress_core.config import CompressionConfig
 from compress_core.nbytes import predicted_nbytes
+from compress_core.pack.rotation import activation_rotation
 
 _HALF = (torch.float16, torch.bfloat16)
+#: tokens from which products with few rows of Q̂ at a time are slower than writing out more of them
+_MANY_TOKENS = 32
+_ROWS = 512
 
 
 class CompressedLinear(nn.Module):
@@ -74,7 +78,10 @@ class CompressedLinear(nn.Module):
             decoded = self.matrix.decode(device=self.packed.device)
         # half-precision products are faster on accelerators alone; a CPU has float32 units
         half = x.dtype in _HALF and x.device.type != "cpu"
-        y_TO = multiply(x.reshape(-1, self.in_features), decoded, x.dtype if half else torch.float32)
+        x_TI = x.reshape(-1, self.in_features).to(torch.float32)
+        if decoded.rotation is not None:
+            x_TI = activation_rotation(self.in_features, self.config.seed, x.device).rotate(x_TI)
+        y_TO = multiply(x_TI, decoded, x.dtype if half else torch.float32)
         if self.bias is not None:
             y_TO = y_TO + self.bias
         return y_TO.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
@@ -84,19 +91,17 @@ class CompressedLinear(nn.Module):
 
 
 def multiply(x_TI: Tensor, decoded: DecodedMatrix, dtype: torch.dtype) -> Tensor:
-    """Ŵ x, float32 (T, O), with products in ``dtype``.
+    """diag(s)·(Q̂ + L̂·R̂)·x, float32 (T, O), of rotated float32 activations, with products in ``dtype``.
 
     In half precision each token is divided by its norm first: Q̂ is in units of its scale, so that a product with an
     outlier token would leave the range of float16.
     """
-    x_TI = x_TI.to(torch.float32)
-    if decoded.rotation is not None:
-        x_TI = decoded.rotation.rotate(x_TI)
     norm_T1 = None
     if dtype != torch.float32:
         norm_T1 = torch.linalg.vector_norm(x_TI, dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
         x_TI = (x_TI / norm_T1).to(dtype)
-    y_TO = torch.cat([(x_TI @ q_RI.to(dtype).T).to(torch.float32) for _, q_RI in decoded.q.strips()], dim=1)
+    rows = _ROWS if x_TI.shape[0] >= _MANY_TOKENS else 1
+    y_TO = torch.cat([(x_TI @ q_RI.to(dtype).T).to(torch.float32) for _, q_RI in decoded.q.strips(rows)], dim=1)
     if decoded.left_Or is not None and decoded.right_rI is not None:
         inner_Tr = (x_TI @ decoded.right_rI.to(dtype).T).to(torch.float32)
         y_TO = y_TO + inner_Tr @ decoded.left_Or.T

@@ -30,7 +30,11 @@ def test_measured_stay_holes_are_fitted_the_rest_is_missing() -> None:
     far = CompressionConfig(b_q=8, codebook="scalar")
     wide = CompressionConfig(b_q=4, rank=64)
     found = fill_cells(
-        SPECS, (*MENU, far, wide), measured, fit_of=lambda c: fit if c.codebook == "e8" else None, nbytes_of=nbytes_of
+        SPECS,
+        (*MENU, far, wide),
+        measured,
+        fit_of=lambda c: fit if c.codebook == "trellis" else None,
+        nbytes_of=nbytes_of,
     )
     holes = {(SPECS[0].key, c.config_hash) for c in MENU if c.b_q == 3}
     assert found.fitted == holes

@@ -50,9 +50,9 @@ Progress = Callable[[float], None]
 #: row scales that are tried first, in steps of 2^(1/16) from the row's root mean square
 _WIDE_STEPS = (-4, -2, 0, 2, 4, 7, 11)
 #: … and then, with descent, from the scale that was best
-_NARROW_STEPS = (-3, -1, 0, 2)
+_NARROW_STEPS = (-4, -2, -1, 0, 2)
 #: passes of descent at each of the narrow steps, and at the chosen ones
-_NARROW_PASSES, _FINAL_PASSES = 2, 3
+_NARROW_PASSES, _FINAL_PASSES = 2, 4
 #: κ in multiples of δ, when rounding and in descent
 _KAPPA, _KAPPA_DESCENT = 1.5, 0.3
 #: φ

@@ -51,6 +51,8 @@ class TrellisCodebook(Codebook):
     def nearest(self, x_CRB: Tensor, weight_CR: Tensor | None = None) -> Tensor:
         if x_CRB.ndim == 2:
             return self.nearest(x_CRB.unsqueeze(0), weight_CR)[:, 0]
+        if x_CRB.device.type == "cpu":
+            return self._nearest_on_cpu(x_CRB, weight_CR)
         values = torch.empty(x_CRB.shape, dtype=torch.float32, device=x_CRB.device)
         weight_CRB = None if weight_CR is None else weight_CR.unsqueeze(-1).expand(x_CRB.shape)
         for group in self._groups(x_CRB):
@@ -58,6 +60,17 @@ class TrellisCodebook(Codebook):
             symbols_NT = viterbi(group.take(x_CRB), self.table_S, self.bits, weight_NT)
             group.put(self._values(symbols_NT), values)
         return values.unsqueeze(0)
+
+    def _nearest_on_cpu(self, x_CRB: Tensor, weight_CR: Tensor | None) -> Tensor:
+        """The same in one kernel: on tiles so small, tensor operations cost as much as the search."""
+        from compress_core.codebooks.viterbi import cpu  # numba is needed only where weights are compressed
+
+        if weight_CR is None:
+            weight_CR = x_CRB.new_ones(x_CRB.shape[:2])
+        # columns next to each other, as rounding keeps them
+        x_BCR = x_CRB.permute(2, 0, 1)
+        values_BCR = cpu.nearest(x_BCR, weight_CR, self._groups(x_CRB), self.table_S, self.bits)
+        return values_BCR.permute(1, 2, 0).unsqueeze(0)
 
     def unit_sums(self, x_CR: Tensor) -> Tensor:
         sums = torch.empty_like(x_CR)

@@ -18,6 +18,7 @@ Shapes: N = tiles, T = weights of a tile, S = 2^L states, G = 2^(L−k) overlaps
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
@@ -28,6 +29,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from compress_core.codebooks.tiles import TileGroup
 from compress_core.codebooks.viterbi.seam import enumerated, seam_half
 from compress_core.codebooks.viterbi.weights import root_weights
 
@@ -45,7 +47,7 @@ _INLINE = {**_OPTIONS, "forceinline": True}
 #: costs of what cannot be; finite, because the kernels are compiled without infinities
 _NEVER = np.float32(1e30)
 #: weights beyond this many deviations count as that far: squares stay within float32
-_FAR = 1e3
+_FAR = np.float32(1e3)
 _PAIRS, _TRIPLES, _SIXTEENS, _EIGHTS, _RUNS = range(5)
 #: fewer weights than this are not worth a second thread
 _WEIGHTS_PER_THREAD = 2048
@@ -238,6 +240,41 @@ def _search(x_NT, root_NT, table, ordered, order, bits, log_states, half, out_NT
         _tail_biting(x_NT[n], root_NT[n], m_TG, scratch, table, ordered, order, bits, log_states, half, out_NT[n])
 
 
+@njit(**_OPTIONS)
+def _nearest(  # type: ignore[no-untyped-def]
+    x_BCR, weight_CR, out_BCR, tiles, row, height, column, width, table, ordered, order, bits, log_states, half
+):
+    """Values next to C × down × across tiles of one size: what ``TileGroup`` and ``_search`` do, in one go."""
+    down, across = tiles[2], tiles[3]
+    length = height * width
+    mask = (1 << log_states) - 1
+    x_T, root_T, symbols_T = np.empty(length, np.float32), np.empty(length, np.float32), np.empty(length, np.uint8)
+    m_TG = np.empty((max(length, 2 * half) + 1, 1 << (log_states - bits)), np.float32)
+    scratch = np.empty((ordered.shape[0], ordered.shape[2]), np.float32)
+    for n in range(tiles[0], tiles[1]):
+        c, r0, b0 = n // (down * across), row + n // across % down * height, column + n % across * width
+        total = np.float32(0)
+        for r in range(height):
+            total += weight_CR[c, r0 + r]
+        per_mean = height / total if total > 0 else np.float32(0)
+        for b in range(width):
+            for r in range(height):
+                x = x_BCR[b0 + b, c, r0 + r]
+                x_T[b * height + r] = min(max(x, -_FAR), _FAR)
+                root_T[b * height + r] = np.sqrt(weight_CR[c, r0 + r] * per_mean) if total > 0 else np.float32(1)
+        if half == 0:
+            _enumerate(x_T, root_T, table, bits, log_states, symbols_T)
+        else:
+            _tail_biting(x_T, root_T, m_TG, scratch, table, ordered, order, bits, log_states, half, symbols_T)
+        state = 0
+        for t in range(-(log_states // bits) - 1, 0):
+            state = ((state << bits) | symbols_T[t % length]) & mask
+        for b in range(width):
+            for r in range(height):
+                state = ((state << bits) | symbols_T[b * height + r]) & mask
+                out_BCR[b0 + b, c, r0 + r] = table[state]
+
+
 def _ordered(table_S: np.ndarray, bits: int, log_states: int) -> tuple[np.ndarray, int]:
     """The table in the order of the loops that suit it, three-dimensional, and which loops these are."""
     symbols, overlaps = 1 << bits, 1 << (log_states - bits)
@@ -247,6 +284,12 @@ def _ordered(table_S: np.ndarray, bits: int, log_states: int) -> tuple[np.ndarra
     if bits >= 3 and overlaps >= 8:
         return table_S.reshape(1, symbols, overlaps), _SIXTEENS if bits > 3 and overlaps >= 16 else _EIGHTS
     return np.ascontiguousarray(table_S.reshape(1, symbols, overlaps).transpose(0, 2, 1)), _RUNS
+
+
+@lru_cache(maxsize=32)
+def _ordered_once(table_S: Tensor, bits: int, log_states: int) -> tuple[np.ndarray, int]:
+    """``_ordered`` of a codebook's own table, which stays; tensors hash by identity."""
+    return _ordered(table_S.numpy(), bits, log_states)
 
 
 @lru_cache(maxsize=1)
@@ -262,22 +305,46 @@ def viterbi(x_NT: Tensor, table_S: Tensor, bits: int, weight_NT: Tensor | None =
     """Symbols (N, T) uint8 of tail-biting paths next to the tiles of x; in torch's number of threads."""
     tiles, length = x_NT.shape
     log_states = table_S.numel().bit_length() - 1
-    x = x_NT.detach().to(torch.float32).clamp(-_FAR, _FAR).contiguous().numpy()
+    x = x_NT.detach().to(torch.float32).clamp(-float(_FAR), float(_FAR)).contiguous().numpy()
     root = (torch.ones_like(x_NT) if weight_NT is None else root_weights(weight_NT)).contiguous().numpy()
     table = table_S.detach().to(torch.float32).contiguous().numpy()
     ordered, order = _ordered(table, bits, log_states)
     half = 0 if enumerated(length, bits, log_states) else seam_half(length, bits, log_states)
     out = np.empty((tiles, length), np.uint8)
+    _in_threads(
+        tiles, length, lambda a, b: _search(x[a:b], root[a:b], table, ordered, order, bits, log_states, half, out[a:b])
+    )
+    return torch.from_numpy(out)
+
+
+def nearest(x_BCR: Tensor, weight_CR: Tensor, groups: Iterable[TileGroup], table_S: Tensor, bits: int) -> Tensor:
+    """Values (B, C, R) next to the tiles of the groups: one call of a kernel for each group."""
+    log_states = table_S.numel().bit_length() - 1
+    table = table_S.numpy()
+    ordered, order = _ordered_once(table_S, bits, log_states)
+    # contiguous, so that the kernel is compiled for one layout
+    x, weight, out_BCR = x_BCR.contiguous().numpy(), weight_CR.contiguous().numpy(), torch.empty(x_BCR.shape)
+    out = out_BCR.numpy()
+    for group in groups:
+        length = group.height * group.width
+        half = 0 if enumerated(length, bits, log_states) else seam_half(length, bits, log_states)
+        where = (group.row, group.height, group.column, group.width)
+
+        def part(a: int, b: int, group: TileGroup = group, half: int = half, where: tuple[int, ...] = where) -> None:
+            tiles = (a, b, group.down, group.across)
+            _nearest(x, weight, out, tiles, *where, table, ordered, order, bits, log_states, half)
+
+        _in_threads(x.shape[1] * group.down * group.across, length, part)
+    return out_BCR
+
+
+def _in_threads(tiles: int, length: int, part: Callable[[int, int], None]) -> None:
+    """Call ``part`` on ranges of tiles, in torch's number of threads where that pays."""
     threads = min(torch.get_num_threads(), tiles, tiles * length // _WEIGHTS_PER_THREAD)
     if threads <= 1:
-        _search(x, root, table, ordered, order, bits, log_states, half, out)
-    else:
-        cuts = np.linspace(0, tiles, threads + 1).astype(int)
-        pool = _pool(torch.get_num_threads())
-        jobs = [
-            pool.submit(_search, x[a:b], root[a:b], table, ordered, order, bits, log_states, half, out[a:b])
-            for a, b in pairwise(cuts)
-        ]
-        for job in jobs:
-            job.result()
-    return torch.from_numpy(out)
+        part(0, tiles)
+        return
+    cuts = np.linspace(0, tiles, threads + 1).astype(int).tolist()
+    pool = _pool(torch.get_num_threads())
+    for job in [pool.submit(part, a, b) for a, b in pairwise(cuts)]:
+        job.result()

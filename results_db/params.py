@@ -93,7 +93,9 @@ class FitParams(Params):
     calibration_id: str | None = None
     form: Literal["additive", "monotone"] = "additive"
     #: only measurements of this codebook
-    codebook: str = "e8"
+    codebook: str = "trellis"
+    #: and with so many states of the trellis; null = all
+    states: int | None = None
 
 
 class BudgetSpec(Params):

@@ -8,7 +8,7 @@ VIEWS: dict[str, str] = {
         SELECT m.id, mo.name AS model, m.layer_idx, m.projection, m.expert_idx, m.b_q, m.rank,
                m.factor_bits_l, m.factor_bits_r, m.codebook, m.calibration_weighted_error, m.normalized_mse,
                m.raw_mse, m.nbytes, m.bits_per_weight, m.out_features, m.in_features, m.seconds, m.config_hash,
-               m.calibration_id, m.model_id, m.sweep_id, m.numerics_version, m.device_kind, m.created_at
+               m.calibration_id, m.model_id, m.sweep_id, m.numerics_version, m.device_kind, m.created_at, m.states
         FROM measurements m JOIN models mo ON mo.id = m.model_id
     """,
     "sensitivities_overview": """
@@ -29,7 +29,7 @@ VIEWS: dict[str, str] = {
     """,
     "fits_overview": """
         SELECT f.id, mo.name AS model, f.form, f.metric, f.codebook, f.n_observations, f.r2, f.r2_log, f.cv_error,
-               f.calibration_id, f.model_id, f.created_at
+               f.calibration_id, f.model_id, f.created_at, f.states
         FROM fits f JOIN models mo ON mo.id = f.model_id
     """,
     "allocations_overview": """

@@ -6,10 +6,12 @@ import math
 from datetime import datetime, timedelta
 from typing import Any
 
-from compress_core.config import BASELINE_CODEBOOKS
+from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
 
 NOTHING = "–"
 _MINUS = "−"
+#: what a stored config that leaves a field out means by that
+CONFIG_DEFAULTS = {name: value for name, value in CompressionConfig(b_q=2).to_dict().items() if name != "b_q"}
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -86,9 +88,10 @@ def interval(low: float | None, high: float | None, digits: int = 4) -> str:
 
 
 def config_label(config: dict[str, Any]) -> str:
-    """A short name of a config: ``e8 2b r32 f4``; codebook and factor bits only where they say something."""
-    bits = config.get("factor_bits", 4)
+    """A short name of a config: ``trellis 2b r32 f4``, ``trellis/4096 2b r0``; fields only where they say something."""
+    config = CONFIG_DEFAULTS | config
+    bits, rank, codebook = config["factor_bits"], config["rank"], config["codebook"]
     factors = "/".join(map(str, bits)) if isinstance(bits, list | tuple) else str(bits)
-    rank = config.get("rank", 0)
-    low_rank = f" r{rank} f{factors}" if rank else ("" if config.get("codebook") in BASELINE_CODEBOOKS else " r0")
-    return f"{config.get('codebook', 'e8')} {config['b_q']}b{low_rank}"
+    low_rank = f" r{rank} f{factors}" if rank else ("" if codebook in BASELINE_CODEBOOKS else " r0")
+    size = f"/{config['states']}" if codebook == "trellis" and config["states"] != CompressionConfig.states else ""
+    return f"{codebook}{size} {config['b_q']}b{low_rank}"

@@ -17,6 +17,7 @@ def measured_cells(
     calibration_id: str,
     numerics_version: int,
     codebook: str | None = None,
+    states: int | None = None,
     config_hashes: Collection[str] | None = None,
 ) -> list[Measurement]:
     """The newest measurement of every (matrix, config), in the order of the model.
@@ -34,6 +35,8 @@ def measured_cells(
     )
     if codebook is not None:
         query = query.where(Measurement.codebook == codebook)
+    if states is not None:
+        query = query.where(Measurement.states == states)
     if config_hashes is not None:
         query = query.where(Measurement.config_hash.in_(config_hashes))
     # a cell measured on two kinds of device: the later row wins

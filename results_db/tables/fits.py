@@ -25,6 +25,8 @@ class Fit(CreatedAt, Base):
     metric: Mapped[str]
     #: only measurements of this codebook were used
     codebook: Mapped[str]
+    #: and with so many states of the trellis; null = all
+    states: Mapped[int | None]
     n_observations: Mapped[int]
     r2: Mapped[float]
     r2_log: Mapped[float]

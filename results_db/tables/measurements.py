@@ -65,6 +65,8 @@ class Measurement(CreatedAt, Base):
     factor_bits_l: Mapped[int]
     factor_bits_r: Mapped[int]
     codebook: Mapped[str]
+    #: of the trellis; null for the other codebooks
+    states: Mapped[int | None]
     seed: Mapped[int]
     numerics_version: Mapped[int]
     device_kind: Mapped[str]

@@ -55,21 +55,25 @@ def compute_fit(session: Session, params: FitParams) -> FitDraft:
     """
     get_row(session, Model, params.model_id)
     calibration = check_calibration(session, params.model_id, params.calibration_id)
-    rows = measured_cells(
-        session,
-        model_id=params.model_id,
-        calibration_id=calibration.id,
-        numerics_version=NUMERICS_VERSION,
-        codebook=params.codebook,
-    )
+    where: dict[str, Any] = {
+        "model_id": params.model_id,
+        "calibration_id": calibration.id,
+        "numerics_version": NUMERICS_VERSION,
+    }
+    rows = measured_cells(session, **where, codebook=params.codebook, states=params.states)
     if not rows:
-        raise FitError(
-            f"nothing is measured with codebook {params.codebook!r} under calibration {calibration.id}: "
-            "run a sweep first"
-        )
+        what = f"codebook {params.codebook!r}" + (f" and {params.states} states" if params.states is not None else "")
+        raise FitError(f"nothing is measured with {what} under calibration {calibration.id}: {_cure(session, where)}")
     began = time.perf_counter()
     fit = _FORMS[params.form](observations(rows))
     return FitDraft(params, calibration.id, rows, fit, time.perf_counter() - began)
+
+
+def _cure(session: Session, where: dict[str, Any]) -> str:
+    measured = {
+        f"{m.codebook} of {m.states} states" if m.states else m.codebook for m in measured_cells(session, **where)
+    }
+    return f"name one that is ({', '.join(sorted(measured))})" if measured else "run a sweep first"
 
 
 def save_fit(session: Session, draft: FitDraft, *, job_id: str | None = None) -> Fit:
@@ -87,6 +91,7 @@ def save_fit(session: Session, draft: FitDraft, *, job_id: str | None = None) ->
         form=fit.form,
         metric=METRIC,
         codebook=draft.params.codebook,
+        states=draft.params.states,
         n_observations=fit.n_observations,
         r2=overall.r2_linear,
         r2_log=overall.r2_log,

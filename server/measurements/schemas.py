@@ -32,6 +32,7 @@ class MeasurementFilter:
     b_q: Number = None
     rank: Number = None
     codebook: str | None = None
+    states: Number = None
 
     def query(self) -> Select[tuple[Measurement]]:
         """The rows, in no order yet.
@@ -49,6 +50,7 @@ class MeasurementFilter:
             Measurement.b_q: self.b_q,
             Measurement.rank: self.rank,
             Measurement.codebook: self.codebook,
+            Measurement.states: self.states,
         }
         return filtered(select(Measurement), columns)
 

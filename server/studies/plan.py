@@ -174,7 +174,10 @@ class _Planner:
         self._gate("gate:1", 1, ["error_varies", "profiles_differ", "collection_complete"], {"sweep": "sweep"})
 
     def _phase2(self) -> None:
-        params = {"form": self.config.fit.form, "codebook": self.config.grid.codebook}
+        grid = self.config.grid
+        params: dict[str, Any] = {"form": self.config.fit.form, "codebook": grid.codebook}
+        if grid.codebook == "trellis":  # errors of two sizes of trellis are no repetitions of each other
+            params["states"] = grid.states
         self._job("fit", JobKind.FIT, 2, params, {"calibration_id": ("calibrate", "calibration_id")}, after=("sweep",))
         self._gate("gate:2", 2, ["fit_explains", "parameters_physical", "fit_generalises"], {"fit": "fit"})
 

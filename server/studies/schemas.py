@@ -52,12 +52,14 @@ class SensitivitySection(SamplingSection):
 class GridSection(Section):
     """Every b_q with every rank."""
 
-    codebook: str = "e8"
+    codebook: str = CompressionConfig.codebook
+    #: of the trellis; without effect for the other codebooks
+    states: int = CompressionConfig.states
     b_q: Annotated[list[int], Field(min_length=1)]
     rank: Annotated[list[int], Field(min_length=1)]
     factor_bits: int | list[int] = 4
     seed: int = 0
-    iterations: int = 5
+    iterations: int = CompressionConfig.iterations
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -77,6 +79,7 @@ class GridSection(Section):
         """The fields that all configs of the study share unless they say otherwise."""
         return {
             "codebook": self.codebook,
+            "states": self.states,
             "factor_bits": self.factor_bits,
             "seed": self.seed,
             "iterations": self.iterations,

@@ -24,7 +24,7 @@ COLUMNS = {
     "errors": (
         "id model layer_idx projection expert_idx b_q rank factor_bits_l factor_bits_r codebook "
         "calibration_weighted_error normalized_mse raw_mse nbytes bits_per_weight out_features in_features seconds "
-        "config_hash calibration_id model_id sweep_id numerics_version device_kind created_at"
+        "config_hash calibration_id model_id sweep_id numerics_version device_kind created_at states"
     ),
     "sensitivities_overview": (
         "id model layer_idx projection expert_idx method sensitivity kl kl_se anchor_error anchor_config_hash "
@@ -36,7 +36,7 @@ COLUMNS = {
         "peak_gpu_bytes"
     ),
     "fits_overview": (
-        "id model form metric codebook n_observations r2 r2_log cv_error calibration_id model_id created_at"
+        "id model form metric codebook n_observations r2 r2_log cv_error calibration_id model_id created_at states"
     ),
     "allocations_overview": (
         "id model study name kind objective scope budget_bytes total_bytes matrix_bytes fixed_bytes bits_per_weight "

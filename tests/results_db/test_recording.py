@@ -10,6 +10,8 @@ from sqlalchemy import func, select
 
 from results_db.clock import utc_now
 from results_db.errors import LeaseLost
+from results_db.migrate import downgrade, upgrade
+from results_db.queries.measured import measured_cells
 from results_db.queue.lease import Claim, reap_expired
 from results_db.recording import (
     find_calibration,
@@ -47,6 +49,7 @@ CONFIG = {
     "factor_bits_l": 4,
     "factor_bits_r": 4,
     "codebook": "e8",
+    "states": None,
     "seed": 0,
 }
 ERRORS = {
@@ -115,6 +118,35 @@ def sensitivity(calibration_id: str) -> dict[str, Any]:
 def count(queue: Any, table: Any) -> int:
     with queue.database.read() as session:
         return int(session.scalars(select(func.count()).select_from(table)).one())
+
+
+@pytest.fixture
+def two_sizes(queue: Any, claim: Claim, measurement: dict[str, Any]) -> dict[str, Any]:
+    """Measurements of two sizes of trellis and of e8; answers what they share."""
+    for codebook, states in (("trellis", 1024), ("trellis", 4096), ("e8", None)):
+        config = {"b_q": 2, "codebook": codebook, "states": states or 1024}
+        values = {"codebook": codebook, "states": states, "config": config, "config_hash": f"{codebook}-{states}"}
+        assert queue.do(record_measurement, claim, **(measurement | values))
+    return {"model_id": "mod_1", "calibration_id": measurement["calibration_id"], "numerics_version": 1}
+
+
+def test_measurements_by_codebook_and_states(queue: Any, two_sizes: dict[str, Any]) -> None:
+    with queue.database.read() as session:
+        assert len(measured_cells(session, **two_sizes)) == 3
+        assert len(measured_cells(session, **two_sizes, codebook="trellis")) == 2
+        (row,) = measured_cells(session, **two_sizes, codebook="trellis", states=4096)
+        assert (row.states, row.config["states"]) == (4096, 4096)
+        assert measured_cells(session, **two_sizes, codebook="e8", states=1024) == []
+
+
+def test_an_upgrade_finds_the_states_of_old_measurements_in_their_configs(
+    queue: Any, two_sizes: dict[str, Any]
+) -> None:
+    downgrade(queue.database, "0001")
+    upgrade(queue.database)
+    with queue.database.read() as session:
+        found = session.execute(select(Measurement.codebook, Measurement.states).order_by(Measurement.id)).all()
+    assert [tuple(row) for row in found] == [("trellis", 1024), ("trellis", 4096), ("e8", None)]
 
 
 def test_a_measurement_is_recorded_once(queue: Any, claim: Claim, measurement: dict[str, Any]) -> None:

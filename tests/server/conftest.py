@@ -268,6 +268,7 @@ class SimulatedWorker:
                     "factor_bits_l": config.factor_bits_l,
                     "factor_bits_r": config.factor_bits_r,
                     "codebook": config.codebook,
+                    "states": config.states if config.codebook == "trellis" else None,
                     "seed": config.seed,
                     "numerics_version": NUMERICS_VERSION,
                     "device_kind": "cpu",

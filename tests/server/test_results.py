@@ -55,6 +55,10 @@ def test_fits(client: TestClient, measured_model: Ids) -> None:
 def test_fits_that_cannot_be(client: TestClient, measured_model: Ids, model: dict[str, Any]) -> None:
     ask = {"model_id": model["id"]}
     refused(client, "fits", ask | {"codebook": "scalar"}, "fit-failed")
+    ask_measured = {"model_id": measured_model["model_id"], "states": 512}
+    told = refused(client, "fits", ask_measured, "fit-failed")["detail"]
+    assert "512 states" in told
+    assert "rtn, trellis of 1024 states" in told
     refused(client, "fits", ask | {"form": "magic"}, "invalid-request")
     refused(client, "fits", {"model_id": "nothing"}, "not-found", 404)
     refused(client, "fits", ask | {"calibration_id": "nothing"}, "not-found", 404)
@@ -231,6 +235,8 @@ def test_measurement_filters_and_exports(client: TestClient, measured_model: Ids
 
     assert count("") == 21 * 12
     assert count("codebook=rtn") == 21 * 3
+    assert count("codebook=trellis&states=1024") == 21 * 9
+    assert count("states=256") == 0
     assert count("projection=q&b_q=2&rank=4") == 3
     assert count("layer_idx=1&rank=12") == 7 * 3
     assert client.get("/api/v1/measurements?projection=w").status_code == 422
@@ -286,7 +292,7 @@ def test_requests_that_name_the_wrong_thing(client: TestClient, measured_model: 
     refused(client, "evaluations", ask | {"text": {"kind": "file"}}, "invalid-request")
     refused(client, "evaluations", ask | {"text": {"kind": "file", "path": "/etc/hosts"}}, "path-not-allowed", 403)
     refused(client, "sensitivities", ask | {"anchors": []}, "invalid-request")
-    refused(client, "sensitivities", ask | {"anchors": [{"b_q": 7}]}, "invalid-config")
+    refused(client, "sensitivities", ask | {"anchors": [{"b_q": 9}]}, "invalid-config")
 
 
 @pytest.mark.parametrize("bits", [None, 4.0, "4", {"a": 1}, [4, 4, 4], [[4], [4]], True])

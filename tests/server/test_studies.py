@@ -10,7 +10,10 @@ import yaml
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from compress_core.config import CompressionConfig
+from results_db.params import FitParams
 from server.studies.finish import finish_study
+from server.studies.schemas import GridSection
 
 Config = dict[str, Any]
 
@@ -82,6 +85,30 @@ def test_yaml_and_json_make_the_same_study(client: TestClient, study_config: Con
     )
     assert answer.status_code == 202, answer.text
     assert answer.json()["config"] == start(client, study_config)["config"]
+
+
+def test_what_a_grid_leaves_out_is_what_a_config_leaves_out() -> None:
+    grid = GridSection(b_q=[2, 3], rank=[0, 8])
+    assert grid.configs() == [CompressionConfig(b_q=b, rank=r) for b in (2, 3) for r in (0, 8)]
+    assert FitParams(model_id="m").codebook == CompressionConfig.codebook
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_a_grid_of_a_larger_trellis(client: TestClient, study_config: Config, run_to_end: Callable[..., None]) -> None:
+    study_config["grid"] |= {"codebook": "trellis", "states": 4096}
+    study = start(client, study_config)
+    run_to_end()
+    study = look(client, study)
+    assert study["state"] == "succeeded", study["reason"]
+    steps = {job["step"]: job["params"] for job in study["jobs"]}
+    assert {c["states"] for c in steps["allocate:optimal"]["menu"]} == {4096}
+    assert {(c["codebook"], c["states"]) for c in steps["sensitivity"]["anchors"]} == {("trellis", 4096)}
+    (fit,) = client.get("/api/v1/fits").json()["items"]
+    assert (fit["codebook"], fit["states"]) == ("trellis", 4096)
+    study_config["grid"]["states"] = 1000
+    refused = client.post("/api/v1/studies", json={"config": study_config})
+    assert refused.status_code == 422
+    assert "power of two" in refused.text
 
 
 @pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)

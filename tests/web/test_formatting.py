@@ -66,7 +66,10 @@ def test_moments_and_intervals() -> None:
     [
         ({"b_q": 2, "rank": 32, "factor_bits": 4, "codebook": "e8"}, "e8 2b r32 f4"),
         ({"b_q": 3, "rank": 8, "factor_bits": [4, 16], "codebook": "scalar"}, "scalar 3b r8 f4/16"),
-        ({"b_q": 4}, "e8 4b r0"),
+        ({"b_q": 4}, "trellis 4b r0"),
+        ({"b_q": 4, "states": 1024}, "trellis 4b r0"),
+        ({"b_q": 2, "states": 4096, "rank": 8}, "trellis/4096 2b r8 f4"),
+        ({"b_q": 4, "codebook": "e8", "states": 4096}, "e8 4b r0"),
         ({"b_q": 4, "rank": 0, "codebook": "rtn"}, "rtn 4b"),
         ({"b_q": 3, "rank": 0, "codebook": "gptq"}, "gptq 3b"),
     ],

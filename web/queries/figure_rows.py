@@ -24,7 +24,7 @@ from results_db.tables import (
     Sweep,
 )
 from web.figures import AnchorResult, Cell, ChosenConfig, FittedCell, Outcome
-from web.formatting import config_label
+from web.formatting import CONFIG_DEFAULTS, config_label
 
 #: what the study's models are called
 _LABELS = {
@@ -266,17 +266,19 @@ def _clamped(config: dict[str, Any], matrix: dict[str, Any]) -> dict[str, Any]:
 
 def _config_key(config: dict[str, Any]) -> tuple[Any, ...]:
     """Equal for configs that compress alike: fields without effect do not count, absent ones have their defaults."""
-    bits = config.get("factor_bits", 4)
+    config = CONFIG_DEFAULTS | config
+    bits, rank, codebook = config["factor_bits"], config["rank"], config["codebook"]
     pair = tuple(bits) if isinstance(bits, list | tuple) else (bits, bits)
-    rank, codebook = config.get("rank", 0), config.get("codebook", "e8")
-    search = () if codebook in BASELINE_CODEBOOKS else (config.get("seed", 0), config.get("iterations", 5))
-    return (codebook, config["b_q"], rank, pair if rank else None, search)
+    states = config["states"] if codebook == "trellis" else None
+    seed = None if codebook in BASELINE_CODEBOOKS else config["seed"]
+    return (codebook, states, config["b_q"], rank, (pair, config["iterations"]) if rank else None, seed)
 
 
 def _config_names(configs: list[dict[str, Any]]) -> list[str]:
     """Short names, told apart by seed and iterations where they would be equal."""
-    names = [config_label(config) for config in configs]
+    full = [CONFIG_DEFAULTS | config for config in configs]
+    names = [config_label(config) for config in full]
     return [
-        name if names.count(name) == 1 else f"{name} seed {config.get('seed', 0)} it {config.get('iterations', 5)}"
-        for name, config in zip(names, configs, strict=True)
+        name if names.count(name) == 1 else f"{name} seed {config['seed']} it {config['iterations']}"
+        for name, config in zip(names, full, strict=True)
     ]

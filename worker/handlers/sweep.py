@@ -169,6 +169,7 @@ def measurement_row(spec: MatrixSpec, measurement: MatrixMeasurement) -> dict[st
         "factor_bits_l": config.factor_bits_l,
         "factor_bits_r": config.factor_bits_r,
         "codebook": config.codebook,
+        "states": config.states if config.codebook == "trellis" else None,
         "seed": config.seed,
         "raw_mse": measurement.raw_mse,
         "normalized_mse": measurement.normalized_mse,

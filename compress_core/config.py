@@ -45,7 +45,7 @@ class CompressionConfig:
     #: seed of the random signs of the incoherence transform
     seed: int = 0
     #: outer iterations of the alternation between Q and L·R; without effect at rank 0
-    iterations: int = 3
+    iterations: int = 2
     #: states of the trellis, a power of two from 256 to 65536; without effect for the other codebooks
     states: int = 1024
 

@@ -29,6 +29,9 @@ FROM base AS worker
 ARG TORCH_INDEX=
 RUN pip install --constraint constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 RUN pip install --constraint constraints.txt --editable '.[worker]'
-ENV OMP_WAIT_POLICY=PASSIVE
+# Triton builds its launcher with it when a card first searches a trellis
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+# compiled kernels outlive the container: compiling those of numba takes ten seconds
+ENV OMP_WAIT_POLICY=PASSIVE NUMBA_CACHE_DIR=/var/lib/bitbudget/numba TRITON_CACHE_DIR=/var/lib/bitbudget/triton
 USER bitbudget
 CMD ["python", "-m", "worker"]

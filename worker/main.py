@@ -90,6 +90,7 @@ def _prepare_environment() -> None:
 def _preload() -> None:
     """Import what jobs import, once, so that no job pays for it. Nothing is computed: a parent that ran a parallel
     region before the fork leaves the horse with a pool of threads that do not exist."""
+    import numba
     import torch
     import transformers
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -98,8 +99,11 @@ def _preload() -> None:
 
     for family in _FAMILIES:
         import_module(f"transformers.models.{family}.modeling_{family}")
+    # numba starts no thread. Its kernels are compiled, or read from the cache, by the horse that first calls them
+    import_module("compress_core.codebooks.viterbi.cpu")
     del AutoConfig, AutoModelForCausalLM, AutoTokenizer, worker
-    log.info("torch %s and transformers %s are loaded", torch.__version__, transformers.__version__)
+    versions = (torch.__version__, transformers.__version__, numba.__version__)
+    log.info("torch %s, transformers %s and numba %s are loaded", *versions)
 
 
 def _work(settings: Settings, device: Device, name: str, *, burst: bool) -> None:

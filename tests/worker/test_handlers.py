@@ -177,13 +177,14 @@ def test_a_sweep_clamps_ranks_and_says_so(service: Any, model_id: str, calibrati
     assert sweep.config_hashes == sorted({row.config_hash for row in rows})
 
 
+@pytest.mark.parametrize("codebook", [{}, {"codebook": "trellis", "states": 256}], ids=["scalar", "trellis"])
 def test_a_measurement_is_what_the_core_says(
-    service: Any, model_id: str, calibration_id: str, tiny_model: Path
+    service: Any, model_id: str, calibration_id: str, tiny_model: Path, codebook: dict[str, Any]
 ) -> None:
     from compress_core import compress_matrix
     from compress_core.calibrate.calibration import Calibration as CalibrationFile
 
-    config = CompressionConfig.from_dict(UNIFORM | {"seed": 502})
+    config = CompressionConfig.from_dict(UNIFORM | {"seed": 502} | codebook)
     result = run(
         service,
         JobKind.SWEEP,
@@ -206,6 +207,7 @@ def test_a_measurement_is_what_the_core_says(
     assert row.nbytes == compressed.nbytes
     assert row.raw_mse == pytest.approx(float(difference.square().mean()), rel=1e-5)
     assert row.config == config.to_dict()
+    assert row.states == codebook.get("states")
 
 
 # --- sensitivity ---------------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
 import json, os, sys
 from worker.main import _preload, _prepare_environment
@@ -40,6 +42,7 @@ print(json.dumps(facts))
 """
 
 
+@pytest.mark.slow
 def test_a_horse_computes_what_its_parent_has_only_imported(repo: Path) -> None:
     # the BLAS of numpy and scipy starts threads when it is imported, and renews them after a fork
     environment = os.environ | {"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "1"}

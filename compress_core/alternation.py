@@ -21,6 +21,7 @@ Shapes: O = out_features, I = in_features, r = rank. w_OI, h_II.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,9 +29,9 @@ import torch
 from torch import Tensor
 
 from compress_core.config import CompressionConfig
-from compress_core.context import MatrixContext, Start, damped
+from compress_core.context import MatrixContext, Start
 from compress_core.descent import Curvature, make_curvature
-from compress_core.ldlq import Feedback, make_feedback, reciprocal
+from compress_core.ldlq import Feedback, reciprocal
 from compress_core.lowrank import (
     FactorCode,
     Factors,
@@ -77,11 +78,13 @@ def start_of(context: MatrixContext, config: CompressionConfig, rounder: Rounder
     key = (config.codebook, config.b_q, config.states)
     if key not in context.starts:
         w_OI = context.w_OI
+        root = context.input.root
         feedback = context.input.feedback(rounder.codebook.block)
-        curvature = make_curvature(context.input.h_II, rounder.codebook.block)
+        curvature = make_curvature(root, rounder.codebook.block)
         natural_O = rounder.natural_codes(w_OI)
-        codes_O = rounder.search_rows(w_OI, feedback, natural_O, _WIDE_STEPS)
+        codes_O = rounder.search_rows(w_OI, feedback, root, natural_O, _WIDE_STEPS)
         q = rounder.search_units(w_OI, feedback, curvature, codes_O, _NARROW_STEPS, _NARROW_PASSES)
+        del feedback  # a large one is a square that nobody else keeps
         q = rounder.descend(w_OI, q, curvature, _FINAL_PASSES)
         error = context.error(q.rounded.value_OI)
         context.starts[key] = Start(q, natural_O - q.row_codes_O, error)
@@ -147,10 +150,10 @@ class _Alternation:
 
     def _carried(self, directions_Ir: Tensor) -> Tensor:
         """L₀·Vᵀ S⁻¹, the part of W that Q need not code."""
-        w_OI, s_II = self.context.w_OI, self.context.input.s_II
+        w_OI = self.context.w_OI
         energy = w_OI.to(torch.float64).square().sum()
         share = _SOFTENED * self.start.error * reciprocal(energy)
-        right_rI = torch.linalg.solve_triangular(s_II.T, directions_Ir, upper=True).T
+        right_rI = self.context.input.root.solve_root(directions_Ir).T
         gram_rr = share * gram(right_rI)
         gram_rr.diagonal().add_(self.noise)
         return (share.to(torch.float32) * (w_OI @ right_rI.T)) @ solve(gram_rr, right_rI)
@@ -158,24 +161,24 @@ class _Alternation:
     def _low_rank(self, a_OI: Tensor, directions_Ir: Tensor, rounds: int = 2) -> LowRank:
         shared = self.context.input
         extra_Ik = shared.start(0)[:, : a_OI.shape[1] - self.config.rank]
-        return best_low_rank(a_OI, shared.s_II, torch.cat([directions_Ir, extra_Ik], dim=1), self.config.rank, rounds)
-
-    def _remaining(self, directions_Ir: Tensor, kappa: float, damping: float) -> Tensor:
-        """H − (1 − κ)(S V)(S V)ᵀ + damping·mean(diag H)·I, float64."""
-        corrected = (self.context.input.s_II @ directions_Ir).to(torch.float64)
-        h64 = damped(self.context.input.h_II, damping)
-        return h64.addmm_(corrected, corrected.T, alpha=kappa - 1)
+        return best_low_rank(a_OI, shared.root, torch.cat([directions_Ir, extra_Ik], dim=1), self.config.rank, rounds)
 
     def _feedback(self, directions_Ir: Tensor) -> Feedback:
-        floor = _FLOOR * self.context.input.level
-        return make_feedback(self._remaining(directions_Ir, _KAPPA * self.noise, floor), self.rounder.codebook.block)
+        shared = self.context.input
+        return shared.softened_feedback(
+            self.rounder.codebook.block,
+            shared.root.root_times(directions_Ir),
+            kappa=_KAPPA * self.noise,
+            damping=_FLOOR * shared.level,
+        )
 
     def _curvature(self, directions_Ir: Tensor) -> Curvature:
-        h_II = self._remaining(directions_Ir, _KAPPA_DESCENT * self.noise, _DESCENT_DAMPING)
-        return make_curvature(h_II.to(torch.float32), self.rounder.codebook.block)
+        root = self.context.input.root
+        corrected_Ir = root.root_times(directions_Ir) * math.sqrt(1 - _KAPPA_DESCENT * self.noise)
+        return make_curvature(root, self.rounder.codebook.block, corrected_Ir, _DESCENT_DAMPING)
 
     def _quantized(self, q: RoundedRows, low: LowRank) -> Decomposed:
         shared = self.context.input
         residual_OI = self.context.w_OI - q.rounded.value_OI
-        factors, error = quantize_factors(residual_OI, shared.s_II, shared.feedback, low, q.scale_O, self.code)
+        factors, error = quantize_factors(residual_OI, shared.root, shared.feedback, low, q.scale_O, self.code)
         return Decomposed(q, factors, error)

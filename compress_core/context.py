@@ -5,6 +5,8 @@ Shapes: O = out_features, I = in_features. w_OI, h_II.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -12,29 +14,35 @@ from torch import Tensor
 
 from compress_core.errors import CalibrationError, NonFiniteValues
 from compress_core.incoherence import InputRotation
-from compress_core.ldlq import Feedback, make_feedback
+from compress_core.ldlq import Feedback, make_feedback_
 from compress_core.lowrank import random_start, top_directions
+from compress_core.rooted_hessian import EXACT_WIDTH, RootedHessian, panels
 from compress_core.rounding import RoundedRows
 
+#: weights that are rotated at once
+_STRIP = 1 << 22
 #: ε: what rounding adds to the diagonal of H, relative to its mean (GPTQ uses 1e-2)
 DAMPING = 1e-3
-#: what the square root S adds: just enough for a singular H
-_ROOT_DAMPING = 1e-6
-#: the most that rounding (of a bfloat16 H, say) can ask for; an H that needs more is no E[x xᵀ]
-_MOST_ROOT_DAMPING = 0.1
+#: what the square root S adds: just enough for a singular H; and more where rounding (of a bfloat16 H, or of a large
+#: one, which is factorised in float32) asks for it. An H that needs more than that is no E[x xᵀ]
+_ROOT_DAMPING = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+#: how much more damping may be tried where rounding in float32 has made a softened Hessian indefinite
+_FEEDBACK_LADDER = (1.0, 10.0, 100.0)
 
 _NOT_SEMIDEFINITE = "the Hessian is not positive semidefinite, so it is no E[x xᵀ]: calibrate again"
 
-
-def damped(h_II: Tensor, share: float) -> Tensor:
-    """H + share·mean(diag H)·I in float64."""
-    h64 = h_II.to(torch.float64)
-    return h64 + share * h64.diagonal().mean() * torch.eye(h64.shape[0], dtype=h64.dtype, device=h64.device)
+#: a Hessian (in_features, in_features); or what loads it, so that it need not be in memory all the time; None: identity
+Hessian = Tensor | Callable[[], Tensor] | None
 
 
-def damped_level(s_II: Tensor) -> Tensor:
+def loaded(hessian: Hessian) -> Tensor | None:
+    """The Hessian itself."""
+    return hessian() if callable(hessian) else hessian
+
+
+def damped_level(root: RootedHessian) -> Tensor:
     """det(H + DAMPING)^(1/n), to first order: the pivots of S with the damping added to each."""
-    return (s_II.diagonal().to(torch.float64).square() + DAMPING).log().mean().exp()
+    return (root.square_II.diagonal().to(torch.float64).square() + DAMPING).log().mean().exp()
 
 
 @dataclass
@@ -44,34 +52,56 @@ class InputContext:
     seed: int
     device: torch.device
     rotation: InputRotation
-    #: rotated, mean diagonal 1 (identity where H is None or zero)
-    h_II: Tensor
-    #: lower triangular, H + tiny = S Sᵀ
-    s_II: Tensor
+    #: rotated, mean diagonal 1 (identity where H is None or zero), and its root S
+    root: RootedHessian
     #: det(H)^(1/n): what rounding with feedback leaves per weight, for unit codebook error (QuIP, arXiv 2307.13304)
     level: float = 1.0
     _feedback: dict[int, Feedback] = field(default_factory=dict)
     _directions: dict[int, Tensor] = field(default_factory=dict)
 
     def feedback(self, block: int) -> Feedback:
-        """Factorisation of H + ε for blocks of ``block`` columns."""
-        if block not in self._feedback:
-            self._feedback[block] = make_feedback(damped(self.h_II, DAMPING), block)
-        return self._feedback[block]
+        """Factorisation of H + ε for blocks of ``block`` columns; kept where it is small."""
+        if block in self._feedback:
+            return self._feedback[block]
+        made = self.softened_feedback(block, None, 1.0, DAMPING)
+        if self.root.width <= EXACT_WIDTH:
+            self._feedback[block] = made
+        return made
+
+    def softened_feedback(self, block: int, corrected_Ir: Tensor | None, kappa: float, damping: float) -> Feedback:
+        """Factorisation of H − (1 − κ)·C Cᵀ + damping·mean(diag H)·I for blocks of ``block`` columns.
+
+        Raises:
+            CalibrationError: with a hundredfold damping it is not positive definite either.
+        """
+        for more in _FEEDBACK_LADDER:
+            h_II = self.root.lower_hessian()
+            h_II.diagonal().add_(more * damping * h_II.diagonal().mean())
+            if corrected_Ir is not None:
+                corrected_Ir = corrected_Ir.to(h_II.dtype)
+                h_II.addmm_(corrected_Ir, corrected_Ir.T, alpha=kappa - 1)
+            feedback = make_feedback_(h_II, block)
+            if feedback is not None:
+                return feedback
+            del h_II  # before the next try makes another square
+        raise CalibrationError(_NOT_SEMIDEFINITE)
 
     def start(self, rank: int) -> Tensor:
         """Random start of a subspace iteration."""
-        return random_start(self.h_II.shape[0], rank, self.seed, self.device)
+        return random_start(self.root.width, rank, self.seed, self.device)
 
     def directions(self, rank: int) -> Tensor:
-        """Leading ``rank`` right singular directions of Sᵀ (whitened input coordinates), (I, rank)."""
+        """Leading ``rank`` right singular directions of S (whitened input coordinates), (I, rank)."""
         if rank not in self._directions:
-            self._directions[rank] = top_directions(self.s_II, rank, self.start(rank), rounds=6)
+            root = self.root
+            self._directions[rank] = top_directions(
+                root.root_times, root.root_transposed_times, rank, self.start(rank), rounds=6
+            )
         return self._directions[rank]
 
 
-def prepare_input(h_II: Tensor | None, in_features: int, seed: int, device: torch.device) -> InputContext:
-    """Rotate and factorise a Hessian.
+def prepare_input(hessian: Hessian, in_features: int, seed: int, device: torch.device) -> InputContext:
+    """Rotate and factorise a Hessian; in memory are it and one square, and that square alone afterwards.
 
     Raises:
         NonFiniteValues: NaN or infinity in H.
@@ -79,41 +109,54 @@ def prepare_input(h_II: Tensor | None, in_features: int, seed: int, device: torc
         ValueError: H is not (in_features, in_features).
     """
     rotation = InputRotation.make(in_features, seed, device)
-    identity = torch.eye(in_features, device=device)
+    square_II = _rotated(hessian, rotation, in_features, device)
+    if square_II is None:
+        ones_I = torch.ones(in_features, device=device)
+        return InputContext(seed, device, rotation, RootedHessian(torch.eye(in_features, device=device), ones_I))
+    root = _rooted(square_II)
+    return InputContext(seed, device, rotation, root, float(damped_level(root)))
+
+
+def _rotated(hessian: Hessian, rotation: InputRotation, in_features: int, device: torch.device) -> Tensor | None:
+    """H with mean diagonal 1 in the rotated basis; None for the identity and for zero."""
+    h_II = loaded(hessian)
     if h_II is None:
-        return InputContext(seed, device, rotation, identity, identity)
+        return None
     if h_II.shape != (in_features, in_features):
         raise ValueError(f"a weight of width {in_features} needs a Hessian of that size, not {tuple(h_II.shape)}")
-    h = h_II.detach().to(device=device, dtype=torch.float64)
-    if not bool(torch.isfinite(h).all()):
+    h_II = h_II.detach()
+    if not all(bool(torch.isfinite(h_II[at]).all()) for at in panels(in_features)):
         raise NonFiniteValues("the Hessian has NaN or infinite entries: calibrate again, a retry with it cannot help")
-    h = (h + h.T) / 2
-    mean = float(h.diagonal().mean())
-    if not bool(h.any()):
-        return InputContext(seed, device, rotation, identity, identity)
+    if not any(bool(h_II[at].any()) for at in panels(in_features)):
+        return None
+    mean = float(h_II.diagonal().to(torch.float64).mean())
     if mean <= 0:
         raise CalibrationError(_NOT_SEMIDEFINITE)
-    rotated, root = _root(rotation.rotate_hessian((h / mean).to(torch.float32)))
-    level = float(damped_level(root))
-    return InputContext(seed, device, rotation, rotated, root, level)
+    square_II = torch.empty(in_features, in_features, device=device)
+    for at in panels(in_features):
+        # half-precision sums need not be symmetric
+        rows_PI = h_II[at].to(device, torch.float64) + h_II[:, at].T.to(device, torch.float64)
+        square_II[at] = rotation.rotate((rows_PI / (2 * mean)).to(torch.float32))
+    del h_II  # what was loaded for this is let go before the factorisation
+    rotation.rotate_columns_(square_II)
+    return square_II
 
 
-def _root(h_II: Tensor) -> tuple[Tensor, Tensor]:
-    """H and lower triangular S with S Sᵀ = H + the least damping (of a short ladder) that factorises.
+def _rooted(square_II: Tensor) -> RootedHessian:
+    """H and S with S Sᵀ = H + the least damping (of a short ladder) that factorises, in the square of H itself.
 
-    Where rounding has made H as indefinite as that, the H returned has the damping in it.
+    Where rounding has made H as indefinite as that, the H kept has the damping in it.
 
     Raises:
         CalibrationError: none of the ladder does.
     """
-    share = _ROOT_DAMPING
-    while share < 2 * _MOST_ROOT_DAMPING:
-        s_II, info = torch.linalg.cholesky_ex(damped(h_II, share))
-        if int(info) == 0:
-            # below DAMPING, what rounding adds anyway makes up for it
-            sound_II = h_II if share < DAMPING / 2 else damped(h_II, share).to(torch.float32)
-            return sound_II, s_II.to(torch.float32)
-        share *= 10
+    root = RootedHessian(square_II, square_II.diagonal().clone())
+    mean = root.mean
+    for share in _ROOT_DAMPING:
+        if root.factorise_(share * mean):
+            if share > DAMPING / 2:  # below, what rounding adds anyway makes up for it
+                root.diagonal_I.add_(share * mean)
+            return root
     raise CalibrationError(_NOT_SEMIDEFINITE)
 
 
@@ -133,7 +176,7 @@ class MatrixContext:
 
     #: the weight as given, float32
     raw_w_OI: Tensor
-    raw_h_II: Tensor | None
+    hessian: Hessian
     input: InputContext
     #: rotated, root mean square 1 (or all zero)
     w_OI: Tensor
@@ -144,7 +187,12 @@ class MatrixContext:
 
     def error(self, w_hat_OI: Tensor) -> float:
         """‖(W − Ŵ) S‖² in normalised, rotated units."""
-        return float(((self.w_OI - w_hat_OI) @ self.input.s_II).square().sum())
+        return float(self.input.root.energies((self.w_OI - w_hat_OI).T).to(torch.float64).sum())
+
+    @property
+    def raw_h_II(self) -> Tensor | None:
+        """The Hessian as given, loaded anew where the caller gave what loads it."""
+        return loaded(self.hessian)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -167,12 +215,21 @@ def checked_weight(weight: Tensor, device: torch.device) -> Tensor:
 
 
 def prepare_matrix(
-    weight: Tensor, hessian: Tensor | None, seed: int, device: torch.device, shared: InputContext | None = None
+    weight: Tensor, hessian: Hessian, seed: int, device: torch.device, shared: InputContext | None = None
 ) -> MatrixContext:
     """Check, rotate and normalise a weight; ``shared`` is the context of the same H and seed, where there is one."""
     w_OI = checked_weight(weight, device)
     if shared is None:
         shared = prepare_input(hessian, w_OI.shape[1], seed, device)
-    scale = float(w_OI.to(torch.float64).square().mean().sqrt())
-    unit_OI = w_OI / scale if scale > 0 else torch.zeros_like(w_OI)
-    return MatrixContext(w_OI, hessian, shared, shared.rotation.rotate(unit_OI), scale)
+    energy = sum(float(rows_RI.to(torch.float64).square().sum()) for rows_RI in _strips(w_OI))
+    scale = math.sqrt(energy / w_OI.numel())
+    rotated_OI = torch.zeros_like(w_OI)
+    if scale > 0:
+        for rows_RI, into_RI in zip(_strips(w_OI), _strips(rotated_OI), strict=True):
+            into_RI.copy_(shared.rotation.rotate(rows_RI / scale))
+    return MatrixContext(w_OI, hessian, shared, rotated_OI, scale)
+
+
+def _strips(w_OI: Tensor) -> tuple[Tensor, ...]:
+    """Views of neighbouring rows, so that temporaries stay small."""
+    return w_OI.split(max(1, _STRIP // w_OI.shape[1]))

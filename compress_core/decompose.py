@@ -12,7 +12,7 @@ from compress_core.alternation import Progress, decompose
 from compress_core.codebooks.rtn import rtn_codes, rtn_scales
 from compress_core.compressed import CompressedMatrix, pack_factors, pack_q
 from compress_core.config import CompressionConfig
-from compress_core.context import MatrixContext, checked_weight, prepare_matrix
+from compress_core.context import Hessian, MatrixContext, checked_weight, prepare_matrix
 from compress_core.gptq import gptq
 from compress_core.packing import pack_bits
 from compress_core.precision import exact_float32
@@ -25,7 +25,7 @@ __all__ = ["CompressedMatrix", "compress_matrix"]
 @torch.no_grad()
 def compress_matrix(
     weight: Tensor,
-    hessian: Tensor | None,
+    hessian: Hessian,
     config: CompressionConfig,
     *,
     device: torch.device | str | None = None,
@@ -35,7 +35,8 @@ def compress_matrix(
     """Compress a weight (out_features, in_features) of any float dtype.
 
     Args:
-        hessian: (in_features, in_features) E[x xᵀ] of the layer's input, or None for the identity.
+        hessian: (in_features, in_features) E[x xᵀ] of the layer's input, or None for the identity; or a function that
+            loads it, where memory is scarce: it is called when H is needed, and H let go of afterwards.
         device: where to compute; default: where the weight is.
         shared: what other matrices with the same input have prepared; made from this very ``hessian``.
         progress: called after each outer iteration with the fraction done.

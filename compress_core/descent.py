@@ -5,18 +5,23 @@ tr(D H Dᵀ) given everything else, w_k + (H_kk)⁻¹·Σ_{j≠k} H_kj e_j, and 
 falls: unlike the tuning passes of QuIP# (arXiv 2307.13304, §A) it can never raise it. H may be singular as a whole
 (the directions that L·R corrects may weigh nothing); only its diagonal blocks are inverted.
 
-Shapes: O = out_features, I = in_features, P = stages of the codebook. w_OI, h_II; *_IO are transposed.
+H is not formed: it is the input's Hessian without what L·R corrects, H' = H − C Cᵀ + damping, and C has few columns.
+
+Shapes: O = out_features, I = in_features, r = rank, P = stages of the codebook, K = blocks of B columns. w_OI, h_II;
+*_IO are transposed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from compress_core.codebooks import Codebook
-from compress_core.ldlq import Rounded, nearest_columns, panel_width, reciprocal
+from compress_core.ldlq import Rounded, nearest_columns, panel_width, reciprocal, total
+from compress_core.rooted_hessian import RootedHessian
 
 #: ridge of the diagonal blocks, relative to the mean of the diagonal
 _RIDGE = 1e-6
@@ -24,9 +29,13 @@ _RIDGE = 1e-6
 
 @dataclass(frozen=True)
 class Curvature:
-    """H and the inverses of its diagonal blocks."""
+    """H' = H − C Cᵀ + damping·I, its diagonal blocks and their inverses."""
 
-    h_II: Tensor
+    root: RootedHessian
+    #: C (I, r), or None
+    corrected_Ir: Tensor | None
+    #: whole diagonal blocks of H', one a panel of columns
+    corners: tuple[Tensor, ...]
     #: one (block, block) inverse for each full block
     inverse_KBB: Tensor
     #: reciprocals of the diagonal, for the leftover single columns
@@ -34,16 +43,34 @@ class Curvature:
     block: int
 
 
-def make_curvature(h_II: Tensor, block: int) -> Curvature:
-    """What descent needs of H (float32, positive semidefinite)."""
-    width = h_II.shape[0]
-    count = width // block
-    full = count * block
-    at = torch.arange(count, device=h_II.device)
-    diagonal_KBB = h_II[:full, :full].reshape(count, block, count, block)[at, :, at, :]
-    ridge = _RIDGE * h_II.diagonal().mean()
-    inverse_KBB = torch.linalg.inv(diagonal_KBB + ridge * torch.eye(block, dtype=h_II.dtype, device=h_II.device))
-    return Curvature(h_II, inverse_KBB, 1 / (h_II.diagonal() + ridge), block)
+def make_curvature(
+    root: RootedHessian, block: int, corrected_Ir: Tensor | None = None, damping: float = 0.0
+) -> Curvature:
+    """What descent needs of H − C Cᵀ + damping·mean(diag H)·I (float32, positive semidefinite)."""
+    full = root.width - root.width % block
+    extra = damping * root.mean
+    corners, diagonals = [], []
+    for at in _panels(root.width, block):
+        corner_BB = root.corner(at)
+        if corrected_Ir is not None:
+            corner_BB.addmm_(corrected_Ir[at], corrected_Ir[at].T, alpha=-1)
+        corner_BB.diagonal().add_(extra)
+        corners.append(corner_BB)
+        for lo in range(at.start, min(at.stop, full), block):
+            inside = slice(lo - at.start, lo - at.start + block)
+            diagonals.append(corner_BB[inside, inside])
+    diagonal_I = torch.cat([corner_BB.diagonal() for corner_BB in corners])
+    ridge = _RIDGE * diagonal_I.mean()
+    identity_BB = torch.eye(block, dtype=diagonal_I.dtype, device=diagonal_I.device)
+    blocks_KBB = torch.stack(diagonals) if diagonals else identity_BB.expand(0, block, block)
+    inverse_KBB = torch.linalg.inv(blocks_KBB + ridge * identity_BB)
+    return Curvature(root, corrected_Ir, tuple(corners), inverse_KBB, 1 / (diagonal_I + ridge), block)
+
+
+def _panels(width: int, block: int) -> Iterator[slice]:
+    size = panel_width(block)
+    for first in range(0, width, size):
+        yield slice(first, min(first + size, width))
 
 
 def descend(
@@ -52,47 +79,49 @@ def descend(
     curvature: Curvature,
     codebook: Codebook,
     tail: Codebook,
-    scale_O: Tensor,
     candidates: int = 1,
 ) -> Rounded:
     """One pass over all blocks from ``start``; the arguments are those of ``ldlq``."""
-    h_II, block = curvature.h_II, curvature.block
+    block, c_Ir, scale_O = curvature.block, curvature.corrected_Ir, start.scale_O
     width = w_OI.shape[1]
     full = width - width % block
     parts_PIO = start.parts_PIO.clone()
     w_IO = w_OI.T.contiguous()
     inverse_O = reciprocal(scale_O)
     weight_CR = scale_O.square().reshape(candidates, -1)
-    error_IO = w_IO - start.value_OI.T
-    gradient_IO = h_II @ error_IO
-    change_IO = torch.zeros_like(w_IO)
-    panel = panel_width(block)
-    for first in range(0, width, panel):
-        stop = min(first + panel, width)
-        lo = first
-        while lo < stop:
+    error_IO = w_IO - start.value_IO
+    # Cᵀ e, kept up to date
+    carried_rO = None if c_Ir is None else c_Ir.T @ error_IO
+    for at, corner_BB in zip(_panels(width, block), curvature.corners, strict=True):
+        old_PO = error_IO[at].clone()
+        panel_PO = curvature.root.rows_beside(at, error_IO).addmm_(corner_BB, old_PO)
+        if c_Ir is not None and carried_rO is not None:
+            carried_rO.addmm_(c_Ir[at].T, old_PO, alpha=-1)
+            panel_PO.addmm_(c_Ir[at], carried_rO, alpha=-1)
+        change_PO = torch.zeros_like(old_PO)
+        lo = at.start
+        while lo < at.stop:
             single = lo >= full
             book = tail if single else codebook
             hi = lo + (1 if single else block)
-            gradient_BO = gradient_IO[lo:hi]
-            if lo > first:
-                gradient_BO = torch.addmm(gradient_BO, h_II[lo:hi, first:lo], change_IO[first:lo])
+            inside, before = slice(lo - at.start, hi - at.start), slice(0, lo - at.start)
+            gradient_BO = panel_PO[inside]
+            if lo > at.start:
+                gradient_BO = torch.addmm(gradient_BO, corner_BB[inside, before], change_PO[before])
             # e_k − (H_kk)⁻¹ g_k is minus the step to the minimiser in value space
             inverse_BB = curvature.inverse_I[lo].reshape(1, 1) if single else curvature.inverse_KBB[lo // block]
-            old_BO = error_IO[lo:hi]
+            old_BO = old_PO[inside]
             step_BO = torch.addmm(-old_BO, inverse_BB, gradient_BO)
             parts = nearest_columns(book, (w_IO[lo:hi] + step_BO) * inverse_O, weight_CR)
-            value = parts[0] if parts.shape[0] == 1 else parts.sum(0)
-            delta_BO = torch.addcmul(w_IO[lo:hi], value, scale_O, value=-1) - old_BO
+            delta_BO = torch.addcmul(w_IO[lo:hi], total(parts), scale_O, value=-1) - old_BO
             # f(e + δ) − f(e) = δᵀ(2 g + H_kk δ)
-            slope_BO = torch.addmm(gradient_BO, h_II[lo:hi, lo:hi], delta_BO, beta=2)
+            slope_BO = torch.addmm(gradient_BO, corner_BB[inside, inside], delta_BO, beta=2)
             gain_O = (slope_BO * delta_BO).sum(0)
             better_O = (book.unit_sums(gain_O.reshape(candidates, -1)).reshape(-1) < 0).to(w_IO.dtype)
-            change_IO[lo:hi] = delta_BO * better_O
-            stages = parts.shape[0]
-            parts_PIO[:stages, lo:hi].lerp_(parts, better_O)
+            change_PO[inside] = delta_BO * better_O
+            parts_PIO[: parts.shape[0], lo:hi].lerp_(parts, better_O)
             lo = hi
-        error_IO[first:stop] += change_IO[first:stop]
-        if stop < width:
-            gradient_IO[stop:].addmm_(h_II[stop:, first:stop], change_IO[first:stop])
-    return Rounded(parts_PIO, (parts_PIO.sum(0) * scale_O).T)
+        error_IO[at] += change_PO
+        if c_Ir is not None and carried_rO is not None:
+            carried_rO.addmm_(c_Ir[at].T, error_IO[at])
+    return Rounded(parts_PIO, scale_O)

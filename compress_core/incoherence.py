@@ -21,6 +21,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+#: entries of a Hessian that are rotated at once
+_STRIP = 1 << 23
 #: widest Hadamard factor that is applied as one matrix product
 _WIDEST_FACTOR = 128
 
@@ -108,8 +110,22 @@ class InputRotation:
         """Inverse of :meth:`rotate`."""
         return orthogonal_transform(x_XI) * self.signs_I
 
+    def rotate_columns_(self, half_II: Tensor) -> None:
+        """Rotate the columns of what has its rows rotated already, in place, and make it symmetric to the last bit."""
+        strips = half_II.split(max(1, _STRIP // half_II.shape[0]), dim=1)
+        for strip_IX in strips:
+            strip_IX.copy_(self.rotate(strip_IX.T.contiguous()).T)
+        last = 0
+        for strip_IX in strips:
+            first, last = last, last + strip_IX.shape[1]
+            below_IX = strip_IX[first:]
+            right_XI = half_II[first:last, first:]
+            mean_IX = (below_IX + right_XI.T) / 2
+            below_IX.copy_(mean_IX)
+            right_XI.copy_(mean_IX.T)
+
     def rotate_hessian(self, h_II: Tensor) -> Tensor:
-        """T S H S T, symmetric again by construction."""
-        half = self.rotate(h_II)
-        full = self.rotate(half.T.contiguous())
-        return (full + full.T) / 2
+        """T S H S T, symmetric by construction."""
+        rotated_II = self.rotate(h_II)
+        self.rotate_columns_(rotated_II)
+        return rotated_II

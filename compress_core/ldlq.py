@@ -2,7 +2,8 @@
 
 With H = U Uᵀ (U upper triangular) and Ũ = U·blockdiag(U)⁻¹, block k is rounded at w_k + Σ_{j<k} e_j Ũ_jk where
 e = w − q. This is LDLQ of QuIP (block form: QuIP#, arXiv 2402.04396 §4, eq. 8); for one-column blocks it equals
-GPTQ (arXiv 2210.17323, alg. 1). Updates of far columns are gathered into one matrix product per panel, as in GPTQ.
+GPTQ (arXiv 2210.17323, alg. 1). What far columns are off by reaches a panel of columns in one matrix product, when
+its turn comes: nothing but the errors themselves is kept.
 
 Shapes: O = out_features, I = in_features, P = stages of the codebook. w_OI, h_II; *_IO are transposed (contiguous
 columns are what the loop reads).
@@ -15,67 +16,77 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from compress_core.cholesky import lower_factor_
 from compress_core.codebooks import Codebook
+from compress_core.errors import CalibrationError
 
-#: columns between two updates of everything to the right
+#: columns that take in the errors of all columns before them at once
 _PANEL = 64
+#: diagonal blocks that are inverted at once
+_BLOCKS = 64
 
 
 @dataclass(frozen=True)
 class Feedback:
     """The factorised Hessian that rounding needs, for one block width."""
 
-    #: Ũᵀ: strictly below the diagonal blocks, the weights with which errors reach later columns
+    #: Ũᵀ below the diagonal blocks: the weights with which errors reach later columns. Nothing else of it is read
     unit_t_II: Tensor
-    #: Uᵀ, so that tr(D H Dᵀ) = ‖Uᵀ·Dᵀ‖²
-    root_t_II: Tensor
     #: width of the leading full blocks; columns after the last full one are single
     block: int
 
 
-def upper_root(h_II: Tensor) -> Tensor:
-    """U upper triangular with H = U Uᵀ, in the dtype of ``h_II``; H must be positive definite.
+def make_feedback(h_II: Tensor, block: int) -> Feedback:
+    """Factorise H (symmetric positive definite, float64 advised) for blocks of ``block`` columns.
 
     Raises:
-        torch.linalg.LinAlgError: H is not positive definite.
+        CalibrationError: H is not positive definite.
     """
-    return torch.linalg.cholesky(h_II.flip(0, 1)).flip(0, 1)
+    feedback = make_feedback_(h_II.clone(memory_format=torch.contiguous_format), block)
+    if feedback is None:
+        raise CalibrationError("the Hessian is not positive definite, so it gives no feedback: calibrate again")
+    return feedback
 
 
-def make_feedback(h_II: Tensor, block: int) -> Feedback:
-    """Factorise H (positive definite, float64 advised) for blocks of ``block`` columns."""
-    root_II = upper_root(h_II)
+def make_feedback_(h_II: Tensor, block: int) -> Feedback | None:
+    """The same in the memory of H, of which only the lower triangle is read; None if H is not positive definite."""
+    if not lower_factor_(h_II):
+        return None
     width = h_II.shape[0]
     full = width - width % block
-    unit_II = torch.empty_like(root_II)
-    if full:
-        count = full // block
-        at = torch.arange(count, device=h_II.device)
-        diagonal = root_II[:full, :full].reshape(count, block, count, block)[at, :, at, :]
-        inverse = torch.linalg.solve_triangular(
-            diagonal, torch.eye(block, dtype=h_II.dtype, device=h_II.device).expand_as(diagonal), upper=True
+    # rows of block k of Ũᵀ are those of R = Uᵀ, divided by its diagonal block
+    for first in range(0, full, _BLOCKS * block):
+        rows_KBI = h_II[first : min(first + _BLOCKS * block, full)].view(-1, block, width)
+        at = torch.arange(len(rows_KBI), device=h_II.device)
+        diagonal_KBB = rows_KBI[:, :, first : first + len(at) * block].reshape(len(at), block, len(at), block)
+        inverse_KBB = torch.linalg.solve_triangular(
+            diagonal_KBB[at, :, at, :].tril(), torch.eye(block, dtype=h_II.dtype, device=h_II.device), upper=False
         )
-        columns = root_II[:, :full].reshape(width, count, block).transpose(0, 1)
-        unit_II[:, :full] = (columns @ inverse).transpose(0, 1).reshape(width, full)
-    if full < width:
-        unit_II[:, full:] = root_II[:, full:] / root_II.diagonal()[full:]
-    return Feedback(
-        unit_t_II=unit_II.T.to(torch.float32).contiguous(),
-        root_t_II=root_II.T.to(torch.float32).contiguous(),
-        block=block,
-    )
+        rows_KBI.copy_(inverse_KBB @ rows_KBI)
+    h_II[full:].div_(h_II.diagonal()[full:, None].clone())
+    return Feedback(h_II.to(torch.float32), block)
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """What rounding gives: stages of code values (in units of the scale) and the values themselves."""
+    """What rounding gives: stages of code values (in units of the scale)."""
 
     parts_PIO: Tensor
-    value_OI: Tensor
+    scale_O: Tensor
 
-    def weighted_error_O(self, w_OI: Tensor, feedback: Feedback) -> Tensor:
-        """diag(D H Dᵀ) (O,): each row's squared error weighted by the Hessian of ``feedback``."""
-        return (feedback.root_t_II @ (w_OI - self.value_OI).T).square().sum(0)
+    @property
+    def value_OI(self) -> Tensor:
+        """The values themselves, made anew at each call."""
+        return self.value_IO.T
+
+    @property
+    def value_IO(self) -> Tensor:
+        return total(self.parts_PIO) * self.scale_O
+
+
+def total(parts_PXX: Tensor) -> Tensor:
+    """Sum of the stages, without a copy where there is one."""
+    return parts_PXX[0] if parts_PXX.shape[0] == 1 else parts_PXX.sum(0)
 
 
 def panel_width(block: int) -> int:
@@ -115,7 +126,6 @@ def ldlq(
     block = feedback.block
     full = width - width % block
     w_IO = w_OI.T.contiguous()
-    target_IO = w_IO.clone()
     error_IO = torch.empty_like(w_IO)
     parts_PIO = w_IO.new_zeros(codebook.stages, *w_IO.shape)
     inverse_O = reciprocal(scale_O)
@@ -123,18 +133,18 @@ def ldlq(
     panel = panel_width(block)
     for start in range(0, width, panel):
         stop = min(start + panel, width)
+        target_BO = w_IO[start:stop]
+        if start:
+            target_BO = torch.addmm(target_BO, feedback.unit_t_II[start:stop, :start], error_IO[:start])
         lo = start
         while lo < stop:
             book = codebook if lo < full else tail
             hi = lo + (block if lo < full else 1)
-            x_BO = target_IO[lo:hi]
+            x_BO = target_BO[lo - start : hi - start]
             if lo > start:
                 x_BO = torch.addmm(x_BO, feedback.unit_t_II[lo:hi, start:lo], error_IO[start:lo])
             parts = nearest_columns(book, x_BO * inverse_O, weight_CR)
             parts_PIO[: parts.shape[0], lo:hi] = parts
-            value = parts[0] if parts.shape[0] == 1 else parts.sum(0)
-            torch.addcmul(w_IO[lo:hi], value, scale_O, value=-1, out=error_IO[lo:hi])
+            torch.addcmul(w_IO[lo:hi], total(parts), scale_O, value=-1, out=error_IO[lo:hi])
             lo = hi
-        if stop < width:
-            target_IO[stop:].addmm_(feedback.unit_t_II[stop:, start:stop], error_IO[start:stop])
-    return Rounded(parts_PIO, (parts_PIO.sum(0) * scale_O).T)
+    return Rounded(parts_PIO, scale_O)

@@ -4,8 +4,7 @@ CALDERA's LPLR step (arXiv 2405.18886, alg. 2 and eq. 8) alternates between the 
 least-squares answer to the other one *as quantised*, and is itself rounded with feedback (ldlq) against the Hessian
 that it sees: R against H, L against R̂ H R̂ᵀ.
 
-Shapes: O = out_features, I = in_features, r = rank, C = candidate scales. a_OI, s_II (H = S Sᵀ, lower triangular),
-l_Or, r_rI.
+Shapes: O = out_features, I = in_features, r = rank, C = candidate scales. a_OI, l_Or, r_rI; H = S Sᵀ.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from torch import Tensor
 from compress_core.codebooks import Codebook, codebook_for, get_codebook
 from compress_core.errors import NonFiniteValues
 from compress_core.ldlq import Feedback, ldlq, make_feedback, reciprocal
+from compress_core.rooted_hessian import RootedHessian
 
 #: columns beyond the rank in a subspace iteration
 _OVERSAMPLE = 8
@@ -97,13 +97,19 @@ class Factors:
         return (self.left.value @ self.right.value) * self.scale_O[:, None]
 
 
-def top_directions(x_XI: Tensor, rank: int, start_Ik: Tensor, rounds: int) -> Tensor:
-    """Orthonormal (I, rank) basis of the leading right singular directions of ``x``, by subspace iteration."""
+def top_directions(
+    times: Callable[[Tensor], Tensor],
+    transposed_times: Callable[[Tensor], Tensor],
+    rank: int,
+    start_Ik: Tensor,
+    rounds: int,
+) -> Tensor:
+    """Orthonormal (I, rank) basis of the leading right singular directions of a linear map, by subspace iteration."""
     basis = start_Ik
     for _ in range(rounds):
-        basis, _ = torch.linalg.qr(x_XI.T @ (x_XI @ basis))
+        basis, _ = torch.linalg.qr(transposed_times(times(basis)))
     # order the subspace: rotate onto the singular directions inside it
-    image = x_XI @ basis
+    image = times(basis)
     _, vectors = torch.linalg.eigh((image.T @ image).to(torch.float64))
     return basis @ vectors.flip(1)[:, :rank].to(basis.dtype)
 
@@ -193,21 +199,21 @@ class LowRank:
         return self.left_Or @ self.right_rI
 
 
-def best_low_rank(a_OI: Tensor, s_II: Tensor, start_Ik: Tensor, rank: int, rounds: int = 2) -> LowRank:
+def best_low_rank(a_OI: Tensor, root: RootedHessian, start_Ik: Tensor, rank: int, rounds: int = 2) -> LowRank:
     """Minimise ‖(A − L R) S‖²: the leading singular directions of A S (Eckart-Young), by subspace iteration.
 
     Args:
         start_Ik: start of the iteration in whitened input coordinates, k ≥ rank columns.
     """
-    image_OI = a_OI @ s_II
-    directions_Ir = top_directions(image_OI, rank, start_Ik, rounds)
+    image_OI = root.times_root(a_OI)
+    directions_Ir = top_directions(image_OI.matmul, image_OI.T.matmul, rank, start_Ik, rounds)
     left_Or, _ = torch.linalg.qr(image_OI @ directions_Ir)
     return LowRank(left_Or, left_Or.T @ a_OI, directions_Ir)
 
 
 def quantize_factors(
     a_OI: Tensor,
-    s_II: Tensor,
+    root: RootedHessian,
     feedback_of: Callable[[int], Feedback],
     low: LowRank,
     scale_O: Tensor,
@@ -224,27 +230,29 @@ def quantize_factors(
     Raises:
         NonFiniteValues: the factors overflowed.
     """
-    image_OI = a_OI @ s_II
+    image_OI = root.times_root(a_OI)
     rank = low.right_rI.shape[0]
     right_rI = low.right_rI
     if code.bits_l < FLOAT_BITS:
-        scaled_Or = _left(right_rI, s_II, image_OI, code, scale_O).value * scale_O[:, None]
+        scaled_Or = _left(right_rI, root, image_OI, code, scale_O).value * scale_O[:, None]
         right_rI = solve(gram(scaled_Or.T), scaled_Or.T @ a_OI)
     if code.bits_r == FLOAT_BITS:
         right = QuantizedFactor(_half(right_rI).float(), None, None)
     else:
         codebook = factor_codebook(rank, code.bits_r, code.codebook, code.states, a_OI.device)
         right = quantize_right(right_rI, codebook, feedback_of(codebook.block))
-    factors = Factors(_left(right.value, s_II, image_OI, code, scale_O), right, scale_O)
-    error = float(((a_OI - factors.product_OI) @ s_II).square().sum())
+    factors = Factors(_left(right.value, root, image_OI, code, scale_O), right, scale_O)
+    error = float(root.energies((a_OI - factors.product_OI).T).to(torch.float64).sum())
     if not math.isfinite(error):
         raise NonFiniteValues("low-rank factors overflowed: the Hessian spans too many orders of magnitude")
     return factors, error
 
 
-def _left(right_rI: Tensor, s_II: Tensor, image_OI: Tensor, code: FactorCode, scale_O: Tensor) -> QuantizedFactor:
+def _left(
+    right_rI: Tensor, root: RootedHessian, image_OI: Tensor, code: FactorCode, scale_O: Tensor
+) -> QuantizedFactor:
     """L̂ of the least-squares answer to a given R: (A S)(R S)ᵀ ((R S)(R S)ᵀ)⁻¹, rounded."""
-    whitened_rI = right_rI @ s_II
+    whitened_rI = root.times_root(right_rI)
     gram_rr = gram(whitened_rI)
     l_Or = solve(gram_rr, whitened_rI @ image_OI.T).T
     if code.bits_l == FLOAT_BITS:

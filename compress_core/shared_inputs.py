@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from compress_core.calibrate.inputs import INPUT_OF
-from compress_core.context import InputContext, prepare_input
+from compress_core.context import Hessian, InputContext, prepare_input
 from compress_core.matrix import MatrixSpec
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class SharedInput:
             self._contexts[seed] = prepare_input(self.h_II, self.in_features, seed, self.device)
         return self._contexts[seed]
 
-    def check(self, hessian: Tensor | None, in_features: int, device: torch.device) -> None:
+    def check(self, hessian: Hessian, in_features: int, device: torch.device) -> None:
         """Refuse to stand for another input: results would be wrong without a sign.
 
         Raises:

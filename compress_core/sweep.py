@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compress_core.compressed import CompressedMatrix
 from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
-from compress_core.context import MatrixContext, prepare_matrix
+from compress_core.context import Hessian, MatrixContext, prepare_matrix
 from compress_core.decompose import compress_prepared
 from compress_core.error_metrics import calibration_weighted_error, normalized_mse, raw_mse
 from compress_core.errors import NonFiniteValues
@@ -22,7 +22,7 @@ from compress_core.shared_inputs import SharedInput
 @torch.no_grad()
 def sweep_matrix(
     weight: Tensor,
-    hessian: Tensor | None,
+    hessian: Hessian,
     configs: Sequence[CompressionConfig],
     *,
     device: torch.device | str | None = None,
@@ -34,7 +34,8 @@ def sweep_matrix(
     Each result is what ``compress_matrix`` gives alone.
 
     Args:
-        hessian: (in_features, in_features), or None for the identity.
+        hessian: (in_features, in_features), or None for the identity; or a function that loads it, where memory is
+            scarce: it is called once to prepare and once for each measurement, and H is let go of afterwards.
         shared: what other matrices with the same input have prepared, and this one prepares for them; made from
             this very ``hessian``. The results are the same without.
         on_measurement: called with each measurement as soon as it is known; may raise Interrupted to stop.

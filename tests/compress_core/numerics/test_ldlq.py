@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from compress_core.codebooks import get_codebook
-from compress_core.ldlq import ldlq, make_feedback, upper_root
+from compress_core.errors import CalibrationError
+from compress_core.ldlq import Rounded, ldlq, make_feedback
 
 CPU = torch.device("cpu")
 
@@ -13,25 +14,34 @@ def posdef(n: int, seed: int = 0) -> torch.Tensor:
     return x.T @ x / n + 0.05 * torch.eye(n, dtype=torch.float64)
 
 
-def test_upper_root() -> None:
-    h = posdef(19)
-    u = upper_root(h)
-    assert torch.allclose(u, u.triu())
-    assert torch.allclose(u @ u.T, h)
+def weighted_error(w: torch.Tensor, rounded: Rounded, h: torch.Tensor) -> float:
+    d = (w - rounded.value_OI).double()
+    return float(((d @ h) * d).sum())
 
 
-@pytest.mark.parametrize(("block", "width"), [(1, 20), (8, 24), (8, 29), (8, 5)])
-def test_feedback_is_block_unit_upper(block: int, width: int) -> None:
+@pytest.mark.parametrize(("block", "width"), [(1, 20), (2, 531), (8, 24), (8, 29), (8, 5), (8, 1030)])
+def test_feedback_factorises_h(block: int, width: int) -> None:
+    """H = Ũ D Ũᵀ with Ũ unit upper triangular in blocks and D block diagonal."""
     h = posdef(width)
-    f = make_feedback(h, block)
-    unit = f.unit_t_II.T.double()
+    unit_t = make_feedback(h, block).unit_t_II.double()
     full = width - width % block
-    for start in range(0, full, block):
-        assert torch.allclose(
-            unit[start : start + block, start : start + block], torch.eye(block, dtype=torch.float64), atol=1e-5
-        )
-    root = f.root_t_II.T.double()
-    assert torch.allclose(root @ root.T, h, rtol=1e-4, atol=1e-4)
+    starts = [*range(0, full, block), *range(full, width)]
+    unit = torch.eye(width, dtype=torch.float64)
+    for start, stop in zip(starts, [*starts[1:], width], strict=True):
+        unit[:start, start:stop] = unit_t[start:stop, :start].T
+    inverse = torch.linalg.inv(unit)
+    diagonal = inverse @ h @ inverse.T
+    outside = torch.ones_like(h, dtype=torch.bool)
+    for start, stop in zip(starts, [*starts[1:], width], strict=True):
+        outside[start:stop, start:stop] = False
+    assert diagonal[outside].abs().max() < 1e-4 * h.diagonal().mean()
+
+
+def test_an_indefinite_hessian_is_refused() -> None:
+    h = posdef(24)
+    h[3, 3] = -1
+    with pytest.raises(CalibrationError, match="positive definite"):
+        make_feedback(h, 8)
 
 
 @pytest.mark.parametrize("width", [24, 70, 133])
@@ -67,8 +77,7 @@ def test_feedback_lowers_the_weighted_error(name: str) -> None:
     ones = torch.ones(40)
     with_feedback = make_feedback(h, book.block)
     without = make_feedback(torch.eye(68, dtype=torch.float64), book.block)
-    good = ldlq(w, with_feedback, book, tail, ones).weighted_error_O(w, with_feedback).sum()
-    plain = ldlq(w, without, book, tail, ones).weighted_error_O(w, with_feedback).sum()
+    good, plain = (weighted_error(w, ldlq(w, f, book, tail, ones), h) for f in (with_feedback, without))
     assert good < 0.8 * plain
 
 

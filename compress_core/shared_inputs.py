@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from compress_core.calibrate.inputs import INPUT_OF
-from compress_core.context import Hessian, InputContext, prepare_input
+from compress_core.context import Hessian, InputContext, loaded, prepare_input
 from compress_core.matrix import MatrixSpec
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ class SharedInput:
     in_features: int
     device: torch.device
     _contexts: dict[int, InputContext] = field(default_factory=dict)
+
+    @property
+    def hessian(self) -> Tensor | None:
+        """H itself, loaded where ``h_II`` is what loads it."""
+        return loaded(self.h_II)
 
     def context(self, seed: int) -> InputContext:
         """The prepared input; the first call for a seed pays for it.

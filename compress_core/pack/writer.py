@@ -173,7 +173,7 @@ def _compress(
 
     compressed = compress_matrix(weight, shared.h_II, config, device=device, shared=shared, progress=inner)
     if on_measurement is not None:
-        on_measurement(spec.key, measure(weight.float(), shared.h_II, compressed))
+        on_measurement(spec.key, measure(weight.float(), shared.hessian, compressed))
     return compressed
 
 

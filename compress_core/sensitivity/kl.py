@@ -113,7 +113,7 @@ def kl_sensitivity(
             spec.key,
             config,
             replacement_kl(resident, reference, spec, approximation),
-            calibration_weighted_error(weight, approximation, shared.h_II),
+            calibration_weighted_error(weight, approximation, shared.hessian),
         )
         if not all(math.isfinite(kl) for kl in result.kl_per_sequence):
             raise NonFiniteValues(f"the KL of matrix {spec.key} at {config} is NaN or infinite: use dtype float32")

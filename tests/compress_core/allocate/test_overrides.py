@@ -23,7 +23,7 @@ def test_round_trip_in_the_order_of_the_model() -> None:
     names = [line.split(":")[0].strip() for line in text.splitlines()[2:]]
     assert names == ["2.q", "2.up.1", "2.down", "10.q"]
     assert overrides_to_yaml(dict(reversed(list(CONFIGS.items())))) == text
-    assert "10.q: {b_q: 2, rank: 8, factor_bits: [4, 8], codebook: e8, seed: 0, iterations: 3, states: 1024}" in text
+    assert "10.q: {b_q: 2, rank: 8, factor_bits: [4, 8], codebook: e8, seed: 0, iterations: 2, states: 1024}" in text
 
 
 def test_one_changed_matrix_changes_one_line() -> None:

@@ -127,8 +127,7 @@ class _Alternation:
         for iteration in range(1, self.config.iterations):
             if progress is not None:
                 progress(iteration / self.config.iterations)
-            target_OI = w_OI - low.product_OI
-            q = self.rounder.descend(target_OI, q, self._curvature(low.directions_Ir), 1)
+            q = self.rounder.descend(w_OI - low.product_OI, q, self._curvature(low.directions_Ir), 1)
             low = self._low_rank(w_OI - q.rounded.value_OI, low.directions_Ir)
         best = self._quantized(q, low)
         if best.error > self.start.error:

@@ -205,9 +205,16 @@ def best_low_rank(a_OI: Tensor, root: RootedHessian, start_Ik: Tensor, rank: int
     Args:
         start_Ik: start of the iteration in whitened input coordinates, k ≥ rank columns.
     """
-    image_OI = root.times_root(a_OI)
-    directions_Ir = top_directions(image_OI.matmul, image_OI.T.matmul, rank, start_Ik, rounds)
-    left_Or, _ = torch.linalg.qr(image_OI @ directions_Ir)
+
+    # A S itself would cost more products than its images of few vectors, and the memory of another A
+    def times(x_Ik: Tensor) -> Tensor:
+        return a_OI @ root.root_times(x_Ik)
+
+    def transposed_times(x_Ok: Tensor) -> Tensor:
+        return root.root_transposed_times(a_OI.T @ x_Ok)
+
+    directions_Ir = top_directions(times, transposed_times, rank, start_Ik, rounds)
+    left_Or, _ = torch.linalg.qr(times(directions_Ir))
     return LowRank(left_Or, left_Or.T @ a_OI, directions_Ir)
 
 
@@ -230,31 +237,28 @@ def quantize_factors(
     Raises:
         NonFiniteValues: the factors overflowed.
     """
-    image_OI = root.times_root(a_OI)
     rank = low.right_rI.shape[0]
     right_rI = low.right_rI
     if code.bits_l < FLOAT_BITS:
-        scaled_Or = _left(right_rI, root, image_OI, code, scale_O).value * scale_O[:, None]
+        scaled_Or = _left(right_rI, root, a_OI, code, scale_O).value * scale_O[:, None]
         right_rI = solve(gram(scaled_Or.T), scaled_Or.T @ a_OI)
     if code.bits_r == FLOAT_BITS:
         right = QuantizedFactor(_half(right_rI).float(), None, None)
     else:
         codebook = factor_codebook(rank, code.bits_r, code.codebook, code.states, a_OI.device)
         right = quantize_right(right_rI, codebook, feedback_of(codebook.block))
-    factors = Factors(_left(right.value, root, image_OI, code, scale_O), right, scale_O)
+    factors = Factors(_left(right.value, root, a_OI, code, scale_O), right, scale_O)
     error = float(root.energies((a_OI - factors.product_OI).T).to(torch.float64).sum())
     if not math.isfinite(error):
         raise NonFiniteValues("low-rank factors overflowed: the Hessian spans too many orders of magnitude")
     return factors, error
 
 
-def _left(
-    right_rI: Tensor, root: RootedHessian, image_OI: Tensor, code: FactorCode, scale_O: Tensor
-) -> QuantizedFactor:
-    """L̂ of the least-squares answer to a given R: (A S)(R S)ᵀ ((R S)(R S)ᵀ)⁻¹, rounded."""
+def _left(right_rI: Tensor, root: RootedHessian, a_OI: Tensor, code: FactorCode, scale_O: Tensor) -> QuantizedFactor:
+    """L̂ of the least-squares answer to a given R: A S (R S)ᵀ ((R S)(R S)ᵀ)⁻¹, rounded."""
     whitened_rI = root.times_root(right_rI)
     gram_rr = gram(whitened_rI)
-    l_Or = solve(gram_rr, whitened_rI @ image_OI.T).T
+    l_Or = solve(gram_rr, root.root_times(whitened_rI.T).T @ a_OI.T).T
     if code.bits_l == FLOAT_BITS:
         return QuantizedFactor(_half(l_Or * reciprocal(scale_O)[:, None]).float(), None, None)
     codebook = factor_codebook(l_Or.shape[0], code.bits_l, code.codebook, code.states, l_Or.device)

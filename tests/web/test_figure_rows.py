@@ -39,8 +39,8 @@ def test_a_field_left_out_has_its_default() -> None:
 def test_names_tell_configs_apart() -> None:
     configs = [{"b_q": 2}, {"b_q": 2, "states": 4096}, {"b_q": 2, "seed": 3}, {"b_q": 2, "codebook": "e8"}]
     assert _config_names(configs) == [
-        "trellis 2b r0 seed 0 it 3",
+        "trellis 2b r0 seed 0 it 2",
         "trellis/4096 2b r0",
-        "trellis 2b r0 seed 3 it 3",
+        "trellis 2b r0 seed 3 it 2",
         "e8 2b r0",
     ]

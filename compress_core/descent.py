@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compress_core.codebooks import Codebook
-from compress_core.ldlq import Rounded, nearest_columns, panel_width, reciprocal, total
+from compress_core.codebooks import Codebook, ScalarCodebook
+from compress_core.ldlq import Rounded, nearest_columns, panel_width, reciprocal, scalar_panels, total
 from compress_core.rooted_hessian import RootedHessian
 
 #: ridge of the diagonal blocks, relative to the mean of the diagonal
@@ -90,6 +90,7 @@ def descend(
     inverse_O = reciprocal(scale_O)
     weight_CR = scale_O.square().reshape(candidates, -1)
     error_IO = w_IO - start.value_IO
+    scalar = codebook if isinstance(codebook, ScalarCodebook) and w_OI.device.type == "cpu" else None
     # Cᵀ e, kept up to date
     carried_rO = None if c_Ir is None else c_Ir.T @ error_IO
     for at, corner_BB in zip(_panels(width, block), curvature.corners, strict=True):
@@ -100,6 +101,21 @@ def descend(
             panel_PO.addmm_(c_Ir[at], carried_rO, alpha=-1)
         change_PO = torch.zeros_like(old_PO)
         lo = at.start
+        if scalar is not None:
+            scalar_panels().descend_panel(
+                panel_PO.numpy(),
+                corner_BB.numpy(),
+                curvature.inverse_I[at].numpy(),
+                w_IO[at].numpy(),
+                old_PO.numpy(),
+                scale_O.numpy(),
+                inverse_O.numpy(),
+                scalar.levels.numpy(),
+                scalar.edges.numpy(),
+                parts_PIO[0, at].numpy(),
+                change_PO.numpy(),
+            )
+            lo = at.stop
         while lo < at.stop:
             single = lo >= full
             book = tail if single else codebook

@@ -12,12 +12,13 @@ columns are what the loop reads).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
 from compress_core.cholesky import lower_factor_
-from compress_core.codebooks import Codebook
+from compress_core.codebooks import Codebook, ScalarCodebook
 from compress_core.errors import CalibrationError
 
 #: columns that take in the errors of all columns before them at once
@@ -101,6 +102,13 @@ def nearest_columns(codebook: Codebook, x_BO: Tensor, weight_CR: Tensor) -> Tens
     return parts_PCRB.reshape(parts_PCRB.shape[0], candidates * rows, -1).transpose(1, 2)
 
 
+def scalar_panels() -> ModuleType:
+    """Kernels for panels of single columns on the CPU; numba is needed only where weights are compressed."""
+    from compress_core.codebooks import scalar_cpu
+
+    return scalar_cpu
+
+
 def reciprocal(x: Tensor) -> Tensor:
     """1/x where x > 0, else 0."""
     return torch.where(x > 0, 1 / x, torch.zeros_like(x))
@@ -130,12 +138,26 @@ def ldlq(
     parts_PIO = w_IO.new_zeros(codebook.stages, *w_IO.shape)
     inverse_O = reciprocal(scale_O)
     weight_CR = (scale_O.square() if weight_O is None else weight_O).reshape(candidates, -1)
+    scalar = codebook if isinstance(codebook, ScalarCodebook) and w_OI.device.type == "cpu" else None
     panel = panel_width(block)
     for start in range(0, width, panel):
         stop = min(start + panel, width)
         target_BO = w_IO[start:stop]
         if start:
             target_BO = torch.addmm(target_BO, feedback.unit_t_II[start:stop, :start], error_IO[:start])
+        if scalar is not None:
+            scalar_panels().round_panel(
+                target_BO.numpy(),
+                feedback.unit_t_II[start:stop, start:stop].contiguous().numpy(),
+                w_IO[start:stop].numpy(),
+                scale_O.numpy(),
+                inverse_O.numpy(),
+                scalar.levels.numpy(),
+                scalar.edges.numpy(),
+                parts_PIO[0, start:stop].numpy(),
+                error_IO[start:stop].numpy(),
+            )
+            continue
         lo = start
         while lo < stop:
             book = codebook if lo < full else tail

@@ -27,8 +27,8 @@ _OVERSAMPLE = 8
 _RIDGE = 1e-6
 #: candidate scales of a factor's component, as multiples of its root mean square; at 8 bits clipping is all that hurts
 _SCALE_MULTIPLES = {
-    4: (0.8, 0.9, 1.0, 1.12, 1.25, 1.45, 1.7, 2.1, 2.7),
-    8: (0.9, 1.12, 1.45, 2.0, 2.7, 3.5, 5.0, 7.0, 10.0, 14.0, 20.0),
+    4: (0.85, 1.0, 1.15, 1.35, 1.7, 2.4),
+    8: (1.0, 1.4, 2.0, 2.8, 4.0, 6.0, 10.0, 18.0),
 }
 _FLOAT16_MAX = 65504.0
 #: bits from which a factor is stored as float16 values instead of codes

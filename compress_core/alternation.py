@@ -60,6 +60,8 @@ _KAPPA, _KAPPA_DESCENT = 1.5, 0.3
 _FLOOR = 0.04
 #: how much of the rank-0 error per unit of ‖W‖² is left once the Hessian is softened: the a of step 2
 _SOFTENED = 0.7
+#: a rank that leaves more than this of the rank-0 error hardly helps
+_HARDLY = 0.95
 #: damping of descent relative to the mean diagonal: for a singular H only
 _DESCENT_DAMPING = 1e-6
 
@@ -130,8 +132,8 @@ class _Alternation:
             q = self.rounder.descend(w_OI - low.product_OI, q, self._curvature(low.directions_Ir), 1)
             low = self._low_rank(w_OI - q.rounded.value_OI, low.directions_Ir)
         best = self._quantized(q, low)
-        if best.error > self.start.error:
-            # factors too coarse to help such a Q: correct the Q of rank 0 with them instead
+        if best.error > _HARDLY * self.start.error:
+            # factors too coarse to help such a Q: correct the Q of rank 0 with them instead, if that is better
             low = self._low_rank(w_OI - self.start.q.rounded.value_OI, low.directions_Ir)
             best = min(best, self._quantized(self.start.q, low), key=lambda d: d.error)
         if progress is not None:

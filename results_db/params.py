@@ -92,9 +92,9 @@ class FitParams(Params):
     model_id: str
     calibration_id: str | None = None
     form: Literal["additive", "monotone"] = "additive"
-    #: only measurements of this codebook
-    codebook: str = "trellis"
-    #: and with so many states of the trellis; null = all
+    #: only measurements of this codebook; null = the only one that was measured, the baselines rtn and gptq aside
+    codebook: str | None = None
+    #: and with so many states of the trellis; null = the only number that was measured
     states: int | None = None
 
 

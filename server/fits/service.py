@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from compress_core.config import BASELINE_CODEBOOKS
 from compress_core.errors import FitError
 from compress_core.fit import ErrorFit, ErrorObservation, fit_additive, fit_monotone
 from compress_core.matrix import MatrixKey
@@ -31,6 +32,7 @@ METRIC = "calibration_weighted_error"
 class FitDraft:
     """A computed fit that is not stored yet."""
 
+    #: with the codebook named that was fitted
     params: FitParams
     calibration_id: str
     rows: Sequence[Measurement]
@@ -47,11 +49,12 @@ def observations(rows: Sequence[Measurement]) -> list[ErrorObservation]:
 
 
 def compute_fit(session: Session, params: FitParams) -> FitDraft:
-    """Fit under the calibration named, or the model's newest.
+    """Fit under the calibration named, or the model's newest; the draft names the codebook and states it is about.
 
     Raises:
         NotFound, Problem: no such model or calibration.
-        FitError: too little is measured; the message says what to measure.
+        FitError: too little is measured, or more than one codebook or size of trellis fits what was asked; the
+            message says what to measure or to name.
     """
     get_row(session, Model, params.model_id)
     calibration = check_calibration(session, params.model_id, params.calibration_id)
@@ -60,20 +63,45 @@ def compute_fit(session: Session, params: FitParams) -> FitDraft:
         "calibration_id": calibration.id,
         "numerics_version": NUMERICS_VERSION,
     }
-    rows = measured_cells(session, **where, codebook=params.codebook, states=params.states)
-    if not rows:
-        what = f"codebook {params.codebook!r}" + (f" and {params.states} states" if params.states is not None else "")
-        raise FitError(f"nothing is measured with {what} under calibration {calibration.id}: {_cure(session, where)}")
+    rows = measured_cells(session, **where)
+    params = _named(params, rows, calibration.id)
+    rows = [m for m in rows if (m.codebook, m.states) == (params.codebook, params.states)]
     began = time.perf_counter()
     fit = _FORMS[params.form](observations(rows))
     return FitDraft(params, calibration.id, rows, fit, time.perf_counter() - began)
 
 
-def _cure(session: Session, where: dict[str, Any]) -> str:
-    measured = {
-        f"{m.codebook} of {m.states} states" if m.states else m.codebook for m in measured_cells(session, **where)
+def _named(params: FitParams, rows: Sequence[Measurement], calibration_id: str) -> FitParams:
+    """The params with the one codebook, and number of states, that they can mean.
+
+    Errors of two codebooks, or of two sizes of trellis, are no repetitions of each other: one curve through both would
+    be wrong for either.
+    """
+    measured = {(m.codebook, m.states) for m in rows}
+    meant = {
+        (codebook, states)
+        for codebook, states in measured
+        # a baseline is fitted where it is asked for by name
+        if (codebook not in BASELINE_CODEBOOKS if params.codebook is None else codebook == params.codebook)
+        and params.states in (None, states)
     }
-    return f"name one that is ({', '.join(sorted(measured))})" if measured else "run a sweep first"
+    if len(meant) == 1:
+        codebook, states = meant.pop()
+        return params.model_copy(update={"codebook": codebook, "states": states})
+    if meant:
+        raise FitError(
+            f"{_list(meant)} are measured under calibration {calibration_id}, and a fit is of one: name codebook "
+            "and, for the trellis, states"
+        )
+    asked = [] if params.codebook is None else [f"codebook {params.codebook!r}"]
+    asked += [] if params.states is None else [f"{params.states} states"]
+    what = f"nothing is measured with {' and '.join(asked)}" if asked else "no codebook is measured"
+    cure = f"name one that is ({_list(measured)})" if measured else "run a sweep first"
+    raise FitError(f"{what} under calibration {calibration_id}: {cure}")
+
+
+def _list(measured: Set[tuple[str, int | None]]) -> str:
+    return ", ".join(sorted(f"{codebook} of {states} states" if states else codebook for codebook, states in measured))
 
 
 def save_fit(session: Session, draft: FitDraft, *, job_id: str | None = None) -> Fit:

@@ -52,6 +52,33 @@ def test_fits(client: TestClient, measured_model: Ids) -> None:
 
 
 @sqlite_only
+def test_a_fit_is_of_the_only_codebook_that_was_measured(
+    client: TestClient, measured_model: Ids, run_to_end: Callable[..., None]
+) -> None:
+    ask = {"model_id": measured_model["model_id"]}
+    alone = client.post("/api/v1/fits", json=ask).json()
+    assert (alone["codebook"], alone["states"]) == ("trellis", 1024)
+
+    def sweep(**fields: Any) -> None:
+        configs = [{"b_q": b, "rank": r} | fields for b in (2, 3, 4) for r in (0, 4, 12)]
+        assert client.post("/api/v1/sweeps", json=ask | {"configs": configs}).status_code == 202
+        run_to_end()
+
+    sweep(codebook="e8")
+    told = refused(client, "fits", ask, "fit-failed")["detail"]
+    assert "e8, trellis of 1024 states" in told
+    assert "rtn" not in told
+    assert client.post("/api/v1/fits", json=ask | {"codebook": "e8"}).json()["codebook"] == "e8"
+    assert client.post("/api/v1/fits", json=ask | {"states": 1024}).json()["codebook"] == "trellis"
+    sweep(states=4096)
+    told = refused(client, "fits", ask | {"codebook": "trellis"}, "fit-failed")["detail"]
+    assert "trellis of 1024 states, trellis of 4096 states" in told
+    large = client.post("/api/v1/fits", json=ask | {"states": 4096}).json()
+    assert (large["codebook"], large["states"]) == ("trellis", 4096)
+    assert large["n_observations"] == alone["n_observations"]
+
+
+@sqlite_only
 def test_fits_that_cannot_be(client: TestClient, measured_model: Ids, model: dict[str, Any]) -> None:
     ask = {"model_id": model["id"]}
     refused(client, "fits", ask | {"codebook": "scalar"}, "fit-failed")

@@ -11,7 +11,6 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from compress_core.config import CompressionConfig
-from results_db.params import FitParams
 from server.studies.finish import finish_study
 from server.studies.schemas import GridSection
 
@@ -90,7 +89,6 @@ def test_yaml_and_json_make_the_same_study(client: TestClient, study_config: Con
 def test_what_a_grid_leaves_out_is_what_a_config_leaves_out() -> None:
     grid = GridSection(b_q=[2, 3], rank=[0, 8])
     assert grid.configs() == [CompressionConfig(b_q=b, rank=r) for b in (2, 3) for r in (0, 8)]
-    assert FitParams(model_id="m").codebook == CompressionConfig.codebook
 
 
 @pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)

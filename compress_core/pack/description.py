@@ -90,6 +90,6 @@ def check_version(version: object) -> None:
     """
     if version != VERSION:
         raise PackedFormatError(
-            f"it has format version {version}, this release reads version {VERSION}: "
+            f"it has format version {version!r}, this release reads version {VERSION!r}: "
             "take the release that wrote it, or compress the model again"
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from compress_core.checkpoint.checkpoint import HEAD_TENSOR
+from compress_core.checkpoint.checkpoint import HEAD_TENSOR, INDEX_FILE
 from compress_core.checkpoint.headers import FileHeader, TensorHeader
 from compress_core.checkpoint.read import read_finite, read_tensor
 from compress_core.compressed import CompressedMatrix
@@ -41,12 +41,17 @@ class PackedModel:
         """Open the directory of a packed model and check its header.
 
         Raises:
-            PackedFormatError: missing, truncated, or not a packed model of this version.
+            PackedFormatError: missing, in several files, truncated, or not a packed model of this version.
         """
         root = Path(path)
         if (root / _FILE_NAME_1).exists():
             raise PackedFormatError(f"{root} holds a packed model of format version 1: compress the model again")
         if not (root / FILE_NAME).exists():
+            if (root / INDEX_FILE).exists():
+                raise PackedFormatError(
+                    f"{root} holds a model in several files: load it with transformers and save it as one file, with "
+                    "a larger max_shard_size"
+                )
             raise PackedFormatError(f"{root} holds no {FILE_NAME}: it is no packed model")
         return cls(root, *read_packed_header(root / FILE_NAME))
 

@@ -87,7 +87,7 @@ def write_packed_model(
     checkpoint: Checkpoint,
     calibration: Calibration | None,
     items: Mapping[MatrixKey, CompressionConfig],
-    out_dir: Path,
+    out_dir: Path | str,
     *,
     device: str | torch.device = "cpu",
     overwrite: bool = False,
@@ -103,15 +103,18 @@ def write_packed_model(
         on_measurement: called with each matrix's errors as soon as they are known.
 
     Raises:
-        ConfigError: a matrix without config, a config without matrix, or ``out_dir`` exists.
+        ConfigError: a matrix without config, a config without matrix, or ``out_dir`` exists or is the checkpoint's own.
         RankTooLarge: a rank exceeds min(out, in); before any work.
         NonFiniteValues: NaN in a weight (named).
         Interrupted: by ``progress``; nothing is left under ``out_dir``.
     """
+    out_dir = Path(out_dir)
     torch_device = find_device(device)
     _check_items(checkpoint, items)
     if out_dir.exists() and not overwrite:
         raise ConfigError(f"{out_dir} exists: choose another directory, or delete it")
+    if out_dir.resolve() == checkpoint.path.resolve():
+        raise ConfigError(f"{out_dir} holds the original weights: choose another directory")
     matrix_bytes: dict[MatrixKey, int] = {}
     described: dict[str, PackedMatrixInfo] = {}
     specs = checkpoint.matrices()

@@ -159,10 +159,17 @@ def test_an_existing_directory_is_replaced_only_on_request(qwen2: Path, tmp_path
     checkpoint = open_checkpoint(qwen2)
     with pytest.raises(ConfigError, match="exists"):
         write_packed_model(checkpoint, None, _rtn(qwen2), out)
-    write_packed_model(checkpoint, None, _rtn(qwen2), out, overwrite=True)
+    write_packed_model(checkpoint, None, _rtn(qwen2), str(out), overwrite=True)
     assert not (out / "old").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert PackedModel.open(out).nbytes == expected_bytes(checkpoint, _rtn(qwen2))
+
+
+def test_original_weights_are_never_replaced(broken_copy: Path) -> None:
+    checkpoint, before = open_checkpoint(broken_copy), sorted(broken_copy.iterdir())
+    with pytest.raises(ConfigError, match="holds the original weights"):
+        write_packed_model(checkpoint, None, _rtn(broken_copy), broken_copy / ".." / broken_copy.name, overwrite=True)
+    assert sorted(broken_copy.iterdir()) == before
 
 
 def test_items_must_be_complete_and_possible(qwen2: Path, tmp_path: Path) -> None:
@@ -200,7 +207,8 @@ def test_damaged_packed_models(packed_dir: Path, qwen2: Path, tmp_path: Path) ->
     sound = json.loads(header["__metadata__"]["bitbudget"])
     q, down = "model.layers.0.self_attn.q_proj", "model.layers.2.mlp.down_proj"
     for change, message in [
-        ({"version": "9"}, "format version 9, this release reads version 2"),
+        ({"version": "9"}, "format version '9', this release reads version '2'"),
+        ({"version": 2}, "format version 2, this release reads version '2'"),
         ({"fingerprint": None, "configs": []}, "damaged"),
         ({"configs": [{"b_q": 9}]}, "damaged"),
         ({"matrices": {**sound["matrices"], "model.layers.0.mlp.what_norm": [0, 8, 8]}}, "holds no tensor"),

@@ -7,6 +7,7 @@ does so as soon as transformers is there.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,10 +73,12 @@ class BitbudgetQuantizer(HfQuantizer):
             raise PackedFormatError("a packed model is loaded from its directory: a state_dict cannot describe it")
         self._description = read_description([Path(file) for file in checkpoint_files])
         # postprocess_model asks the config; the keyword came in through config.json's own entry
-        self.quantization_config.dequantize = bool(model.config.__dict__.pop("dequantize", False))
+        dequantize = model.config.__dict__.pop("dequantize", False)
+        if not isinstance(dequantize, bool):
+            raise ConfigError(f"dequantize must be true or false, not {dequantize!r}")
+        self.quantization_config.dequantize = dequantize
         for name, info in self._description.matrices.items():
-            inner_name = _name_in(model, name)
-            linear = _linear(model, inner_name)
+            linear = _linear(model, name)
             if (linear.out_features, linear.in_features) != info.shape:
                 raise PackedFormatError(
                     f"{name} is packed as {info.shape}, config.json makes it {linear.out_features, linear.in_features}"
@@ -83,7 +86,10 @@ class BitbudgetQuantizer(HfQuantizer):
             packed = CompressedLinear(
                 info.config, linear.in_features, linear.out_features, bias=linear.bias, device=linear.weight.device
             )
-            model.set_submodule(inner_name, packed)
+            model.set_submodule(_name_in(model, name), packed)
+        n_layers = len(model.get_submodule(_name_in(model, self._description.layers_prefix)))
+        if n_layers != self._description.n_layers:  # transformers would fill the others with random weights
+            raise PackedFormatError(f"{self._description.n_layers} layers are packed, config.json has {n_layers}")
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> PreTrainedModel:
@@ -101,7 +107,11 @@ class BitbudgetQuantizer(HfQuantizer):
         return model
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[None, dict[str, str]]:
-        return None, {DESCRIPTION_KEY: self._description.to_json()}
+        described = self._description
+        # the decoder alone (AutoModel) saves its tensors without the prefix that they have below a head
+        matrices = {_name_in(model, name): info for name, info in described.matrices.items()}
+        saved = replace(described, layers_prefix=_name_in(model, described.layers_prefix), matrices=matrices)
+        return None, {DESCRIPTION_KEY: saved.to_json()}
 
     def is_serializable(self) -> bool:
         return True
@@ -112,14 +122,17 @@ class BitbudgetQuantizer(HfQuantizer):
 
 
 def _name_in(model: PreTrainedModel, name: str) -> str:
-    """The module's name in ``model``, which may be the decoder without its head (AutoModel)."""
+    """The module's name in ``model``: either this or what was saved may be the decoder without its head (AutoModel)."""
     prefix = getattr(model, "base_model_prefix", "")
-    return name if not prefix or hasattr(model, prefix) else name.removeprefix(f"{prefix}.")
+    if not prefix:
+        return name
+    bare = name.removeprefix(f"{prefix}.")
+    return f"{prefix}.{bare}" if hasattr(model, prefix) else bare
 
 
 def _linear(model: PreTrainedModel, name: str) -> nn.Linear:
     try:
-        module = model.get_submodule(name)
+        module = model.get_submodule(_name_in(model, name))
     except AttributeError as error:
         raise PackedFormatError(f"{name}{PACKED_SUFFIX} has no place in {type(model).__name__}") from error
     if not isinstance(module, nn.Linear):

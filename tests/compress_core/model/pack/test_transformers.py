@@ -157,7 +157,10 @@ def test_saved_again_it_loads_bit_equal(
     assert torch.equal(_logits(again, ids), _logits(model, ids))
     once = _load(tmp_path / "again", dequantize=True)
     assert torch.equal(_logits(once, ids), _logits(_load(packed[family], dequantize=True), ids))
-    if shard_size == "50GB":
+    if shard_size != "50GB":
+        with pytest.raises(PackedFormatError, match=r"in several files.*max_shard_size"):
+            PackedModel.open(tmp_path / "again")
+    else:
         original, copied = PackedModel.open(packed[family]), PackedModel.open(tmp_path / "again")
         assert copied.keys() == original.keys()
         assert all(torch.equal(copied.weight(key), original.weight(key)) for key in original.keys())  # noqa: SIM118
@@ -188,11 +191,17 @@ def test_it_generates_what_the_dequantised_model_does(
     assert half.shape[1] > prompt["input_ids"].shape[1]
 
 
-def test_the_decoder_alone_loads_too(packed: dict[str, Path], ids: torch.Tensor) -> None:
+def test_the_decoder_alone_loads_and_saves_too(packed: dict[str, Path], ids: torch.Tensor, tmp_path: Path) -> None:
     decoder = AutoModel.from_pretrained(packed["qwen2"], dtype=torch.float32)
     whole = _load(packed["qwen2"])
     with torch.no_grad():
-        assert torch.equal(decoder(ids).last_hidden_state, whole.model(ids).last_hidden_state)
+        expected = whole.model(ids).last_hidden_state
+        assert torch.equal(decoder(ids).last_hidden_state, expected)
+        decoder.save_pretrained(tmp_path / "decoder")
+        again = AutoModel.from_pretrained(tmp_path / "decoder", dtype=torch.float32)
+        assert torch.equal(again(ids).last_hidden_state, expected)
+        # Qwen2's head is the embedding, which the decoder has
+        assert torch.equal(_logits(_load(tmp_path / "decoder"), ids), _logits(whole, ids))
 
 
 def test_options_that_would_be_dropped_are_refused(packed: dict[str, Path]) -> None:
@@ -211,12 +220,16 @@ def _copy_with(packed_dir: Path, out: Path, **changes: object) -> Path:
 
 def test_what_does_not_fit_is_named(packed: dict[str, Path], tiny_checkpoints: dict[str, Path], tmp_path: Path) -> None:
     newer = {"quant_method": "bitbudget", "version": "3"}
-    with pytest.raises(PackedFormatError, match=r"format version 3, this release reads version 2"):
+    with pytest.raises(PackedFormatError, match=r"format version '3', this release reads version '2'"):
         _load(_copy_with(packed["qwen2"], tmp_path / "newer", quantization_config=newer))
     with pytest.raises(PackedFormatError, match=r"gate_proj is packed as \(84, 48\), config.json makes it \(88, 48\)"):
         _load(_copy_with(packed["qwen2"], tmp_path / "wider", intermediate_size=88))
     with pytest.raises(PackedFormatError, match=r"layers\.2\.self_attn\.q_proj.packed has no place"):
         _load(_copy_with(packed["qwen2"], tmp_path / "shorter", num_hidden_layers=2, layer_types=None))
+    with pytest.raises(PackedFormatError, match=r"3 layers are packed, config.json has 4"):
+        _load(_copy_with(packed["qwen2"], tmp_path / "longer", num_hidden_layers=4, layer_types=None))
+    with pytest.raises(ConfigError, match="dequantize must be true or false, not 'no'"):
+        _load(packed["qwen2"], dequantize="no")
     dense = _copy_with(packed["qwen2"], tmp_path / "dense")
     shutil.copy(tiny_checkpoints["qwen2"] / "model.safetensors", dense / FILE_NAME)
     with pytest.raises(PackedFormatError, match="no packed model"):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from pathlib import Path
 
 import pytest
 import yaml
 
+import results_db.tables  # noqa: F401  # fills the metadata
 from cli.errors import ExitCode
+from results_db.base import Base
 from results_db.settings import Settings
 from results_db.views import VIEWS
 
 REPO = Path(__file__).resolve().parents[2]
 GUIDE = REPO / "docs" / "guide.md"
 DECISIONS = sorted((REPO / "docs" / "decisions").glob("*.md"))
+_BLOCK = re.MULTILINE | re.DOTALL
 _LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)")
 
 
@@ -31,6 +35,21 @@ def test_every_view_is_in_the_guide(view: str) -> None:
 @pytest.mark.parametrize("code", ExitCode)
 def test_every_exit_code_is_in_the_guide(code: ExitCode) -> None:
     assert f"| {int(code)} |" in GUIDE.read_text(encoding="utf-8")
+
+
+def test_the_guides_queries_ask_for_columns_that_exist() -> None:
+    connection = sqlite3.connect(":memory:")
+    for table in Base.metadata.sorted_tables:
+        connection.execute(f"CREATE TABLE {table.name} ({', '.join(column.name for column in table.columns)})")
+    for view, definition in VIEWS.items():
+        connection.execute(f"CREATE VIEW {view} AS {definition}")
+    guide = GUIDE.read_text(encoding="utf-8")
+    queries = [query for block in re.findall(r"^```sql\n(.*?)^```$", guide, _BLOCK) for query in block.split(";")]
+    queries += re.findall(r'^bitbudget sql "(.*?)"$', guide, _BLOCK)
+    asked = [query for query in queries if query.strip()]
+    assert len(asked) >= 3
+    for query in asked:
+        assert connection.execute(query).description
 
 
 @pytest.mark.parametrize("path", [REPO / "README.md", GUIDE, *DECISIONS], ids=lambda path: path.name)

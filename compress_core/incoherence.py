@@ -49,14 +49,18 @@ def hadamard_matrix(size: int) -> Tensor:
     return h / math.sqrt(size)
 
 
-def hartley_matrix(size: int) -> Tensor:
-    """Discrete Hartley matrix cas(2πjk/q)/√q, (size, size), float64: symmetric, orthogonal, self-inverse.
+def hartley_matrix(size: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Discrete Hartley matrix cas(2πjk/q)/√q, (size, size): symmetric, orthogonal, self-inverse.
 
-    The angle is reduced exactly, by (j·k mod q) in integers, so large sizes lose nothing.
+    The angle is reduced exactly, by (j·k mod q) in integers, so large sizes lose nothing. A model's widths have small
+    odd parts (29568 = 2^7·231, 18944 = 2^9·37); a prime width would make this matrix as large as its Hessian.
     """
     index = torch.arange(size, dtype=torch.int64)
-    angle = torch.outer(index, index).remainder_(size).to(torch.float64) * (2.0 * math.pi / size)
-    return (torch.cos(angle) + torch.sin(angle)) / math.sqrt(size)
+    matrix = torch.empty(size, size, dtype=dtype)
+    for rows, into in zip(*(x.split(max(1, _STRIP // size)) for x in (index, matrix)), strict=True):
+        angle = torch.outer(rows, index).remainder_(size).to(torch.float64) * (2.0 * math.pi / size)
+        into.copy_((torch.cos(angle) + torch.sin(angle)) / math.sqrt(size))
+    return matrix
 
 
 @lru_cache(maxsize=32)
@@ -69,7 +73,7 @@ def _factors(width: int, device: torch.device) -> tuple[Tensor, ...]:
         factors.append(hadamard_matrix(size))
         power //= size
     if odd > 1:
-        factors.append(hartley_matrix(odd))
+        factors.append(hartley_matrix(odd, torch.float32))
     return tuple(f.to(device=device, dtype=torch.float32) for f in factors)
 
 

@@ -45,7 +45,7 @@ from compress_core.lowrank import (
 from compress_core.rounding import RoundedRows, Rounder
 from compress_core.row_scales import shifted
 
-#: called after each outer iteration with the fraction done; may raise Interrupted
+#: called after each outer iteration with the fraction done, and with 1 at the end; may raise Interrupted
 Progress = Callable[[float], None]
 
 #: row scales that are tried first, in steps of 2^(1/16) from the row's root mean square
@@ -136,8 +136,6 @@ class _Alternation:
             # factors too coarse to help such a Q: correct the Q of rank 0 with them instead, if that is better
             low = self._low_rank(w_OI - self.start.q.rounded.value_OI, low.directions_Ir)
             best = min(best, self._quantized(self.start.q, low), key=lambda d: d.error)
-        if progress is not None:
-            progress(1.0)
         return best
 
     def _first(self) -> tuple[RoundedRows, LowRank]:

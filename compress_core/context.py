@@ -21,6 +21,8 @@ from compress_core.rounding import RoundedRows
 
 #: weights that are rotated at once
 _STRIP = 1 << 22
+#: the least float32: a root mean square below it could neither be divided by nor stored
+_LEAST = 2.0**-149
 #: ε: what rounding adds to the diagonal of H, relative to its mean (GPTQ uses 1e-2)
 DAMPING = 1e-3
 #: what the square root S adds: just enough for a singular H; and more where rounding (of a bfloat16 H, or of a large
@@ -180,7 +182,7 @@ class MatrixContext:
     input: InputContext
     #: rotated, root mean square 1 (or all zero)
     w_OI: Tensor
-    #: root mean square of the weight
+    #: root mean square of the weight; one too small for float32 counts as zero
     scale: float
     #: Q of rank 0, by codebook, bits and states
     starts: dict[tuple[str, int, int], Start] = field(default_factory=dict)
@@ -224,6 +226,8 @@ def prepare_matrix(
     energy = sum(float(rows_RI.to(torch.float64).square().sum()) for rows_RI in _strips(w_OI))
     scale = math.sqrt(energy / w_OI.numel())
     rotated_OI = torch.zeros_like(w_OI)
+    if scale < _LEAST:
+        scale = 0.0
     if scale > 0:
         for rows_RI, into_RI in zip(_strips(w_OI), _strips(rotated_OI), strict=True):
             into_RI.copy_(shared.rotation.rotate(rows_RI / scale))

@@ -39,7 +39,7 @@ def compress_matrix(
             loads it, where memory is scarce: it is called when H is needed, and H let go of afterwards.
         device: where to compute; default: where the weight is.
         shared: what other matrices with the same input have prepared; made from this very ``hessian``.
-        progress: called after each outer iteration with the fraction done.
+        progress: called after each outer iteration with the fraction done, and with 1 at the end.
 
     Raises:
         RankTooLarge: config.rank > min(out_features, in_features).
@@ -54,10 +54,17 @@ def compress_matrix(
         shared.check(hessian, weight.shape[1], target)
     with exact_float32():
         if config.codebook == "rtn":
-            return _compress_rtn(checked_weight(weight, target), config)
+            return _done(_compress_rtn(checked_weight(weight, target), config), progress)
         of_input = None if shared is None else shared.context(config.seed)
         context = prepare_matrix(weight, hessian, config.seed, target, of_input)
         return compress_prepared(context, config, progress=progress)
+
+
+def _done(compressed: CompressedMatrix, progress: Progress | None) -> CompressedMatrix:
+    """Say so, whatever the config."""
+    if progress is not None:
+        progress(1.0)
+    return compressed
 
 
 def _compress_rtn(w_OI: Tensor, config: CompressionConfig) -> CompressedMatrix:
@@ -75,9 +82,9 @@ def compress_prepared(
 ) -> CompressedMatrix:
     """Compress a prepared matrix; ``compress_matrix`` is prepare plus this."""
     if config.codebook == "rtn":
-        return _compress_rtn(context.raw_w_OI, config)
+        return _done(_compress_rtn(context.raw_w_OI, config), progress)
     if config.codebook == "gptq":
-        return _pack_grid(*gptq(context.raw_w_OI, context.raw_h_II, config.b_q), config)
+        return _done(_pack_grid(*gptq(context.raw_w_OI, context.raw_h_II, config.b_q), config), progress)
     config.check_shape(*context.shape)
     rounder = Rounder.make(context.w_OI, config)
     found = decompose(context, config, rounder, progress)
@@ -87,4 +94,4 @@ def compress_prepared(
     if config.rank:
         assert found.factors is not None  # decompose gives factors for every rank above 0
         packed |= pack_factors(found.factors, config)
-    return CompressedMatrix(config, context.shape, packed)
+    return _done(CompressedMatrix(config, context.shape, packed), progress)

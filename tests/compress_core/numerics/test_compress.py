@@ -183,13 +183,29 @@ def test_progress_counts_up_and_may_stop_the_work(make_layer) -> None:
     seen: list[float] = []
     compress_matrix(w, h, CompressionConfig(b_q=2, rank=2, iterations=3), progress=seen.append)
     assert seen == sorted(seen)
-    assert 0 < seen[0] <= seen[-1] <= 1
+    assert 0 < seen[0] <= seen[-1] == 1
 
     def stop(_: float) -> None:
         raise Interrupted("stop")
 
     with pytest.raises(Interrupted):
         compress_matrix(w, h, CompressionConfig(b_q=2, rank=2), progress=stop)
+
+
+@pytest.mark.parametrize("codebook", ["trellis", "e8", "scalar", "rtn", "gptq"])
+def test_progress_ends_at_one_at_rank_0_too(codebook: str, make_layer) -> None:
+    w, h = make_layer(16, 16)
+    seen: list[float] = []
+    compress_matrix(w, h, CompressionConfig(b_q=2, codebook=codebook), progress=seen.append)
+    assert seen == [1.0]
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_root_mean_square_below_float32_counts_as_zero(rank: int) -> None:
+    w = torch.zeros(300, 20)
+    w[4, 5] = 2.0**-149  # the least float32: its root mean square is none
+    compressed = compress_matrix(w, None, CompressionConfig(b_q=2, rank=rank, states=256))
+    assert (compressed.dequantize() == 0).all()
 
 
 def test_damaged_tensors_are_named(make_layer) -> None:

@@ -21,6 +21,7 @@ def section(repo: Path) -> str:
     return found[1]
 
 
+@pytest.mark.slow
 def test_its_python_runs(section: str, qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "model").symlink_to(qwen2)  # a smaller one than the demo's

@@ -83,7 +83,13 @@ class PackedModel:
         return name in self._dense or (isinstance(name, str) and name.removesuffix(".weight") in self._matrices)
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor by the name that it has in the original checkpoint."""
+        """A tensor by the name that it has in the original checkpoint.
+
+        Raises:
+            PackedFormatError: there is none of this name.
+        """
+        if name not in self:
+            raise PackedFormatError(f"{self.path} has no tensor {name}")
         if name in self._dense:
             return read_finite(self._dense[name])
         return self._compressed(name.removesuffix(".weight")).dequantize()

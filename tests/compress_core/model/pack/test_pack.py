@@ -225,6 +225,8 @@ def test_damaged_packed_models(packed_dir: Path, qwen2: Path, tmp_path: Path) ->
             PackedModel.open(tmp_path)
     with pytest.raises(PackedFormatError, match=r"no matrix 9\.q"):
         PackedModel.open(packed_dir).weight(MatrixKey(9, "q"))
+    with pytest.raises(PackedFormatError, match=r"no tensor model\.what\.weight"):
+        PackedModel.open(packed_dir).tensor("model.what.weight")
 
 
 def test_a_directory_of_format_version_1_is_named(tmp_path: Path) -> None:

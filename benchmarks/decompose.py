@@ -327,7 +327,7 @@ def report(beside_rows: Sequence[Row], real_rows: Sequence[Row], times: Sequence
             "## Beside the reference",
             "",
             "Reference: the lowest record of CALDERA on QuIP# at that config, whatever its settings; its bits leave "
-            "scales and signs out. Ratio: ours over the reference's.",
+            "scales and signs out. Ratio: ours over the reference's. trellis-4096 stands for 2 bits only.",
             "",
             *summary(beside_rows),
             "",

@@ -17,6 +17,7 @@ from torch import Tensor
 from compress_core.calibrate.inputs import INPUT_OF
 from compress_core.context import Hessian, InputContext, loaded, prepare_input
 from compress_core.matrix import MatrixSpec
+from compress_core.rooted_hessian import EXACT_WIDTH
 
 if TYPE_CHECKING:
     from compress_core.calibrate.calibration import Calibration
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 class SharedInput:
     """One input's Hessian, and its context for each seed that somebody asked for."""
 
-    #: on ``device``; None is the identity
-    h_II: Tensor | None
+    #: on ``device``, or what loads it; None is the identity
+    h_II: Hessian
     in_features: int
     device: torch.device
     _contexts: dict[int, InputContext] = field(default_factory=dict)
@@ -81,6 +82,16 @@ class SharedInputs:
         key = spec.in_features if self._calibration is None else (spec.key.layer_idx, INPUT_OF[spec.key.projection])
         if self._input is None or key != self._key:
             self._input = None  # before the next H is read
-            h_II = None if self._calibration is None else self._calibration.hessian(spec.key).to(self._device)
-            self._input, self._key = SharedInput(h_II, spec.in_features, self._device), key
+            self._input, self._key = SharedInput(self._hessian(spec), spec.in_features, self._device), key
         return self._input
+
+    def _hessian(self, spec: MatrixSpec) -> Hessian:
+        """H, or what loads it where it is too large to be held all the time."""
+        calibration, device = self._calibration, self._device
+        if calibration is None:
+            return None
+
+        def load() -> Tensor:
+            return calibration.hessian(spec.key).to(device)
+
+        return load() if spec.in_features <= EXACT_WIDTH else load

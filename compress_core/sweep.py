@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compress_core.compressed import CompressedMatrix
 from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
-from compress_core.context import Hessian, MatrixContext, prepare_matrix
+from compress_core.context import Hessian, MatrixContext, loaded, prepare_matrix
 from compress_core.decompose import compress_prepared
 from compress_core.error_metrics import calibration_weighted_error, normalized_mse, raw_mse
 from compress_core.errors import NonFiniteValues
@@ -62,16 +62,14 @@ def sweep_matrix(
                 contexts[seed] = prepare_matrix(weight, hessian, seed, target, of_input)
             context = contexts[seed]
             compressed = compress_prepared(context, config)
-            measurement = measure(context.raw_w_OI, context.raw_h_II, compressed, time.perf_counter() - started)
+            measurement = measure(context.raw_w_OI, context.hessian, compressed, time.perf_counter() - started)
             measurements.append(measurement)
             if on_measurement is not None:
                 on_measurement(measurement)
     return measurements
 
 
-def measure(
-    weight: Tensor, hessian: Tensor | None, compressed: CompressedMatrix, seconds: float = 0.0
-) -> MatrixMeasurement:
+def measure(weight: Tensor, hessian: Hessian, compressed: CompressedMatrix, seconds: float = 0.0) -> MatrixMeasurement:
     """Errors and bytes of a compressed matrix, from what it dequantises to.
 
     Raises:
@@ -83,12 +81,13 @@ def measure(
             f"compressed at {compressed.config} the matrix has NaN or infinite entries: its weights are too large for "
             "float32 scales, a retry cannot help"
         )
+    h_II = loaded(hessian)  # not before what dequantising needs is free again
     return MatrixMeasurement(
         config=compressed.config,
         raw_mse=raw_mse(weight, w_hat),
         normalized_mse=normalized_mse(weight, w_hat),
         calibration_weighted_error=calibration_weighted_error(
-            weight, w_hat, None if hessian is None else hessian.to(weight.device)
+            weight, w_hat, None if h_II is None else h_II.to(weight.device)
         ),
         nbytes=compressed.nbytes,
         bits_per_weight=compressed.bits_per_weight,

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from compress_core import compress_matrix
 from compress_core import shared_inputs as module
 from compress_core.calibrate.calibration import Calibration
 from compress_core.calibrate.inputs import INPUT_GROUPS, INPUT_OF
@@ -85,3 +86,17 @@ def test_without_calibration_inputs_of_one_width_are_alike(qwen2: Path) -> None:
     assert inputs.of(q) is inputs.of(up)
     assert inputs.of(down).in_features == down.in_features
     assert inputs.of(down).h_II is None
+
+
+def test_a_wide_input_is_loaded_when_it_is_needed(
+    qwen2: Path, qwen2_calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = open_checkpoint(qwen2).layer_matrices(0)[0]
+    weight = torch.randn(spec.out_features, spec.in_features, generator=torch.Generator().manual_seed(0))
+    held = SharedInputs(qwen2_calibration, torch.device("cpu")).of(spec)
+    monkeypatch.setattr(module, "EXACT_WIDTH", 0)
+    wide = SharedInputs(qwen2_calibration, torch.device("cpu")).of(spec)
+    assert callable(wide.h_II)
+    assert isinstance(held.h_II, torch.Tensor)
+    blobs = [compress_matrix(weight, shared.h_II, ANCHORS[0], shared=shared).blob() for shared in (wide, held)]
+    assert torch.equal(*blobs)

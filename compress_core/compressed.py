@@ -27,6 +27,7 @@ from torch import Tensor
 
 from compress_core.checkpoint.read import TORCH_DTYPES
 from compress_core.codebooks import Codebook, codebook_for, get_codebook
+from compress_core.codebooks.base import even_strips
 from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
 from compress_core.errors import ConfigError, PackedFormatError
 from compress_core.incoherence import InputRotation
@@ -37,6 +38,9 @@ from compress_core.packing import pack_bits, unpack_bits
 from compress_core.precision import exact_float32
 from compress_core.row_codes import RowCodes
 from compress_core.row_scales import decode_row_scales
+
+#: weights whose codes are looked up at once
+_STRIP = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -218,7 +222,11 @@ def pack_q(rounded: Rounded, config: CompressionConfig) -> dict[str, Tensor]:
     stages, columns, rows = parts_PIO.shape
     codebook = codebook_for(rows, config.codebook, config.b_q, device, config.states)
     if _codes_single_weights(codebook):
-        return {"q_codes": pack_bits(codebook.codes(parts_PIO.transpose(1, 2)), config.b_q).cpu()}
+        codes_OI = torch.empty(rows, columns, dtype=torch.uint8, device=device)
+        # a strip at a time: codes are looked up as 64-bit integers
+        for strip in even_strips(rows, max(1, _STRIP // columns)):
+            codes_OI[strip] = codebook.codes(parts_PIO[:, :, strip].transpose(1, 2))
+        return {"q_codes": pack_bits(codes_OI, config.b_q).cpu()}
     count, tail = divmod(columns, E8_BLOCK)
     blocks = parts_PIO[:, : count * E8_BLOCK].reshape(stages, count, E8_BLOCK, rows).permute(0, 3, 1, 2)
     codes = codebook.codes(blocks.reshape(stages, rows * count, E8_BLOCK))

@@ -192,7 +192,8 @@ def report(rows: list[Row], device: str) -> str:
         "*floor*: the operations of the method's products, and of its trellis search, over the rate of a 4096³ float32 "
         "product measured just before; *share*: both floors over the wall time. Peak memory "
         f"({memory}) is of the whole process, of which *before* was there before W and H; *promise*: 4 × W + 3 × H in "
-        "float32.",
+        "float32. It is for matrices that are large beside an interpreter with its libraries and pieces of a fixed "
+        "size, some 0.5 GB together.",
         "",
         "| out × in | config | threads | wall s | CPU s | floor: products | search | GFLOP/s | share | peak MB | "
         "before | promise MB | peak / promise | error | made |",

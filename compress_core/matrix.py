@@ -49,7 +49,19 @@ class MatrixSpec:
     in_features: int
     #: name of the weight tensor in the checkpoint
     tensor_name: str
+    #: first and last + 1 row of that tensor where it is fused with other matrices (Phi-3: q, k and v); None = all of it
+    rows: tuple[int, int] | None = None
 
     @property
     def n_weights(self) -> int:
         return self.out_features * self.in_features
+
+    @property
+    def module_name(self) -> str:
+        """The linear module whose weight the tensor is."""
+        return self.tensor_name.removesuffix(".weight")
+
+    @property
+    def name(self) -> str:
+        """Unique in the model: the module's name, and the projection too where several are fused in it."""
+        return self.module_name if self.rows is None else f"{self.module_name}.{self.key.projection}"

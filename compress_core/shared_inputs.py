@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from compress_core.calibrate.inputs import INPUT_OF
+from compress_core.calibrate.inputs import input_name
 from compress_core.context import Hessian, InputContext, loaded, prepare_input
 from compress_core.matrix import MatrixSpec
 from compress_core.rooted_hessian import EXACT_WIDTH
@@ -79,7 +79,7 @@ class SharedInputs:
             NonFiniteValues: its file is damaged.
         """
         # without H all inputs of one width are alike
-        key = spec.in_features if self._calibration is None else (spec.key.layer_idx, INPUT_OF[spec.key.projection])
+        key = spec.in_features if self._calibration is None else (spec.key.layer_idx, input_name(spec.key))
         if self._input is None or key != self._key:
             self._input = None  # before the next H is read
             self._input, self._key = SharedInput(self._hessian(spec), spec.in_features, self._device), key

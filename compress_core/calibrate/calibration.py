@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from compress_core.calibrate.inputs import INPUT_GROUPS, INPUT_OF
+from compress_core.calibrate.inputs import INPUT_GROUPS, input_name
 from compress_core.checkpoint.checkpoint import Checkpoint
 from compress_core.checkpoint.headers import FileHeader, read_header
 from compress_core.checkpoint.read import read_finite
@@ -135,7 +135,7 @@ class Calibration:
             CalibrationError: there is none for this matrix.
             NonFiniteValues: the file is damaged.
         """
-        header = self._header.tensors.get(tensor_name(key.layer_idx, INPUT_OF.get(key.projection, "")))
+        header = self._header.tensors.get(tensor_name(key.layer_idx, input_name(key)))
         if header is None:
             raise CalibrationError(f"{self.path} has no H for matrix {key}")
         half = read_finite(header)

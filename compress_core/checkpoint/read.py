@@ -8,6 +8,7 @@ from torch import Tensor
 from compress_core.checkpoint.checkpoint import Checkpoint
 from compress_core.checkpoint.headers import TensorHeader
 from compress_core.errors import CheckpointError, NonFiniteValues
+from compress_core.matrix import MatrixSpec
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -61,6 +62,25 @@ def read_finite(header: TensorHeader) -> Tensor:
                 "the checkpoint is damaged; a retry cannot help, take a sound copy"
             )
     return tensor
+
+
+def read_matrix(checkpoint: Checkpoint, spec: MatrixSpec) -> Tensor:
+    """A matrix (out_features, in_features) in its stored dtype, on the CPU, sure to be finite; its rows alone are read.
+
+    Raises:
+        NonFiniteValues, CheckpointError: as :func:`read_finite`.
+    """
+    whole = checkpoint.tensors[spec.tensor_name]
+    if spec.rows is None:
+        return read_finite(whole)
+    first, end = spec.rows
+    row_bytes = whole.nbytes // whole.shape[0]
+    shape = (end - first, *whole.shape[1:])
+    return read_finite(
+        TensorHeader(
+            whole.name, whole.dtype, shape, whole.file, whole.begin + first * row_bytes, (end - first) * row_bytes
+        )
+    )
 
 
 class DenseWeights:

@@ -25,8 +25,8 @@ _BASE_HEADER_BYTES = 512
 
 
 def module_name(spec: MatrixSpec) -> str:
-    """The module whose weight a matrix is: its tensor and its description carry this name."""
-    return spec.tensor_name.removesuffix(".weight")
+    """What a matrix's tensor and its description are called."""
+    return spec.name
 
 
 def header_bytes(checkpoint: Checkpoint) -> int:

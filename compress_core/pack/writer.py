@@ -23,7 +23,7 @@ from torch import Tensor
 from compress_core.calibrate.calibration import Calibration
 from compress_core.checkpoint.checkpoint import Checkpoint
 from compress_core.checkpoint.headers import DTYPE_BYTES
-from compress_core.checkpoint.read import read_finite
+from compress_core.checkpoint.read import read_matrix
 from compress_core.checkpoint.writer import Entry, SafetensorsWriter
 from compress_core.compressed import CompressedMatrix
 from compress_core.config import CompressionConfig
@@ -167,7 +167,7 @@ def _compress(
     done: int,
     progress: Progress,
 ) -> CompressedMatrix:
-    weight = read_finite(checkpoint.tensors[spec.tensor_name]).to(device)
+    weight = read_matrix(checkpoint, spec).to(device)
     shared = inputs.of(spec)
     total = len(checkpoint.matrices())
 

@@ -10,7 +10,7 @@ import torch
 
 from compress_core.calibrate.calibration import Calibration
 from compress_core.checkpoint.checkpoint import Checkpoint
-from compress_core.checkpoint.read import read_finite
+from compress_core.checkpoint.read import read_matrix
 from compress_core.config import CompressionConfig
 from compress_core.decompose import compress_matrix
 from compress_core.device import find_device, find_dtype
@@ -62,7 +62,7 @@ def layer_fidelity(
             for spec in checkpoint.layer_matrices(layer_idx):
                 config = items if isinstance(items, CompressionConfig) else items[spec.key]
                 config = config.clamped(spec.out_features, spec.in_features)
-                weight = read_finite(checkpoint.tensors[spec.tensor_name]).to(torch_device)
+                weight = read_matrix(checkpoint, spec).to(torch_device)
                 shared = inputs.of(spec)
                 compressed = compress_matrix(weight, shared.h_II, config, device=torch_device, shared=shared)
                 stack.enter_context(resident.replaced(spec, compressed.dequantize()))

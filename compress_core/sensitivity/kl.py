@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compress_core.calibrate.calibration import Calibration
 from compress_core.checkpoint.checkpoint import Checkpoint
-from compress_core.checkpoint.read import read_finite
+from compress_core.checkpoint.read import read_matrix
 from compress_core.config import CompressionConfig
 from compress_core.decompose import compress_matrix
 from compress_core.device import find_device, find_dtype
@@ -105,7 +105,7 @@ def kl_sensitivity(
     results = []
     for number, (spec, config) in enumerate(work):
         progress(number, len(work), f"sensitivity of {spec.key} at {config}")
-        weight = read_finite(checkpoint.tensors[spec.tensor_name]).float().to(torch_device)
+        weight = read_matrix(checkpoint, spec).float().to(torch_device)
         shared = inputs.of(spec)
         compressed = compress_matrix(weight, shared.h_II, config, device=torch_device, shared=shared)
         approximation = compressed.dequantize().to(torch_device)

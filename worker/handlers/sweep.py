@@ -12,7 +12,7 @@ import torch
 from compress_core import NUMERICS_VERSION, CompressionConfig, MatrixMeasurement, MatrixSpec, sweep_matrix
 from compress_core.calibrate.inputs import INPUT_OF
 from compress_core.checkpoint import Checkpoint
-from compress_core.checkpoint.read import read_finite
+from compress_core.checkpoint.read import read_matrix
 from compress_core.errors import ConfigError
 from compress_core.shared_inputs import SharedInput, SharedInputs
 from results_db.params import MatrixFilter, SweepParams
@@ -102,7 +102,7 @@ class _SweepRun:
         self, checkpoint: Checkpoint, spec: MatrixSpec, configs: Sequence[CompressionConfig], shared: SharedInput
     ) -> None:
         with naming(f"matrix {spec.key}"):
-            weight = read_finite(checkpoint.tensors[spec.tensor_name])
+            weight = read_matrix(checkpoint, spec)
             sweep_matrix(
                 weight,
                 shared.h_II,
@@ -197,4 +197,6 @@ def _filtered(specs: Iterable[MatrixSpec], matrices: MatrixFilter) -> list[Matri
 def _in_input_order(specs: list[MatrixSpec]) -> list[MatrixSpec]:
     """Projections that read the same input next to each other (the order of PROJECTIONS already does that)."""
     groups = list(dict.fromkeys(INPUT_OF.values()))
-    return sorted(specs, key=lambda spec: (spec.key.layer_idx, groups.index(INPUT_OF[spec.key.projection])))
+    return sorted(
+        specs, key=lambda spec: (spec.key.layer_idx, spec.key.expert_idx, groups.index(INPUT_OF[spec.key.projection]))
+    )

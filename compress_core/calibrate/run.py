@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from compress_core.calibrate.calibration import (
     FORMAT,
@@ -17,37 +15,17 @@ from compress_core.calibrate.calibration import (
     pack_half,
     tensor_name,
 )
-from compress_core.calibrate.inputs import INPUT_GROUPS
+from compress_core.calibrate.observe import observe
 from compress_core.checkpoint.checkpoint import Checkpoint
 from compress_core.checkpoint.read import DenseWeights
 from compress_core.checkpoint.writer import SafetensorsWriter
 from compress_core.device import find_device, find_dtype
 from compress_core.errors import NonFiniteValues
-from compress_core.matrix import MatrixKey
 from compress_core.progress import Progress, silent
 from compress_core.stream.hidden import DEFAULT_BATCH_TOKENS, advance, embed_all
 from compress_core.stream.model import StreamedModel
 from compress_core.text.tokens import TokenWindows
 from compress_core.version import NUMERICS_VERSION
-
-
-class SecondMoment:
-    """E[x xᵀ]: float32 products of chunks, added up in float64 (a float64 GEMM is 1:64 on consumer cards)."""
-
-    def __init__(self, width: int, device: torch.device) -> None:
-        self._sum_II = torch.zeros((width, width), dtype=torch.float64, device=device)
-        self._n_tokens = 0
-
-    def add(self, x: Tensor) -> None:
-        """Add the vectors of x (…, width)."""
-        x_TI = x.reshape(-1, x.shape[-1]).float()
-        self._sum_II += x_TI.T @ x_TI
-        self._n_tokens += x_TI.shape[0]
-
-    def mean(self) -> Tensor:
-        """H as exactly symmetric (width, width) float32 on the CPU."""
-        mean_II = self._sum_II / self._n_tokens
-        return ((mean_II + mean_II.T) / 2).float().cpu()
 
 
 def calibrate_model(
@@ -94,8 +72,8 @@ def calibrate_model(
     hidden = embed_all(model, tokens.ids, batch_tokens)
     with SafetensorsWriter(out_path, calibration_entries(checkpoint), metadata) as writer:
         for layer_idx in range(checkpoint.n_layers):
-            with model.layer(layer_idx) as layer:
-                moments = _observe(checkpoint, model, layer, layer_idx, hidden, batch_tokens)
+            with model.layer(layer_idx) as layer, observe(checkpoint, model, layer, layer_idx) as moments:
+                advance(model, layer_idx, hidden, batch_tokens)
             for group, moment in moments.items():
                 hessian = moment.mean()
                 if not torch.isfinite(hessian).all():
@@ -103,29 +81,3 @@ def calibrate_model(
                 writer.write(tensor_name(layer_idx, group), pack_half(hessian).numpy().tobytes())
             progress(layer_idx + 1, checkpoint.n_layers, f"calibrated layer {layer_idx + 1} of {checkpoint.n_layers}")
     return Calibration.open(out_path, checkpoint)
-
-
-def _observe(
-    checkpoint: Checkpoint, model: StreamedModel, layer: nn.Module, layer_idx: int, hidden: Tensor, batch_tokens: int
-) -> dict[str, SecondMoment]:
-    """Run a layer over all samples (``hidden`` moves on) and gather its inputs' second moments."""
-    moments: dict[str, SecondMoment] = {}
-    handles = []
-    for group, projections in INPUT_GROUPS.items():
-        spec = checkpoint.matrix(MatrixKey(layer_idx, projections[0]))
-        name = spec.tensor_name.removeprefix(f"{checkpoint.layout.prefix}.{layer_idx}.").removesuffix(".weight")
-        moments[group] = SecondMoment(spec.in_features, model.device)
-        handles.append(layer.get_submodule(name).register_forward_pre_hook(_adder(moments[group])))
-    try:
-        advance(model, layer_idx, hidden, batch_tokens)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return moments
-
-
-def _adder(moment: SecondMoment) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        moment.add(inputs[0])
-
-    return hook

@@ -146,6 +146,15 @@ class EvaluateParams(Params):
     windows: WindowSpec = WindowSpec()
 
 
+class ProbeParams(Params):
+    """Measure what the worker's device does in a second."""
+
+    #: configs whose cells are timed; null = both codebooks at the plan's bits
+    configs: Annotated[list[ConfigFields], Field(min_length=1, max_length=64)] | None = None
+    #: no more than this many seconds of measuring; what the time does not suffice for is extrapolated
+    seconds: Annotated[float, Field(ge=1, le=3600)] = 60.0
+
+
 class GateParams(Params):
     phase: Annotated[int, Field(ge=0, le=6)]
     #: which gates of the phase; the study's own config has the thresholds
@@ -165,5 +174,6 @@ PARAMS: dict[JobKind, type[Params]] = {
     JobKind.ALLOCATE: AllocateParams,
     JobKind.COMPRESS: CompressParams,
     JobKind.EVALUATE: EvaluateParams,
+    JobKind.PROBE: ProbeParams,
     JobKind.GATE: GateParams,
 }

@@ -26,6 +26,7 @@ from results_db.tables import (
     Measurement,
     Sensitivity,
     Sweep,
+    Throughput,
 )
 
 #: (layer_idx, projection, expert_idx, config_hash)
@@ -248,3 +249,18 @@ def record_evaluation(session: Session, claim: Claim, *, items: Sequence[tuple[f
         ],
     )
     return str(row["id"])
+
+
+# --- throughputs ---------------------------------------------------------------------------------------------------
+
+
+def record_throughput(session: Session, claim: Claim, **values: Any) -> str:
+    """The id of what this job's probe measured: one row a job.
+
+    Raises:
+        LeaseLost: nothing is written.
+    """
+    hold_lease(session, claim)
+    row = {"id": new_id("thr"), "job_id": claim.job_id, "created_at": utc_now()} | values
+    insert_or_ignore(session, Throughput, row)
+    return session.scalars(select(Throughput.id).where(Throughput.job_id == claim.job_id)).one()

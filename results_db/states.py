@@ -61,6 +61,7 @@ class JobKind(StrEnum):
     SWEEP = "sweep"
     COMPRESS = "compress"
     EVALUATE = "evaluate"
+    PROBE = "probe"
     FIT = "fit"
     ALLOCATE = "allocate"
     GATE = "gate"
@@ -68,7 +69,15 @@ class JobKind(StrEnum):
 
 #: run by the GPU worker through RQ; the others run in the server's advance loop
 WORKER_KINDS = frozenset(
-    {JobKind.FETCH, JobKind.CALIBRATE, JobKind.SENSITIVITY, JobKind.SWEEP, JobKind.COMPRESS, JobKind.EVALUATE}
+    {
+        JobKind.FETCH,
+        JobKind.CALIBRATE,
+        JobKind.SENSITIVITY,
+        JobKind.SWEEP,
+        JobKind.COMPRESS,
+        JobKind.EVALUATE,
+        JobKind.PROBE,
+    }
 )
 
 

@@ -11,6 +11,7 @@ from results_db.tables.jobs import Attempt, Job, JobEvent, Worker
 from results_db.tables.measurements import Measurement, Sensitivity, Sweep
 from results_db.tables.models import Artefact, Calibration, Model
 from results_db.tables.studies import Gate, Study
+from results_db.tables.throughputs import Throughput
 
 __all__ = [
     "Allocation",
@@ -32,6 +33,7 @@ __all__ = [
     "Sensitivity",
     "Study",
     "Sweep",
+    "Throughput",
     "Token",
     "Worker",
 ]

@@ -73,3 +73,5 @@ class Calibration(CreatedAt, Base):
     numerics_version: Mapped[int]
     device_kind: Mapped[str]
     seconds: Mapped[float]
+    #: "hessians", or "tokens" alone: then every job that needs H computes it anew, layer by layer
+    keeps: Mapped[str] = mapped_column(default="hessians", server_default="hessians")

@@ -1,39 +1,16 @@
-"""Gather E[x xᵀ] of a layer's distinct inputs while the layer runs.
-
-Shapes: T tokens, I = in_features.
-"""
+"""Gather E[x xᵀ] of a layer's distinct inputs while the layer runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 from compress_core.calibrate.inputs import input_name
+from compress_core.calibrate.second_moment import SecondMoment
 from compress_core.checkpoint.checkpoint import Checkpoint
 from compress_core.stream.model import StreamedModel
-
-
-class SecondMoment:
-    """E[x xᵀ]: float32 products of chunks, added up in float64 (a float64 GEMM is 1:64 on consumer cards)."""
-
-    def __init__(self, width: int, device: torch.device) -> None:
-        self._sum_II = torch.zeros((width, width), dtype=torch.float64, device=device)
-        #: vectors that were added
-        self.n_tokens = 0
-
-    def add(self, x: Tensor) -> None:
-        """Add the vectors of x (…, width)."""
-        x_TI = x.reshape(-1, x.shape[-1]).float()
-        self._sum_II += x_TI.T @ x_TI
-        self.n_tokens += x_TI.shape[0]
-
-    def mean(self) -> Tensor:
-        """H as exactly symmetric (width, width) float32 on the CPU."""
-        mean_II = self._sum_II / self.n_tokens
-        return ((mean_II + mean_II.T) / 2).float().cpu()
 
 
 @contextmanager

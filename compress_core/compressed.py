@@ -9,6 +9,7 @@ Tensors, all on the CPU (``packed_parts`` has their types and shapes, and the or
     q_rows      uint8 (O,), logarithmic scale of each row (not for rtn and gptq); it scales the rows of L too
     l_codes, l_scales    packed codes and float16 (r,), or l_values float16 (O, r) at 16 bits
     r_codes, r_scales    packed codes and float16 (r,), or r_values float16 (r, I) at 16 bits
+    q_values, q_type     raw, in place of all others: 16-bit words (O, I), and uint8 (1,), which of ``TYPES`` they are
 
 Signs of the rotation follow from the seed and are not stored.
 
@@ -28,7 +29,8 @@ from torch import Tensor
 from compress_core.checkpoint.read import TORCH_DTYPES
 from compress_core.codebooks import Codebook, codebook_for, get_codebook
 from compress_core.codebooks.base import even_strips
-from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
+from compress_core.codebooks.raw import TYPES, raw_type
+from compress_core.config import BASELINE_CODEBOOKS, RAW_CODEBOOK, CompressionConfig
 from compress_core.errors import ConfigError, PackedFormatError
 from compress_core.incoherence import InputRotation
 from compress_core.ldlq import Rounded
@@ -161,6 +163,11 @@ class CompressedMatrix:
         target = torch.device(device or "cpu")
         packed = {name: t.to(target) for name, t in self.packed.items()}
         out_features, in_features = self.shape
+        if self.config.codebook == RAW_CODEBOOK:
+            ones_O = torch.ones(out_features, device=target)
+            return DecodedMatrix(
+                RowCodes(self.shape, self.raw(target), None, self.config.b_q), ones_O, None, None, None
+            )
         if self.config.codebook in BASELINE_CODEBOOKS:
             return DecodedMatrix(self._row_codes(packed, None), packed["q_scale"].float(), None, None, None)
         left = right = None
@@ -171,6 +178,17 @@ class CompressedMatrix:
         rotation = input_rotation(in_features, self.config.seed, target)
         codebook = codebook_for(out_features, self.config.codebook, self.config.b_q, target, self.config.states)
         return DecodedMatrix(self._row_codes(packed, codebook), scale_O, left, right, rotation)
+
+    def raw(self, device: torch.device | str | None = None) -> Tensor:
+        """The stored bfloat16 or float16 values (O, I) of a ``raw`` matrix, on ``device`` (default: CPU).
+
+        Raises:
+            PackedFormatError: the type that the matrix names does not exist.
+        """
+        number = int(self.packed["q_type"])
+        if number >= len(TYPES):
+            raise PackedFormatError(f"a raw matrix has the unknown type {number}: the file is damaged")
+        return self.packed["q_values"].view(TYPES[number]).to(torch.device(device or "cpu"))
 
     def _decode_factor(self, packed: Mapping[str, Tensor], side: str, bits: int, shape: tuple[int, int]) -> Tensor:
         """Values of L or R in units of the row scales, float32."""
@@ -238,6 +256,15 @@ def pack_q(rounded: Rounded, config: CompressionConfig) -> dict[str, Tensor]:
         scalar = get_codebook("scalar", config.b_q, device)
         out["q_tail"] = pack_bits(scalar.codes(parts_PIO[:1, count * E8_BLOCK :]).T, config.b_q).cpu()
     return out
+
+
+def pack_raw(values_OI: Tensor, config: CompressionConfig) -> CompressedMatrix:
+    """A matrix of bfloat16 or float16 values as it is."""
+    packed = {
+        "q_values": values_OI.cpu().contiguous().view(torch.uint16),
+        "q_type": torch.tensor([raw_type(values_OI)], dtype=torch.uint8),
+    }
+    return CompressedMatrix(config, (values_OI.shape[0], values_OI.shape[1]), packed)
 
 
 def pack_factors(factors: Factors, config: CompressionConfig) -> dict[str, Tensor]:

@@ -17,9 +17,14 @@ CODEBOOK_BITS: dict[str, tuple[int, ...]] = {
     "trellis": (2, 3, 4, 5, 6, 7, 8),
     "rtn": (2, 3, 4, 5, 6, 7, 8),
     "gptq": (2, 3, 4, 5, 6, 7, 8),
+    "raw": (16,),
 }
 #: what the others are compared with: a uniform grid a row in the natural basis, rank 0 only
 BASELINE_CODEBOOKS = ("rtn", "gptq")
+#: the matrix left as it is, in 16 bits a weight: lossless where it has 16 bits
+RAW_CODEBOOK = "raw"
+#: those that work in the natural basis and take rank 0 only
+UNROTATED_CODEBOOKS = (*BASELINE_CODEBOOKS, RAW_CODEBOOK)
 FACTOR_BITS = (4, 8, 16)
 #: fewest and most states of the trellis codebook
 STATES = (2**8, 2**16)
@@ -33,14 +38,14 @@ class CompressionConfig:
         ConfigError: a field is out of range; the message names the field and the allowed values.
     """
 
-    #: bits a weight of Q, 2 to 8 (codebook "e8": 2, 3 or 4)
+    #: bits a weight of Q, 2 to 8 (codebook "e8": 2, 3 or 4; "raw": 16)
     b_q: int
     #: rank r of L (out, r) and R (r, in); 0 = no low-rank part
     rank: int = 0
     #: bits of the factors, 4, 8 or 16; a pair means (bits of L, bits of R)
     factor_bits: int | tuple[int, int] = 4
     #: "scalar", "e8" or "trellis": incoherence processing and LDLQ; "rtn" (plain round-to-nearest a row) and
-    #: "gptq" (the same grid with GPTQ's feedback): the baselines
+    #: "gptq" (the same grid with GPTQ's feedback): the baselines; "raw": the matrix as it is
     codebook: str = "trellis"
     #: seed of the random signs of the incoherence transform
     seed: int = 0
@@ -61,8 +66,9 @@ class CompressionConfig:
             raise ConfigError(f"codebook {self.codebook!r} has no b_q = {self.b_q}: choose one of {allowed}")
         if self.rank < 0:
             raise ConfigError(f"rank must be 0 or more, not {self.rank}")
-        if self.codebook in BASELINE_CODEBOOKS and self.rank:
-            raise ConfigError(f"codebook {self.codebook!r} is a baseline: it takes rank 0 only")
+        if self.codebook in UNROTATED_CODEBOOKS and self.rank:
+            why = "leaves the matrix as it is" if self.codebook == RAW_CODEBOOK else "is a baseline"
+            raise ConfigError(f"codebook {self.codebook!r} {why}: it takes rank 0 only")
         if not 0 <= self.seed < 2**31:
             raise ConfigError(f"seed must lie in 0 … 2^31 − 1, not {self.seed}")
         if not 1 <= self.iterations <= 100:
@@ -117,7 +123,7 @@ class CompressionConfig:
             effective.pop("iterations")
         if self.codebook != "trellis":
             effective.pop("states")
-        if self.codebook in BASELINE_CODEBOOKS:
+        if self.codebook in UNROTATED_CODEBOOKS:
             effective.pop("seed")
         text = json.dumps(effective, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from compress_core.alternation import Progress, decompose
+from compress_core.codebooks.raw import raw_values
 from compress_core.codebooks.rtn import rtn_codes, rtn_scales
-from compress_core.compressed import CompressedMatrix, pack_factors, pack_q
-from compress_core.config import CompressionConfig
+from compress_core.compressed import CompressedMatrix, pack_factors, pack_q, pack_raw
+from compress_core.config import RAW_CODEBOOK, CompressionConfig
 from compress_core.context import Hessian, MatrixContext, checked_weight, prepare_matrix
 from compress_core.gptq import gptq
 from compress_core.packing import pack_bits
@@ -55,6 +56,8 @@ def compress_matrix(
     with exact_float32():
         if config.codebook == "rtn":
             return _done(_compress_rtn(checked_weight(weight, target), config), progress)
+        if config.codebook == RAW_CODEBOOK:
+            return _done(pack_raw(raw_values(checked_weight(weight, target)), config), progress)
         of_input = None if shared is None else shared.context(config.seed)
         context = prepare_matrix(weight, hessian, config.seed, target, of_input)
         return compress_prepared(context, config, progress=progress)
@@ -83,6 +86,8 @@ def compress_prepared(
     """Compress a prepared matrix; ``compress_matrix`` is prepare plus this."""
     if config.codebook == "rtn":
         return _done(_compress_rtn(context.raw_w_OI, config), progress)
+    if config.codebook == RAW_CODEBOOK:
+        return _done(pack_raw(raw_values(context.raw_w_OI), config), progress)
     if config.codebook == "gptq":
         return _done(_pack_grid(*gptq(context.raw_w_OI, context.raw_h_II, config.b_q), config), progress)
     config.check_shape(*context.shape)

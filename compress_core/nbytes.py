@@ -9,12 +9,12 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
+from compress_core.config import BASELINE_CODEBOOKS, RAW_CODEBOOK, CompressionConfig
 
 #: weights that one E8 code covers; columns beyond the last full block use the scalar codebook at the same bits
 E8_BLOCK = 8
 #: bytes an element, by safetensors' names
-_DTYPE_BYTES = {"F32": 4, "F16": 2, "U8": 1}
+_DTYPE_BYTES = {"F32": 4, "F16": 2, "U16": 2, "U8": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Part:
     """One packed tensor of a matrix."""
 
     name: str
-    #: as safetensors calls it: F32, F16 or U8
+    #: as safetensors calls it: F32, F16, U16 or U8
     dtype: str
     shape: tuple[int, ...]
 
@@ -39,6 +39,8 @@ def packed_parts(config: CompressionConfig, out_features: int, in_features: int)
         RankTooLarge: the rank exceeds min(out_features, in_features).
     """
     config.check_shape(out_features, in_features)
+    if config.codebook == RAW_CODEBOOK:
+        return Part("q_values", "U16", (out_features, in_features)), Part("q_type", "U8", (1,))
     baseline = config.codebook in BASELINE_CODEBOOKS
     wide = [Part("q_scale", "F16", (out_features,)) if baseline else Part("q_scale", "F32", (1,))]
     codes = [] if baseline else [Part("q_rows", "U8", (out_features,))]

@@ -27,9 +27,9 @@ class RowCodes:
     """Codes of a matrix of shape ``shape``, decoded in units of its scales."""
 
     shape: tuple[int, int]
-    #: (O, I) where each weight has a code of its own, else (O, C, K)
+    #: (O, I) where each weight has a code of its own, else (O, C, K); 16-bit floats are values, not codes
     codes: Tensor
-    #: None: the uniform grid of the baselines
+    #: None: the uniform grid of the baselines, or values
     codebook: Codebook | None
     bits: int
     #: codes (O, I − 8·C) of the columns that make no whole block, and their codebook
@@ -52,6 +52,8 @@ class RowCodes:
 
     def _decode(self, strip: slice) -> Tensor:
         codes = self.codes[strip]
+        if codes.is_floating_point():
+            return codes.to(torch.float32)
         if self.codebook is None:
             return rtn_units(codes, self.bits)
         if codes.ndim == 2:

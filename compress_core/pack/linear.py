@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from compress_core.compressed import CompressedMatrix, DecodedMatrix
-from compress_core.config import CompressionConfig
+from compress_core.config import RAW_CODEBOOK, CompressionConfig
 from compress_core.nbytes import predicted_nbytes
 from compress_core.pack.rotation import activation_rotation
 
@@ -74,6 +74,9 @@ class CompressedLinear(nn.Module):
         return linear
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.config.codebook == RAW_CODEBOOK:  # the same product as that of the layer it stands for
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            return nn.functional.linear(x, self.matrix.raw(self.packed.device).to(x.dtype), bias)
         with torch.no_grad():
             decoded = self.matrix.decode(device=self.packed.device)
         # half-precision products are faster on accelerators alone; a CPU has float32 units

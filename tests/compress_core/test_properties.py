@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from compress_core import CompressedMatrix, CompressionConfig, compress_matrix
-from compress_core.config import BASELINE_CODEBOOKS, CODEBOOK_BITS, FACTOR_BITS
+from compress_core.config import BASELINE_CODEBOOKS, CODEBOOK_BITS, FACTOR_BITS, UNROTATED_CODEBOOKS
 from compress_core.error_metrics import calibration_weighted_error
 from compress_core.nbytes import predicted_nbytes
 
@@ -54,7 +54,7 @@ def configs(draw: st.DrawFn, limit: int) -> CompressionConfig:
     return CompressionConfig(
         codebook=codebook,
         b_q=draw(st.sampled_from(CODEBOOK_BITS[codebook])),
-        rank=0 if codebook in BASELINE_CODEBOOKS else draw(st.integers(0, limit)),
+        rank=0 if codebook in UNROTATED_CODEBOOKS else draw(st.integers(0, limit)),
         factor_bits=draw(st.sampled_from(pairs)),
         seed=draw(st.integers(0, 2**31 - 1)),
         iterations=draw(st.integers(1, 2)),

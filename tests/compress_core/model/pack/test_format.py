@@ -23,6 +23,7 @@ from compress_core.nbytes import packed_parts
 from compress_core.pack import PackedModel, write_packed_model
 
 BASELINES = ("rtn", "gptq")
+RANKLESS = (*BASELINES, "raw")
 
 
 class SpecReader:
@@ -48,8 +49,10 @@ class SpecReader:
         return weights
 
     def weight(self, blob: bytes, config: dict[str, Any], rows: int, columns: int) -> np.ndarray:
-        parts = self.parts(blob, config, rows, columns)
         bits, codebook = config["b_q"], config["codebook"]
+        if codebook == "raw":
+            return raw(blob, rows, columns)
+        parts = self.parts(blob, config, rows, columns)
         if codebook in BASELINES:
             codes = unpack(parts["q_codes"], bits, rows * columns).reshape(rows, columns)
             return (codes - 2 ** (bits - 1) + 0.5) * parts["q_scale"].astype(float)[:, None]
@@ -149,6 +152,13 @@ class SpecReader:
         return values
 
 
+def raw(blob: bytes, rows: int, columns: int) -> np.ndarray:
+    words, kind = np.frombuffer(blob, np.uint16, rows * columns), blob[2 * rows * columns :]
+    assert kind in (b"\0", b"\1")
+    values = words.view(np.float16) if kind == b"\1" else (words.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(float).reshape(rows, columns)
+
+
 def unpack(data: np.ndarray, bits: int, count: int) -> np.ndarray:
     all_bits = np.unpackbits(data, bitorder="little")[: count * bits].reshape(count, bits)
     return all_bits.astype(np.int64) @ (1 << np.arange(bits))
@@ -209,7 +219,10 @@ def random_matrix(config: CompressionConfig, shape: tuple[int, int]) -> Compress
     packed = {}
     for part in packed_parts(config, *shape):
         if part.dtype == "U8":
-            packed[part.name] = torch.randint(0, 256, part.shape, generator=generator).to(torch.uint8)
+            most = 2 if part.name == "q_type" else 256
+            packed[part.name] = torch.randint(0, most, part.shape, generator=generator).to(torch.uint8)
+        elif part.dtype == "U16":  # no exponent of all ones: infinities and NaN are no weights
+            packed[part.name] = torch.randint(0, 0x7800, part.shape, generator=generator).to(torch.uint16)
         else:
             packed[part.name] = torch.rand(part.shape, generator=generator).to(TORCH_DTYPES[part.dtype])
     return CompressedMatrix(config, shape, packed)
@@ -222,7 +235,7 @@ def reader(repo: Path) -> SpecReader:
 
 @pytest.mark.parametrize(("codebook", "bits"), [(name, b) for name, many in CODEBOOK_BITS.items() for b in many])
 def test_every_codebook_reads_as_the_spec_says(reader: SpecReader, codebook: str, bits: int) -> None:
-    ranks = (0,) if codebook in BASELINES else (0, 5, 17)
+    ranks = (0,) if codebook in RANKLESS else (0, 5, 17)
     # rows of no, one and more tiles of the trellis; widths with a Hadamard part, an odd part, both, and a tail
     cases = (((20, 32), 4), ((12, 32), 4), ((18, 5), 4), ((131, 43), (16, 4)), ((129, 84), (4, 16)), ((300, 13), 8))
     for (shape, factor_bits), rank in itertools.product(cases, ranks):

@@ -46,7 +46,7 @@ _ROW_SPREAD, _COLUMN_SPREAD = 0.4, 0.15
 _LARGE_COLUMNS, _LARGE = 1 / 500, 4.0
 #: channels of the residual stream that are large
 _LARGE_CHANNELS, _LARGE_CHANNEL = 4, 10.0
-#: root mean square of the embeddings; of what a matrix makes of a unit input
+#: root mean square of the embeddings, and of what each matrix writes into the stream for a unit input (others: 1)
 _EMBEDDING = 0.02
 _GAIN = {"o_proj": 0.2, "down_proj": 0.3}
 #: standard deviations of the biases

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from compress_core.checkpoint.fingerprint import fingerprint
-from compress_core.checkpoint.headers import TensorHeader, read_header
+from compress_core.checkpoint.headers import DTYPE_BYTES, TensorHeader, read_header
 from compress_core.checkpoint.layout import DecoderLayout, check_config, find_layout
 from compress_core.errors import CheckpointError
-from compress_core.matrix import MatrixKey, MatrixSpec
+from compress_core.matrix import NO_EXPERT, MatrixKey, MatrixSpec
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -36,7 +36,7 @@ class Checkpoint:
         return self.layout.n_layers
 
     def matrices(self) -> tuple[MatrixSpec, ...]:
-        """The matrices that are compressed, layer by layer, in the order of PROJECTIONS."""
+        """The matrices that are compressed, layer by layer, in the order of the layout."""
         return self.layout.matrices
 
     def matrix(self, key: MatrixKey) -> MatrixSpec:
@@ -48,12 +48,28 @@ class Checkpoint:
         try:
             return self._by_key[key]
         except KeyError:
-            raise CheckpointError(
-                f"{self.path} has no matrix {key}: it has {self.n_layers} layers and no experts"
-            ) from None
+            raise CheckpointError(f"{self.path} has no matrix {key}: {self._what_there_is(key)}") from None
+
+    def _what_there_is(self, key: MatrixKey) -> str:
+        if key.layer_idx not in self._by_layer:
+            return f"it has {self.n_layers} layers, numbered from 0"
+        siblings = [s.key for s in self.layer_matrices(key.layer_idx) if s.key.projection == key.projection]
+        n_experts = sum(sibling.expert_idx != NO_EXPERT for sibling in siblings)
+        experts = f"{n_experts} experts, numbered from 0" if n_experts else "no experts"
+        beside = " and no matrix beside them" if len(siblings) == n_experts else ""
+        return f"layer {key.layer_idx} has {experts}{beside}"
 
     def layer_matrices(self, layer_idx: int) -> tuple[MatrixSpec, ...]:
-        return tuple(spec for spec in self.layout.matrices if spec.key.layer_idx == layer_idx)
+        """The matrices of one layer; none where there is no such layer."""
+        return self._by_layer.get(layer_idx, ())
+
+    def stored_nbytes(self, spec: MatrixSpec) -> int:
+        """Bytes that a matrix takes in this checkpoint, uncompressed."""
+        return spec.n_weights * DTYPE_BYTES[self.tensors[spec.tensor_name].dtype]
+
+    @cached_property
+    def _by_layer(self) -> dict[int, tuple[MatrixSpec, ...]]:
+        return dict(self.layout.layers())
 
     @cached_property
     def _by_key(self) -> dict[MatrixKey, MatrixSpec]:
@@ -66,7 +82,10 @@ class Checkpoint:
 
     @cached_property
     def other_tensors(self) -> tuple[TensorHeader, ...]:
-        """Tensors that stay as they are (embeddings, norms, biases, head), by name; a tied head counts once."""
+        """Tensors that stay as they are (embeddings, norms, biases, routers, head), by name; a tied head counts once.
+
+        Other modules' weights (a vision tower) are among them.
+        """
         compressed = {spec.tensor_name for spec in self.layout.matrices}
         if self.tied_head:
             compressed.add(HEAD_TENSOR)
@@ -80,7 +99,7 @@ class Checkpoint:
     @property
     def matrix_bytes(self) -> int:
         """Bytes that the matrices take in this checkpoint, uncompressed."""
-        return sum(self.tensors[spec.tensor_name].nbytes for spec in self.layout.matrices)
+        return sum(map(self.stored_nbytes, self.layout.matrices))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -94,7 +113,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     Raises:
         CheckpointError: missing path or config.json, pickle checkpoint, truncated or corrupt file, index that lies,
             config that disagrees with the tensors.
-        UnsupportedArchitecture: the decoder layers or a projection cannot be found.
+        UnsupportedArchitecture: the decoder layers, a projection or an expert cannot be found.
     """
     root = Path(path)
     if not root.exists():
@@ -107,7 +126,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     if "quantization_config" in config:
         raise CheckpointError(f"{root} is already quantised (quantization_config): take the original weights")
     tensors = read_header(root / SINGLE_FILE).tensors if (root / SINGLE_FILE).exists() else _read_shards(root)
-    layout = find_layout(tensors)
+    layout = find_layout(config, tensors)
     check_config(config, layout, tensors)
     if config.get("tie_word_embeddings") is False and HEAD_TENSOR not in tensors:
         raise CheckpointError(f"{root}: config.json says the head is not tied, but there is no tensor {HEAD_TENSOR}")

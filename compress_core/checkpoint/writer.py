@@ -81,6 +81,20 @@ class SafetensorsWriter:
         """
         self._begin(name, len(data)).write(data)
 
+    def write_pieces(self, name: str, nbytes: int, pieces: Iterable[bytes | memoryview]) -> None:
+        """Write the next tensor from pieces that are ``nbytes`` long together, so that it never lies in memory whole.
+
+        Raises:
+            PackedFormatError: it is not its turn, or its size is not the promised one.
+        """
+        target = self._begin(name, nbytes)
+        left = nbytes
+        for piece in pieces:
+            left -= len(piece)
+            target.write(piece)
+        if left:
+            raise PackedFormatError(f"the pieces of {name} have {nbytes - left} bytes, {nbytes} were promised")
+
     def copy(self, name: str, source: Path, offset: int, nbytes: int) -> None:
         """Write the next tensor from a range of bytes of another file, a few MB at a time.
 

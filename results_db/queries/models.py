@@ -26,6 +26,7 @@ class OpenedCheckpoint(Protocol):
     @property
     def fingerprint(self) -> str: ...
     def matrices(self) -> tuple[Any, ...]: ...
+    def stored_nbytes(self, spec: Any) -> int: ...
 
 
 def checkpoint_columns(checkpoint: OpenedCheckpoint, fixed_bytes: int) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def checkpoint_columns(checkpoint: OpenedCheckpoint, fixed_bytes: int) -> dict[s
                 "out_features": spec.out_features,
                 "in_features": spec.in_features,
                 #: uncompressed
-                "nbytes": checkpoint.tensors[spec.tensor_name].nbytes,
+                "nbytes": checkpoint.stored_nbytes(spec),
             }
             for spec in checkpoint.matrices()
         ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -21,6 +22,9 @@ class Settings(BaseSettings):
 
     #: folder of everything that bitbudget writes: database, sockets, calibrations, packed models
     var_dir: Path = Path("var")
+    #: where calibrations and packed models are kept: a folder, file:// or a URL that fsspec knows (s3://bucket/prefix,
+    #: gs://…); default: "artefacts" in var_dir
+    artefacts_url: str = ""
     #: SQLAlchemy URL; default: a SQLite file in var_dir
     database_url: str = ""
     #: Redis URL; default: a Unix socket in var_dir
@@ -48,6 +52,19 @@ class Settings(BaseSettings):
     def _split_hosts(cls, value: Any) -> Any:
         return [part.strip().lower() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
+    @field_validator("artefacts_url")
+    @classmethod
+    def _check_artefacts(cls, value: str) -> str:
+        if "://" not in value:
+            return str(Path(value).expanduser().absolute())
+        parts = urlsplit(value)
+        if parts.scheme == "file":
+            return str(Path(unquote(parts.path)))
+        # rows, logs and errors show URLs; the drivers take credentials from the environment and from their own files
+        if parts.username or parts.password or parts.query:
+            raise ValueError("write no credentials into artefacts_url: its driver reads them from the environment")
+        return value.rstrip("/")
+
     @field_validator("database_url")
     @classmethod
     def _check_database(cls, value: str) -> str:
@@ -71,6 +88,7 @@ class Settings(BaseSettings):
     def _fill_defaults(cls, values: dict[str, Any]) -> dict[str, Any]:
         var = Path(values.get("var_dir") or "var").absolute()
         filled = dict(values) | {"var_dir": var}
+        filled["artefacts_url"] = values.get("artefacts_url") or str(var / "artefacts")
         filled["database_url"] = values.get("database_url") or f"sqlite:///{var / 'bitbudget.db'}"
         filled["redis_url"] = values.get("redis_url") or f"unix://{var / 'redis.sock'}"
         filled["model_roots"] = values.get("model_roots") or [Path.cwd()]

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from results_db import Database
 from results_db.queue.lease import Claim
 from results_db.settings import Settings
+from worker.artefacts import ArtefactStore
 from worker.device import Device
 from worker.progress import ProgressMeter
 
@@ -71,8 +72,10 @@ class JobContext:
     progress: ProgressMeter
     #: tokens that go through a layer at once; smaller after an attempt that ran out of memory
     batch_tokens: int
+    #: where finished calibrations and packed models lie, and folders for unfinished ones
+    store: ArtefactStore
 
     @property
     def artefacts(self) -> Path:
-        """Where calibrations and packed models are written."""
+        """Where calibrations and packed models are written; on its way out: ``store`` knows."""
         return self.settings.var_dir / "artefacts"

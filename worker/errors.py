@@ -22,6 +22,13 @@ class MissingInput(WorkerError):
     code = "missing-input"
 
 
+class StoreUnreachable(WorkerError):
+    """The artefact store does not answer; the same call may succeed later."""
+
+    code = "store-unreachable"
+    retryable = True
+
+
 class ModelChanged(WorkerError):
     """The files of a model are no longer those that were registered."""
 

@@ -19,6 +19,7 @@ from results_db.queue.lease import Claim, claim_attempt, fail_attempt, finish_at
 from results_db.settings import Settings
 from results_db.states import JobKind, JobState
 from results_db.tables import Attempt
+from worker.artefacts import ArtefactStore
 from worker.causes import describe
 from worker.context import JobContext, Recorder
 from worker.current import CurrentWorker, current_worker
@@ -96,6 +97,7 @@ def _compute(recorder: Recorder, settings: Settings, device: Device, progress: P
         recorder=recorder,
         progress=progress,
         batch_tokens=_SMALL_BATCH_TOKENS if starved else _BATCH_TOKENS,
+        store=ArtefactStore(settings.artefacts_url, settings.var_dir, check=progress.check),
     )
     return handler_of(kind)(params, context)
 

@@ -1,0 +1,79 @@
+"""Workspaces: folders of unfinished work that survive a kill, one process at a time in each."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from worker.files import PART_SUFFIX
+from worker.locks import LOCK_SUFFIX, FileLock
+
+log = logging.getLogger(__name__)
+
+_DAY_S = 86_400.0
+
+
+class Workspaces:
+    """Folders ``root/<kind>/<hash of key>``, each with a lock file beside it.
+
+    A lock is held until the process ends: the job's work horse, so that a killed job frees its workspace.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._locks: dict[Path, FileLock] = {}
+
+    def open(self, kind: str, key: str, *, check: Callable[[], None]) -> Path:
+        """The folder of that key, with what an earlier try left in it. Waits while another process works there.
+
+        ``check`` is called while waiting; whatever it raises ends the wait.
+        """
+        folder = self.root / kind / hashlib.sha256(key.encode()).hexdigest()[:32]
+        if folder not in self._locks:
+            path = _lock_of(folder)
+            lock = FileLock.try_acquire(path)
+            if lock is None:
+                log.info("another process works in %s: waiting for it", folder)
+                lock = FileLock.acquire(path, check=check)
+            self._locks[folder] = lock
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def close(self, folder: Path) -> None:
+        """Give a workspace up whose contents were moved away."""
+        lock = self._locks.pop(folder, None)
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.release(remove=True)
+
+
+def clean_stale(root: Path, days: float) -> list[Path]:
+    """Remove the folders below ``root`` that nothing touched for so many days and nobody holds; which they were.
+
+    For workspaces (``root/<kind>/<hash>``) and for the cache of fetched artefacts (``root/<hash>``) alike.
+    """
+    removed = []
+    oldest = time.time() - days * _DAY_S
+    for lock_path in list(root.rglob("*" + LOCK_SUFFIX)):
+        lock = FileLock.try_acquire(lock_path)
+        if lock is None:
+            continue
+        folders = [path for path in (lock_path.with_suffix(""), lock_path.with_suffix(PART_SUFFIX)) if path.exists()]
+        touched = [path.stat().st_mtime for folder in folders for path in (folder, *folder.rglob("*"))]
+        if max([lock_path.stat().st_mtime, *touched]) > oldest:
+            lock.release()
+            continue
+        for folder in folders:
+            shutil.rmtree(folder)
+            removed.append(folder)
+            log.info("removed %s: untouched for %g days", folder, days)
+        lock.release(remove=True)
+    return removed
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_suffix(LOCK_SUFFIX)

@@ -18,7 +18,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from compress_core.device import find_device
 from compress_core.errors import CheckpointError, UnsupportedArchitecture
+from compress_core.matrix import NO_EXPERT, MatrixSpec
 from compress_core.precision import exact_float32
+from compress_core.stream.experts import check_experts, expert_view, is_stacked, stack_experts
 
 #: (batch, length) shapes whose layer arguments are remembered
 _REMEMBERED_SHAPES = 4
@@ -104,11 +106,11 @@ class StreamedModel:
 
     @property
     def hidden_size(self) -> int:
-        return int(self._model.config.hidden_size)
+        return int(self._model.config.get_text_config().hidden_size)
 
     @property
     def vocab_size(self) -> int:
-        return int(self._model.config.vocab_size)
+        return int(self._model.config.get_text_config().vocab_size)
 
     @torch.inference_mode()
     @exact_float32()
@@ -160,6 +162,30 @@ class StreamedModel:
         finally:
             self.release_layer(layer_idx)
 
+    def module_of(self, layer: nn.Module, spec: MatrixSpec) -> nn.Module:
+        """The module of a loaded layer that a matrix belongs to: a linear one, or all routed experts together.
+
+        Raises:
+            UnsupportedArchitecture: transformers' layer has no such module.
+        """
+        name = spec.module_name.removeprefix(f"{self.source.layers_prefix}.{spec.key.layer_idx}.")
+        if spec.key.expert_idx != NO_EXPERT:
+            name = name.rpartition(f".{spec.key.expert_idx}.")[0]
+        try:
+            return layer.get_submodule(name)
+        except AttributeError as error:
+            raise UnsupportedArchitecture(
+                f"{type(layer).__name__} has no module {name}, which {spec.key} belongs to"
+            ) from error
+
+    def weight_view(self, layer: nn.Module, spec: MatrixSpec) -> Tensor:
+        """A matrix (out_features, in_features) of a loaded layer, as a view of the parameter that holds it."""
+        module = self.module_of(layer, spec)
+        if spec.key.expert_idx != NO_EXPERT:
+            return expert_view(module, spec.key.expert_idx, spec.key.projection)
+        weight = module.get_parameter("weight")
+        return weight if spec.rows is None else weight[slice(*spec.rows)]
+
     def _call(self, ids_BT: Tensor) -> None:
         """Run the relays and remember how they were called for this shape."""
         self._model(ids_BT.to(self.device, torch.long), use_cache=False)
@@ -169,11 +195,14 @@ class StreamedModel:
         self._arguments[shape] = [relay.arguments for relay in self._relays]
 
     def _fill(self, module: nn.Module, prefix: str) -> None:
-        """Give every parameter below ``module`` its weight, and every computed buffer its value."""
+        """Give every parameter below ``module`` its weight, and every buffer its stored or computed value."""
         for child in module.modules():
             if any(buffer.is_meta for buffer in child.buffers(recurse=False)):
                 child.to_empty(device=self.device, recurse=False)
                 self._model._init_weights(child)
+        for name, buffer in list(module.named_buffers()):
+            if prefix + name in self.source:
+                buffer.copy_(self._read(prefix + name, buffer.shape))
         head = self._model.get_output_embeddings()
         embedding = self._model.get_input_embeddings()
         for name, parameter in list(module.named_parameters(remove_duplicate=False)):
@@ -181,20 +210,26 @@ class StreamedModel:
             owner = module.get_submodule(owner_name)
             if owner is head and self.source.tied_head:
                 continue
-            full_name = prefix + name
-            if full_name not in self.source:
-                raise CheckpointError(
-                    f"{self.source.path} has no tensor {full_name}, which {self._model.config.model_type} needs"
-                )
-            tensor = self.source.tensor(full_name)
-            if tensor.shape != parameter.shape:
-                raise CheckpointError(
-                    f"{full_name} has shape {list(tensor.shape)}, config.json asks for {list(parameter.shape)}"
-                )
-            weight = tensor.to(self.device, self.dtype)
+            weight = self._weight(prefix + name, parameter, owner)
             setattr(owner, leaf, nn.Parameter(weight, requires_grad=False))
         if module is self._model and self.source.tied_head:
             head.weight = embedding.weight
+
+    def _weight(self, name: str, parameter: Tensor, owner: nn.Module) -> Tensor:
+        if name not in self.source and is_stacked(name, parameter):
+            check_experts(owner)
+            return stack_experts(name, parameter, self._read, self.device, self.dtype)
+        return self._read(name, parameter.shape).to(self.device, self.dtype)
+
+    def _read(self, name: str, shape: torch.Size | None = None) -> Tensor:
+        if name not in self.source:
+            raise CheckpointError(
+                f"{self.source.path} has no tensor {name}, which {self._model.config.model_type} needs"
+            )
+        tensor = self.source.tensor(name)
+        if shape is not None and tensor.shape != shape:
+            raise CheckpointError(f"{name} has shape {list(tensor.shape)}, config.json asks for {list(shape)}")
+        return tensor
 
 
 def _build_on_meta(path: Path, dtype: torch.dtype) -> Any:
@@ -202,7 +237,13 @@ def _build_on_meta(path: Path, dtype: torch.dtype) -> Any:
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
-                config, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+                config,
+                dtype=dtype,
+                # transformers takes sdpa, or eager attention where a family has none (soft-capped logits)
+                attn_implementation=None,
+                # one expert after another: the others need special kernels or copies of the weights
+                experts_implementation="eager",
+                trust_remote_code=False,
             )
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise CheckpointError(

@@ -86,6 +86,10 @@ class SweepParams(Params):
     calibration_id: str | None = None
     configs: Annotated[list[ConfigFields], Field(min_length=1)]
     matrices: MatrixFilter = MatrixFilter()
+    #: "layer": a job a layer, shared by all workers; "none": one job. null = by layer where the calibration keeps its H
+    split: Literal["layer", "none"] | None = None
+    #: set by the server: the job whose sweep the cells of this part belong to
+    part_of: str | None = None
 
 
 class FitParams(Params):

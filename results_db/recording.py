@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import insert, inspect, select
+from sqlalchemy import func, insert, inspect, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -97,16 +97,19 @@ def move_artefact(session: Session, claim: Claim, artefact_id: str, *, uri: str,
 # --- sweeps and measurements ---------------------------------------------------------------------------------------
 
 
-def record_sweep(session: Session, claim: Claim, **values: Any) -> str:
-    """The id of this job's sweep: one row a job, made by the first attempt that comes here.
+def record_sweep(session: Session, claim: Claim, *, job_id: str | None = None, **values: Any) -> str:
+    """The id of a job's sweep: one row a job, made by the first attempt that comes here.
+
+    Args:
+        job_id: the whole whose part this is; None = the claim's own job.
 
     Raises:
         LeaseLost: nothing is written.
     """
     hold_lease(session, claim)
-    row = {"id": new_id("swp"), "job_id": claim.job_id, "created_at": utc_now()} | values
-    insert_or_ignore(session, Sweep, row)
-    return session.scalars(select(Sweep.id).where(Sweep.job_id == claim.job_id)).one()
+    owner = job_id or claim.job_id
+    insert_or_ignore(session, Sweep, {"id": new_id("swp"), "job_id": owner, "created_at": utc_now()} | values)
+    return session.scalars(select(Sweep.id).where(Sweep.job_id == owner)).one()
 
 
 def recorded_cells(
@@ -116,19 +119,28 @@ def recorded_cells(
     calibration_id: str,
     config_hashes: Collection[str],
     numerics_version: int,
-    device_kind: str,
+    device_kind: str | None,
 ) -> set[Cell]:
-    """Cells measured before, by whichever sweep: they are reused."""
-    rows = session.execute(
-        select(Measurement.layer_idx, Measurement.projection, Measurement.expert_idx, Measurement.config_hash).where(
-            Measurement.model_id == model_id,
-            Measurement.calibration_id == calibration_id,
-            Measurement.config_hash.in_(sorted(config_hashes)),
-            Measurement.numerics_version == numerics_version,
-            Measurement.device_kind == device_kind,
-        )
+    """Cells measured before, by whichever sweep, on devices of this kind (None: of any): they are reused."""
+    query = select(
+        Measurement.layer_idx, Measurement.projection, Measurement.expert_idx, Measurement.config_hash
+    ).where(
+        Measurement.model_id == model_id,
+        Measurement.calibration_id == calibration_id,
+        Measurement.config_hash.in_(sorted(config_hashes)),
+        Measurement.numerics_version == numerics_version,
     )
-    return {(row[0], row[1], row[2], row[3]) for row in rows}
+    if device_kind is not None:
+        query = query.where(Measurement.device_kind == device_kind)
+    return {(row[0], row[1], row[2], row[3]) for row in session.execute(query)}
+
+
+def count_own_cells(session: Session, sweep_id: str) -> int:
+    """Cells that this sweep was the first to measure; once each, on however many kinds of devices."""
+    cells = select(
+        Measurement.layer_idx, Measurement.projection, Measurement.expert_idx, Measurement.config_hash
+    ).where(Measurement.sweep_id == sweep_id)
+    return int(session.scalars(select(func.count()).select_from(cells.distinct().subquery())).one())
 
 
 def record_measurement(session: Session, claim: Claim, **values: Any) -> bool:

@@ -17,6 +17,7 @@ from results_db import Database
 from results_db.queries.pending import has_expired, has_promotable, has_server_job
 from results_db.queue.lease import reap_expired
 from results_db.queue.promote import next_server_job, promote_waiting, requeue_server_jobs
+from results_db.queue.tally import has_news, tally_sweeps
 from results_db.states import JobState
 from server.relay import Relay
 from server.runner import run_server_job
@@ -63,7 +64,15 @@ class AdvanceLoop:
         """One turn; whether it changed anything. A part that fails is logged and keeps no other from running."""
         errors: list[str] = []
         # told to RQ last: what this turn queued goes out with it
-        parts = (self._requeue, self._reap, self._promote, self._run_server_jobs, self._finish_studies, self._tell_rq)
+        parts = (
+            self._requeue,
+            self._reap,
+            self._tally,
+            self._promote,
+            self._run_server_jobs,
+            self._finish_studies,
+            self._tell_rq,
+        )
         changed = [self._guard(part, errors) for part in parts]
         self.last_error = "; ".join(errors) or None
         return any(changed)
@@ -97,6 +106,15 @@ class AdvanceLoop:
         for attempt_id in lost:
             log.warning("attempt %s lost its worker", attempt_id)
         return bool(lost)
+
+    def _tally(self) -> bool:
+        """What split sweeps show of their parts. It moves no job: the loop need not turn again for it."""
+        with self.database.read() as session:
+            if not has_news(session):
+                return False
+        with self.database.write() as session:
+            tally_sweeps(session)
+        return False
 
     def _promote(self) -> bool:
         with self.database.read() as session:

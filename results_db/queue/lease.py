@@ -72,7 +72,8 @@ def claim_attempt(session: Session, attempt_id: str, *, worker_id: str, lease_s:
         JobState.RUNNING,
         attempt_id=attempt_id,
         payload={"worker_id": worker_id, "attempt": attempt.number},
-        started_at=utc_now(),
+        # a sweep that waited for its parts began with the first of them
+        started_at=(job.started_at if attempt.number == 1 else None) or utc_now(),
         progress=None,
     )
     if not moved:

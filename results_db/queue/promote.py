@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from results_db.clock import utc_now
+from results_db.queries.parts import layer_of, parts_among
+from results_db.queue.split import split_waiting
 from results_db.queue.transitions import change_state, get_job, queue_job
-from results_db.states import TERMINAL, WORKER_KINDS, JobState
+from results_db.states import TERMINAL, WORKER_KINDS, JobKind, JobState
 from results_db.tables import Job
 
 
 def promote_waiting(session: Session) -> int:
     """Queue every waiting job whose dependencies have ended well, skip those that cannot run; the number changed.
 
-    A job with ``run_when = "finished"`` (a gate) runs whatever became of its dependencies.
+    A job with ``run_when = "finished"`` (a gate) runs whatever became of its dependencies. A sweep is split into its
+    layers first, and fails where one of them did.
     """
     changed = 0
     waiting = session.scalars(
@@ -27,6 +32,11 @@ def promote_waiting(session: Session) -> int:
         if any(JobState(dep.state) not in TERMINAL for dep in before):
             continue
         failed = [dep for dep in before if dep.state != JobState.SUCCEEDED]
+        parts = parts_among(job, before)
+        if broken := [part for part in parts if part in failed]:
+            cause = _cause(broken, len(parts))
+            changed += change_state(session, job, JobState.FAILED, payload=cause, error=cause)
+            continue
         if failed and job.run_when != "finished":
             first = failed[0]
             why = f"it needs {first.step or first.kind} ({first.id}), which is {first.state}"
@@ -34,7 +44,11 @@ def promote_waiting(session: Session) -> int:
                 session, job, JobState.SKIPPED, payload={"message": why}, error={"code": "skipped", "message": why}
             )
             continue
-        changed += queue_job(session, job, params=job.params | _resolve(job, states))
+        params = job.params | _resolve(job, states)
+        if job.kind == JobKind.SWEEP and not parts and split_waiting(session, job, params):
+            changed += 1
+            continue
+        changed += queue_job(session, job, params=params)
     return changed
 
 
@@ -66,6 +80,22 @@ def requeue_server_jobs(session: Session) -> int:
     kinds = [str(kind) for kind in WORKER_KINDS]
     orphans = session.scalars(select(Job).where(Job.state == JobState.RUNNING.value, Job.kind.not_in(kinds))).all()
     return sum(queue_job(session, get_job(session, job.id, lock=True)) for job in orphans)
+
+
+def _cause(broken: list[Job], n_parts: int) -> dict[str, Any]:
+    """Why a split sweep fails: what the first of its broken layers says."""
+    first = broken[0]
+    error = first.error or {}
+    others = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+    why = error.get("message") or f"the job is {first.state}"
+    return error | {
+        "code": error.get("code") or "part-failed",
+        "message": (
+            f"layer {layer_of(first)} ({first.id}) is {first.state}{others}: {why}. What was measured is kept, of the "
+            f"other {n_parts - len(broken)} layers all: a retry runs what is missing"
+        ),
+        "retryable": False,
+    }
 
 
 def _by_id(session: Session, ids: set[str]) -> dict[str, Job]:

@@ -18,7 +18,8 @@ def attempts_to_enqueue(session: Session) -> Sequence[str]:
         select(Attempt.id)
         .join(Job, Job.id == Attempt.job_id)
         .where(Attempt.state == AttemptState.QUEUED.value, Attempt.enqueued_at.is_(None))
-        .order_by(Job.priority.desc(), Job.position, Attempt.id)
+        # ids of one millisecond are in no order: the layers of a sweep go in theirs
+        .order_by(Job.priority.desc(), Job.position, Attempt.created_at, Attempt.id)
     ).all()
 
 

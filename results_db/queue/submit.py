@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from results_db.clock import utc_now
 from results_db.errors import WrongState
 from results_db.ids import new_id
+from results_db.queries.parts import part_of, parts_of
 from results_db.queue.events import record_event
 from results_db.queue.lease import counted_attempts
 from results_db.queue.transitions import add_attempt, change_state, get_job, live_attempt, lock_study, queue_job
@@ -32,13 +33,14 @@ def submit_job(
     run_when: str = "succeeded",
     priority: int = 0,
     max_attempts: int = 3,
+    id: str | None = None,
 ) -> Job:
     """Write a job, its first attempt and its event in the caller's transaction.
 
     A job without dependencies is queued at once, others wait. Redis is not touched: the relay rings later.
     """
     job = Job(
-        id=new_id("job"),
+        id=id or new_id("job"),
         kind=JobKind(kind).value,
         state=(JobState.WAITING if depends_on else JobState.QUEUED).value,
         study_id=study_id,
@@ -63,6 +65,8 @@ def submit_job(
 def cancel_job(session: Session, job_id: str) -> Job:
     """Cancel at once what is not running; ask a running job to stop at its next heartbeat.
 
+    The parts of a split sweep are cancelled with it.
+
     Raises:
         NotFound: no such job.
         WrongState: the job has already ended.
@@ -76,11 +80,16 @@ def cancel_job(session: Session, job_id: str) -> Job:
         return job
     _end_queued_attempt(session, job, AttemptState.CANCELLED)
     change_state(session, job, JobState.CANCELLED)
+    for part in parts_of(session, job):
+        if JobState(part.state) not in TERMINAL and not part.cancel_requested:
+            cancel_job(session, part.id)
     return job
 
 
 def pause_job(session: Session, job_id: str) -> Job:
     """Pause: a queued or waiting job at once, a running one at its next heartbeat (its attempt is released).
+
+    The parts of a split sweep are paused with it.
 
     Raises:
         WrongState: the job has ended, or is paused already.
@@ -96,11 +105,14 @@ def pause_job(session: Session, job_id: str) -> Job:
         raise WrongState(f"job {job.id} is {job.state}: only a waiting, queued or running job can be paused")
     _end_queued_attempt(session, job, AttemptState.RELEASED)
     change_state(session, job, JobState.PAUSED)
+    for part in parts_of(session, job):
+        if part.state in (JobState.QUEUED, JobState.RUNNING) and not part.pause_requested:
+            pause_job(session, part.id)
     return job
 
 
 def resume_job(session: Session, job_id: str) -> Job:
-    """Queue a paused job again (or let it wait for its dependencies).
+    """Queue a paused job again (or let it wait for its dependencies), and the parts of a split sweep with it.
 
     Raises:
         WrongState: the job is not paused.
@@ -109,23 +121,35 @@ def resume_job(session: Session, job_id: str) -> Job:
     if job.state != JobState.PAUSED:
         raise WrongState(f"job {job.id} is {job.state}: only a paused job can be resumed")
     _back_to_start(session, job)
+    for part in parts_of(session, job):
+        if part.state == JobState.PAUSED:
+            resume_job(session, part.id)
+        elif part.pause_requested:  # it had not come to a stop yet
+            part.pause_requested = False
     return job
 
 
 def retry_job(session: Session, job_id: str) -> Job:
     """Give a job that failed, died, was cancelled or skipped its full number of attempts again.
 
-    What it recorded is kept. Jobs of the same study that were skipped after it wait again, and the study runs on.
+    What it recorded is kept. Jobs of the same study that were skipped after it wait again, and the study runs on. A
+    split sweep retries those of its parts that did not succeed; a part that is retried takes its whole with it.
 
     Raises:
         WrongState: the job is live or has succeeded.
     """
+    whole_id = part_of(get_job(session, job_id).params)
+    # the whole's row first, as everybody who touches both
+    whole = None if whole_id is None else get_job(session, whole_id, lock=True)
     job = get_job(session, job_id, lock=True)
-    if JobState(job.state) not in TERMINAL or job.state == JobState.SUCCEEDED:
+    if not _can_be_retried(job):
         raise WrongState(f"job {job.id} is {job.state}: only failed, dead, cancelled or skipped jobs can be retried")
-    job.max_attempts += counted_attempts(session, job.id)
-    session.flush()
-    _back_to_start(session, job)
+    _try_again(session, job)
+    for part in parts_of(session, job):
+        if _can_be_retried(part):
+            _try_again(session, part)
+    if whole is not None and _can_be_retried(whole):
+        _try_again(session, whole)
     if job.study_id is not None:
         study = lock_study(session, job.study_id)
         study.state, study.reason, study.finished_at = StudyState.RUNNING.value, None, None
@@ -135,6 +159,16 @@ def retry_job(session: Session, job_id: str) -> Job:
         for later in session.scalars(skipped).all():
             change_state(session, later, JobState.WAITING, finished_at=None, error=None)
     return job
+
+
+def _can_be_retried(job: Job) -> bool:
+    return JobState(job.state) in TERMINAL and job.state != JobState.SUCCEEDED
+
+
+def _try_again(session: Session, job: Job) -> None:
+    job.max_attempts += counted_attempts(session, job.id)
+    session.flush()
+    _back_to_start(session, job)
 
 
 def _back_to_start(session: Session, job: Job) -> None:

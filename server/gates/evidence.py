@@ -15,6 +15,7 @@ from compress_core.errors import FitError
 from compress_core.fit import ErrorProfiles, error_profiles
 from compress_core.version import NUMERICS_VERSION
 from results_db.queries.measured import measured_cells, measured_sensitivities
+from results_db.queries.parts import parts_of
 from results_db.states import AttemptState
 from results_db.tables import Allocation, Attempt, Compression, Evaluation, Fit, FitParameter, Job, Sweep
 from server.allocations.table import load_sensitivities
@@ -87,8 +88,9 @@ class Evidence:
         sweep = self._sweep()
         if sweep is None:
             return None
+        jobs = [sweep.job_id, *(part.id for part in parts_of(self.session, self.session.get_one(Job, sweep.job_id)))]
         lost = select(func.count()).where(
-            Attempt.job_id == sweep.job_id, Attempt.state.in_([AttemptState.LOST.value, AttemptState.FAILED.value])
+            Attempt.job_id.in_(jobs), Attempt.state.in_([AttemptState.LOST.value, AttemptState.FAILED.value])
         )
         measured = len(recorded_cells(self.session, sweep))
         return Cells(sweep.n_cells, measured, self.session.scalar(lost) or 0)

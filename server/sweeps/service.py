@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from sqlalchemy import select
@@ -10,11 +11,15 @@ from sqlalchemy.orm import Session
 from compress_core.config import CompressionConfig
 from compress_core.matrix import MatrixKey
 from compress_core.version import NUMERICS_VERSION
+from results_db.ids import new_id
 from results_db.params import MatrixFilter, SweepParams
+from results_db.queries.parts import parts_of
+from results_db.queue.split import add_parts, keeps_tokens, layers_to_split
 from results_db.queue.submit import submit_job
 from results_db.states import JobKind
 from results_db.tables import Job, Measurement, Model, Sweep
 from server.kit.checks import check_calibration, check_configs, check_matrices
+from server.kit.problem import invalid
 from server.kit.rows import get_row
 from server.models.service import model_specs
 
@@ -23,7 +28,14 @@ Cell = tuple[MatrixKey, str]
 
 
 def submit_sweep(session: Session, params: SweepParams) -> Job:
-    """A sweep job. Ranks beyond a small matrix are clamped by the worker, and the sweep records where."""
+    """A sweep job, and before it one for each layer. Ranks beyond a small matrix are clamped by the worker, and the
+    sweep records where.
+
+    Raises:
+        Problem: something that it names is not there, or cannot be split.
+    """
+    if params.part_of is not None:
+        raise invalid("part_of", "the server splits a sweep itself: leave this out")
     model = get_row(session, Model, params.model_id)
     check_matrices(params.matrices, model_specs(model), "matrices")
     checked = params.model_copy(
@@ -32,14 +44,29 @@ def submit_sweep(session: Session, params: SweepParams) -> Job:
             "configs": check_configs(params.configs, "configs"),
         }
     )
-    return submit_job(session, JobKind.SWEEP, checked.model_dump(mode="json"))
+    values = checked.model_dump(mode="json")
+    if params.split == "layer" and keeps_tokens(session, values):
+        raise invalid(
+            "split",
+            f"calibration {values['calibration_id']} keeps no Hessians: they are computed again layer by layer, in one "
+            "pass through the model, so its sweeps are one job. Leave split out, or calibrate with keep: hessians",
+        )
+    layers = layers_to_split(session, values)
+    if not layers:
+        return submit_job(session, JobKind.SWEEP, values)
+    whole_id = new_id("job")
+    parts = add_parts(session, whole_id, values, layers)
+    return submit_job(session, JobKind.SWEEP, values, id=whole_id, depends_on=parts)
 
 
 def describe_sweep(session: Session, sweep: Sweep) -> dict[str, Any]:
-    """The sweep with ``n_recorded``: its cells that are measured by now, whoever measured them first."""
+    """The sweep with ``n_recorded``: its cells that are measured by now, whoever measured them first; ``state`` is its
+    job's, ``parts`` counts the jobs of its layers by their states (empty where it is one job)."""
+    job = get_row(session, Job, sweep.job_id)
     return sweep.as_dict() | {
         "n_recorded": len(recorded_cells(session, sweep)),
-        "state": get_row(session, Job, sweep.job_id).state,
+        "state": job.state,
+        "parts": dict(Counter(part.state for part in parts_of(session, job))),
     }
 
 

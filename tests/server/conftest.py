@@ -27,6 +27,7 @@ from compress_core.version import NUMERICS_VERSION
 from results_db import Database
 from results_db.clock import utc_now
 from results_db.ids import new_id
+from results_db.params import MatrixFilter
 from results_db.queue.lease import Claim, claim_attempt, fail_attempt, finish_attempt
 from results_db.recording import (
     record_calibration,
@@ -38,7 +39,7 @@ from results_db.recording import (
 )
 from results_db.settings import Settings
 from results_db.states import AttemptState
-from results_db.tables import Allocation, AllocationItem, Attempt, Compression, Measurement, Model, Worker
+from results_db.tables import Allocation, AllocationItem, Attempt, Compression, Job, Measurement, Model, Worker
 from server.app import create_app
 
 HIDDEN, HEADS, KV_HEADS, FFN, LAYERS, VOCAB = 32, 4, 2, 48, 3, 64
@@ -129,7 +130,7 @@ class SimulatedWorker:
 
     database: Database
     n_windows: int = 100
-    #: kind → error to fail with
+    #: kind or step → error to fail with
     failures: dict[str, dict[str, Any]] = field(default_factory=dict)
     #: error of a (config, layer)
     error_of: Callable[[CompressionConfig, int], float] = error_of
@@ -164,9 +165,11 @@ class SimulatedWorker:
         with self.database.write() as session:
             claim = claim_attempt(session, attempt_id, worker_id=self.worker_id, lease_s=60)
         assert claim is not None
-        if claim.kind in self.failures:
+        with self.database.read() as session:
+            step = session.get_one(Job, claim.job_id).step
+        if error := self.failures.get(claim.kind) or self.failures.get(str(step)):
             with self.database.write() as session:
-                fail_attempt(session, claim, self.failures[claim.kind])
+                fail_attempt(session, claim, error)
             return
         with self.database.write() as session:
             result = getattr(self, f"_{claim.kind}")(session, claim, claim.params)
@@ -223,21 +226,18 @@ class SimulatedWorker:
         return {"calibration_id": params["calibration_id"], "recorded": 1, "reused": 0}
 
     def _sweep(self, session: Any, claim: Claim, params: dict[str, Any]) -> dict[str, Any]:
-        matrices = session.get_one(Model, params["model_id"]).matrices
-        cells: dict[tuple[Any, ...], tuple[dict[str, Any], CompressionConfig]] = {}
-        for matrix in matrices:
-            for fields in params["configs"]:
-                config = _clamped(fields, matrix)
-                cells[(*_matrix(matrix).values(), config.config_hash)] = (matrix, config)
+        whole = session.get_one(Job, params["part_of"]).params if params.get("part_of") else params
+        asked, cells = (self._cells(session, p) for p in (whole, params))
         sweep_id = record_sweep(
             session,
             claim,
+            job_id=params.get("part_of"),
             model_id=params["model_id"],
             calibration_id=params["calibration_id"],
             configs=params["configs"],
-            config_hashes=sorted({config.config_hash for _, config in cells.values()}),
+            config_hashes=sorted({key[-1] for key in asked}),
             clamped=[],
-            n_cells=len(cells),
+            n_cells=len(asked),
         )
         known = recorded_cells(
             session,
@@ -290,6 +290,17 @@ class SimulatedWorker:
             "reused": len(cells) - recorded,
             "n_cells": len(cells),
         }
+
+    def _cells(self, session: Any, params: dict[str, Any]) -> dict[tuple[Any, ...], tuple[Any, CompressionConfig]]:
+        only = MatrixFilter.model_validate(params.get("matrices") or {})
+        cells = {}
+        for matrix in session.get_one(Model, params["model_id"]).matrices:
+            if only.layers is not None and matrix["layer_idx"] not in only.layers:
+                continue
+            for fields in params["configs"]:
+                config = _clamped(fields, matrix)
+                cells[(*_matrix(matrix).values(), config.config_hash)] = (matrix, config)
+        return cells
 
     def _compress(self, session: Any, claim: Claim, params: dict[str, Any]) -> dict[str, Any]:
         allocation = session.get_one(Allocation, params["allocation_id"])

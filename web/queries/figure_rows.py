@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from compress_core.config import BASELINE_CODEBOOKS
+from results_db.queries.parts import part_of
 from results_db.states import JobKind
 from results_db.tables import (
     Allocation,
@@ -199,7 +200,7 @@ def _several_budgets(jobs: Iterable[Job]) -> bool:
 
 
 def _first(jobs: Iterable[Job], kind: JobKind) -> Job | None:
-    return next((job for job in jobs if job.kind == kind), None)
+    return next((job for job in jobs if job.kind == kind and part_of(job.params) is None), None)
 
 
 def _results(jobs: Iterable[Job], kind: JobKind, key: str) -> dict[str, str]:

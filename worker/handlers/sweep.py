@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from sqlalchemy.orm import Session
 
 from compress_core import NUMERICS_VERSION, CompressionConfig, MatrixMeasurement, MatrixSpec, sweep_matrix
 from compress_core.calibrate.inputs import INPUT_OF
@@ -16,7 +17,9 @@ from compress_core.checkpoint.read import read_matrix
 from compress_core.errors import ConfigError
 from compress_core.shared_inputs import SharedInput, SharedInputs
 from results_db.params import MatrixFilter, SweepParams
-from results_db.recording import Cell, record_measurement, record_sweep, recorded_cells
+from results_db.queries.parts import parts_of
+from results_db.queue.transitions import get_job
+from results_db.recording import Cell, count_own_cells, record_measurement, record_sweep, recorded_cells
 from worker.causes import naming
 from worker.context import JobContext
 from worker.inputs import get_calibration, open_calibration, open_model
@@ -41,24 +44,30 @@ class SweepPlan:
 
 
 def run(params: SweepParams, context: JobContext) -> dict[str, Any]:
-    """Result: {sweep_id, calibration_id, recorded, reused, n_cells}."""
+    """Result: {sweep_id, calibration_id, recorded, reused, n_cells}, and n_parts of a sweep whose layers were jobs.
+
+    A part counts its own cells alone. A whole counts what the sweep recorded, its parts included, and calls reused
+    what another sweep had measured before. Another attempt's cells count as reused in every other job.
+    """
     model, checkpoint = open_model(context, params.model_id)
     calibration = get_calibration(context, model, params.calibration_id)
-    hessians = open_calibration(context, calibration, checkpoint)
     configs = [CompressionConfig.from_dict(values) for values in params.configs]
-    plan = plan_sweep(checkpoint, configs, params.matrices)
+    n_parts, matrices = context.recorder.read(lambda session: _place(session, context.claim.job_id, params))
+    whole = plan_sweep(checkpoint, configs, matrices)
     sweep_id = context.recorder.write(
         lambda session, claim: record_sweep(
             session,
             claim,
+            job_id=params.part_of,
             model_id=model.id,
             calibration_id=calibration.id,
             configs=[config.to_dict() for config in configs],
-            config_hashes=plan.config_hashes,
-            clamped=plan.clamped,
-            n_cells=plan.n_cells,
+            config_hashes=whole.config_hashes,
+            clamped=whole.clamped,
+            n_cells=whole.n_cells,
         )
     )
+    plan = whole if params.part_of is None else plan_sweep(checkpoint, configs, params.matrices)
     known = context.recorder.read(
         lambda session: recorded_cells(
             session,
@@ -66,24 +75,33 @@ def run(params: SweepParams, context: JobContext) -> dict[str, Any]:
             calibration_id=calibration.id,
             config_hashes=plan.config_hashes,
             numerics_version=NUMERICS_VERSION,
-            device_kind=context.device.kind,
+            # parts may have run on other devices than this one
+            device_kind=None if n_parts else context.device.kind,
         )
     )
     todo = [(spec, [c for c in configs if cell_of(spec, c) not in known]) for spec, configs in plan.rows]
-    reused = plan.n_cells - sum(len(configs) for _, configs in todo)
+    todo = [(spec, missing) for spec, missing in todo if missing]
+    reused = plan.n_cells - sum(len(missing) for _, missing in todo)
     context.progress.begin(plan.n_cells, reused=reused, message=f"{reused} of {plan.n_cells} cells are known")
     run = _SweepRun(context, plan.n_cells, reused, model.id, calibration.id, sweep_id)
-    inputs = SharedInputs(hessians, torch.device(context.device.torch_name))
-    for spec, missing in todo:
-        if missing:
+    if todo:
+        # in the order of the layers: H may be computed while the model streams by
+        hessians = open_calibration(context, calibration, checkpoint)
+        inputs = SharedInputs(hessians, torch.device(context.device.torch_name))
+        for spec, missing in todo:
             run.measure(checkpoint, spec, missing, inputs.of(spec))
-    return {
-        "sweep_id": sweep_id,
-        "calibration_id": calibration.id,
-        "recorded": run.recorded,
-        "reused": reused,
-        "n_cells": plan.n_cells,
-    }
+    counts: dict[str, Any] = {"recorded": run.recorded, "reused": reused}
+    if n_parts:
+        recorded = context.recorder.read(lambda session: count_own_cells(session, sweep_id))
+        counts = {"recorded": recorded, "reused": plan.n_cells - recorded, "n_parts": n_parts}
+    return {"sweep_id": sweep_id, "calibration_id": calibration.id} | counts | {"n_cells": plan.n_cells}
+
+
+def _place(session: Session, job_id: str, params: SweepParams) -> tuple[int, MatrixFilter]:
+    """How many parts a job has, and which matrices the sweep has in all that this job belongs to."""
+    if params.part_of is None:
+        return len(parts_of(session, get_job(session, job_id))), params.matrices
+    return 0, MatrixFilter.model_validate(get_job(session, params.part_of).params.get("matrices") or {})
 
 
 @dataclass

@@ -25,6 +25,8 @@ class Settings(BaseSettings):
     #: where calibrations and packed models are kept: a folder, file:// or a URL that fsspec knows (s3://bucket/prefix,
     #: gs://…); default: "artefacts" in var_dir
     artefacts_url: str = ""
+    #: days after which a worker that starts removes untouched workspaces and copies of remote artefacts
+    keep_work_days: Annotated[float, Field(gt=0)] = 14.0
     #: SQLAlchemy URL; default: a SQLite file in var_dir
     database_url: str = ""
     #: Redis URL; default: a Unix socket in var_dir
@@ -61,7 +63,7 @@ class Settings(BaseSettings):
         if parts.scheme == "file":
             return str(Path(unquote(parts.path)))
         # rows, logs and errors show URLs; the drivers take credentials from the environment and from their own files
-        if parts.username or parts.password or parts.query:
+        if parts.password or parts.query:
             raise ValueError("write no credentials into artefacts_url: its driver reads them from the environment")
         return value.rstrip("/")
 

@@ -16,7 +16,7 @@ from worker.errors import MissingInput
 from worker.files import PART_SUFFIX, artefact_bytes, move_folder
 from worker.locks import LOCK_SUFFIX, FileLock
 from worker.remote import RemoteFolder, is_remote
-from worker.workspaces import Workspaces
+from worker.workspaces import Workspaces, clean_stale
 
 _SHARE_IT = (
     "hosts share artefacts through a folder under one path, or an object store: set BITBUDGET_ARTEFACTS_URL on each"
@@ -51,7 +51,7 @@ class ArtefactStore:
         folder is this process's until it publishes it or ends.
 
         Raises:
-            MissingInput: a remote store cannot be used from here; said before any work is done.
+            StoreNotUsable, MissingInput: a remote store cannot be used from here; said before any work is done.
             StoreUnreachable: it does not answer; may be tried again.
         """
         if is_remote(self.url):
@@ -122,6 +122,13 @@ class ArtefactStore:
             return RemoteFolder(uri).nbytes() == nbytes
         path = Path(uri)
         return path.exists() and artefact_bytes(path) == nbytes
+
+    @staticmethod
+    def clean(var_dir: Path, days: float) -> list[Path]:
+        """Remove workspaces, and copies of remote artefacts, that nobody holds or has touched for so many days."""
+        return [
+            path for root in (var_dir / "work", var_dir / "cache" / "artefacts") for path in clean_stale(root, days)
+        ]
 
     def _keep(self, folder: Path, uri: str) -> None:
         """What was uploaded need not be downloaded here again."""

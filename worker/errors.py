@@ -22,6 +22,12 @@ class MissingInput(WorkerError):
     code = "missing-input"
 
 
+class StoreNotUsable(WorkerError):
+    """BITBUDGET_ARTEFACTS_URL, or an artefact's URL, asks for something that this worker does not have."""
+
+    code = "store-not-usable"
+
+
 class StoreUnreachable(WorkerError):
     """The artefact store does not answer; the same call may succeed later."""
 

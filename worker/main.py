@@ -1,6 +1,6 @@
 """Entry of the worker: device preflight, registration, imports, then RQ's loop.
 
-Exit codes: 0 stopped as asked; 2 the device is absent or taken; 3 the database cannot be used.
+Exit codes: 0 stopped as asked; 2 the device is absent or taken; 3 the database or the artefact store cannot be used.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from sqlalchemy.exc import DBAPIError
 
 from results_db import Database
 from results_db.settings import Settings
+from worker.artefacts import ArtefactStore
 from worker.current import CurrentWorker, set_current
 from worker.database import open_database
 from worker.device import Device, own_device
-from worker.errors import DeviceUnavailable, NotReady
+from worker.errors import DeviceUnavailable, NotReady, StoreNotUsable
 from worker.registration import bury_the_dead, register, touch
+from worker.remote import check_store, is_remote
 from worker.rq_worker import BitbudgetWorker
 from worker.stop import StopRequest
 
@@ -55,12 +57,15 @@ def main(argv: list[str] | None = None) -> int:
     settings = Settings(**({"device": arguments.device} if arguments.device else {}))
     name = arguments.name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     try:
+        if is_remote(settings.artefacts_url):
+            check_store(settings.artefacts_url)
+        ArtefactStore.clean(settings.var_dir, settings.keep_work_days)
         with own_device(settings.device, settings.var_dir / "locks") as device:
             _work(settings, device, name, burst=arguments.burst)
     except DeviceUnavailable as error:
         log.error("%s", error)
         return 2
-    except NotReady as error:
+    except (NotReady, StoreNotUsable) as error:
         log.error("%s", error)
         return 3
     return 0

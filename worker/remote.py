@@ -21,13 +21,16 @@ from typing import Any
 from rq.timeouts import JobTimeoutException
 
 from compress_core.errors import CompressCoreError
-from worker.errors import MissingInput, StoreUnreachable, WorkerError
+from worker.errors import MissingInput, StoreNotUsable, StoreUnreachable, WorkerError
 from worker.files import files_below
 
 MANIFEST = "bitbudget-manifest.json"
 #: user:password@ in URLs, and what signed URLs carry
 _SECRETS = re.compile(r"(?<=//)[^/@\s]+@|(?i:(signature|credential|token|secret|key)[a-z0-9_-]*=)[^&\s\"']+")
 
+#: each job is a process of its own
+_FORGETFUL = ("memory", "data", "filecache", "simplecache", "blockcache")
+_READ_ONLY = ("http", "https", "github", "zip", "tar", "git", "reference", "gist")
 #: what drivers raise where another try would end alike
 _REFUSALS = (PermissionError, FileNotFoundError, IsADirectoryError, NotImplementedError, ValueError)
 
@@ -50,27 +53,43 @@ def check_driver(url: str) -> None:
     """See whether the driver of a URL can be imported; opens no connection, so that forking stays safe.
 
     Raises:
-        MissingInput: an unknown protocol, or a package that is not installed; names it.
+        StoreNotUsable: an unknown protocol, or a package that is not installed; names it.
     """
-    from fsspec import available_protocols, get_filesystem_class
+    from fsspec import get_filesystem_class
     from fsspec.registry import known_implementations
 
     protocol = url.split("://", 1)[0]
     try:
         get_filesystem_class(protocol)
     except ImportError as error:
-        hint = known_implementations.get(protocol, {}).get("err", f"{error}")
-        raise MissingInput(f"{url}: the driver of {protocol}:// is not installed on {_host()}: {hint}") from error
+        hint = known_implementations.get(protocol, {}).get("err", str(error))
+        raise StoreNotUsable(f"{url}: {protocol}:// has no driver on host {_host()}: {hint}") from error
     except ValueError as error:
-        known = ", ".join(sorted({"s3", "gs", "abfs", "sftp", "smb", "hdfs"} & set(available_protocols())))
-        raise MissingInput(f"{url}: no driver knows {protocol}://; a path, or for example: {known}") from error
+        raise StoreNotUsable(
+            f"{url}: no driver knows {protocol}://. Write a path, or a URL such as s3://bucket/folder, "
+            "gs://bucket/folder or sftp://host/folder"
+        ) from error
+
+
+def check_store(url: str) -> None:
+    """See whether workers can keep artefacts at a URL, as far as that shows without a connection.
+
+    Raises:
+        StoreNotUsable: no driver, or one that forgets or cannot write.
+    """
+    check_driver(url)
+    protocol = url.split("://", 1)[0]
+    if protocol in _FORGETFUL:
+        raise StoreNotUsable(f"{url}: what is written to {protocol}:// ends with the job that wrote it")
+    if protocol in _READ_ONLY:
+        raise StoreNotUsable(f"{url}: {protocol}:// can only be read")
 
 
 class RemoteFolder:
     """A folder behind a URL.
 
     Raises:
-        MissingInput: no driver for its protocol.
+        StoreNotUsable: no driver for its protocol.
     """
 
     def __init__(self, url: str) -> None:
@@ -149,8 +168,8 @@ class RemoteFolder:
         if entries is None:
             raise MissingInput(
                 f"this worker's host {_host()} cannot see the artefact {self.url}: it is gone, was never uploaded "
-                "whole, or lies in a store of that name elsewhere. Submit the job that makes it again, or give all hosts the "
-                "same BITBUDGET_ARTEFACTS_URL and credentials"
+                "whole, or lies in a store of that name elsewhere. Submit the job that makes it again, or give all "
+                "hosts the same BITBUDGET_ARTEFACTS_URL and credentials"
             )
         folder.mkdir(parents=True, exist_ok=True)
         wanted = {Path(entry.name) for entry in entries}

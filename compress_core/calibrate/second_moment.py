@@ -31,13 +31,14 @@ class SecondMoment:
 
     def __init__(self, width: int, device: torch.device) -> None:
         self.width = width
-        #: vectors that were added
+        #: vectors that were added, stand-ins apart
         self.n_tokens = 0
+        self._n_summed = 0
         self._device = device
         self._panels: list[Tensor] = []
 
-    def add(self, x: Tensor) -> None:
-        """Add the vectors of x (…, width)."""
+    def add(self, x: Tensor, *, stand_in: bool = False) -> None:
+        """Add the vectors of x (…, width); stand-ins make an H for an input that is still not ``seen``."""
         x_TI = x.reshape(-1, x.shape[-1]).float()
         if x_TI.shape[0] == 0:
             return
@@ -47,7 +48,14 @@ class SecondMoment:
                 self._panels.append(torch.zeros(shape, dtype=torch.float64, device=self._device))
         for rows, sum_PI in zip(panel_rows(self.width), self._panels, strict=True):
             sum_PI += x_TI[:, rows].T @ x_TI[:, rows.start :]
-        self.n_tokens += x_TI.shape[0]
+        self._n_summed += x_TI.shape[0]
+        if not stand_in:
+            self.n_tokens += x_TI.shape[0]
+
+    @property
+    def seen(self) -> bool:
+        """Whether any vector of its own was added."""
+        return self.n_tokens > 0
 
     def panels(self) -> Iterator[tuple[slice, Tensor]]:
         """H in float32 on the CPU: the rows of each panel, and (P, I − first row) from the first row's diagonal on.
@@ -60,7 +68,7 @@ class SecondMoment:
             if not self._panels:
                 yield rows, torch.eye(n_rows, self.width - rows.start)
                 continue
-            mean_PI = self._panels[number] / self.n_tokens
+            mean_PI = self._panels[number] / self._n_summed
             corner_PP = mean_PI[:, :n_rows]
             mean_PI[:, :n_rows] = (corner_PP + corner_PP.T) / 2
             yield rows, mean_PI.float().cpu()

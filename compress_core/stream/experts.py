@@ -4,7 +4,7 @@ On disk each expert has its own ``experts.E.gate_proj.weight`` (F, D), ``experts
 ``experts.E.down_proj.weight`` (D, F); the module ``experts`` has ``gate_up_proj`` (E, 2F, D), gate above up, and
 ``down_proj`` (E, D, F).
 
-Shapes: E experts, D hidden width, F width of an expert.
+Shapes: T tokens, E experts, D hidden width, F width of an expert.
 """
 
 from __future__ import annotations
@@ -85,3 +85,10 @@ def expert_view(module: nn.Module, expert: int, projection: str) -> Tensor:
     rows = stacked.shape[1] // len(STACKED[leaf])
     first = STACKED[leaf].index(projection) * rows
     return stacked[expert, first : first + rows]
+
+
+def expert_hidden(module: nn.Module, expert: int, x_TD: Tensor) -> Tensor:
+    """What enters an expert's down projection, (T, F): act(gate x) ∘ up x, for tokens x of an experts module."""
+    rows = module.get_parameter("gate_up_proj")[expert]
+    hidden_TF: Tensor = module._apply_gate(nn.functional.linear(x_TD, rows))  # type: ignore[operator]
+    return hidden_TF

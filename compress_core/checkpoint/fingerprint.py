@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from compress_core.checkpoint.finite import count_non_finite, refuse_non_finite
 from compress_core.checkpoint.headers import TensorHeader
 from compress_core.errors import CheckpointError
 
@@ -18,7 +19,12 @@ _CHUNK = 1 << 22
 def fingerprint(config: Mapping[str, Any], tensors: Mapping[str, TensorHeader]) -> str:
     """sha256 (64 hex digits) over the config's essential fields and every tensor's name, dtype, shape and bytes.
 
-    Reads every file once, a few MB at a time. Callers that ask often should cache by (path, size, mtime).
+    Reads every file once, a few MB at a time. Callers that ask often should cache by (path, size, mtime). Since every
+    byte passes by, a tensor that is not finite is found here, before anybody computes with it.
+
+    Raises:
+        NonFiniteValues: names the tensor, its file, and how many values are NaN or infinite.
+        CheckpointError: a file became shorter while it was read.
     """
     essential = {name: value for name, value in config.items() if name not in _INCIDENTAL}
     total = hashlib.sha256(json.dumps(essential, sort_keys=True, separators=(",", ":")).encode())
@@ -31,7 +37,7 @@ def fingerprint(config: Mapping[str, Any], tensors: Mapping[str, TensorHeader]) 
 
 def _content_hash(tensor: TensorHeader) -> str:
     digest = hashlib.sha256()
-    left = tensor.nbytes
+    left, n_bad = tensor.nbytes, 0
     with tensor.file.open("rb") as stream:
         stream.seek(tensor.begin)
         while left:
@@ -39,5 +45,7 @@ def _content_hash(tensor: TensorHeader) -> str:
             if not chunk:
                 raise CheckpointError(f"{tensor.file} became shorter while it was read")
             digest.update(chunk)
+            n_bad += count_non_finite(chunk, tensor.dtype)
             left -= len(chunk)
+    refuse_non_finite(tensor, n_bad)
     return digest.hexdigest()

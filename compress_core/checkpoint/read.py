@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from compress_core.checkpoint.checkpoint import Checkpoint
+from compress_core.checkpoint.finite import count_non_finite, refuse_non_finite
 from compress_core.checkpoint.headers import TensorHeader
-from compress_core.errors import CheckpointError, NonFiniteValues
+from compress_core.errors import CheckpointError
 from compress_core.matrix import MatrixSpec
 
 TORCH_DTYPES: dict[str, torch.dtype] = {
@@ -36,14 +37,7 @@ def read_tensor(header: TensorHeader) -> Tensor:
     Raises:
         CheckpointError: the file became shorter since its header was checked.
     """
-    if header.nbytes == 0:
-        return torch.empty(header.shape, dtype=TORCH_DTYPES[header.dtype])
-    data = bytearray(header.nbytes)
-    with header.file.open("rb") as stream:
-        stream.seek(header.begin)
-        if stream.readinto(data) != header.nbytes:
-            raise CheckpointError(f"{header.file} became shorter since it was opened; copy or download it again")
-    return torch.frombuffer(data, dtype=TORCH_DTYPES[header.dtype]).reshape(header.shape)
+    return _as_tensor(header, _read_bytes(header))
 
 
 def read_finite(header: TensorHeader) -> Tensor:
@@ -52,16 +46,24 @@ def read_finite(header: TensorHeader) -> Tensor:
     Raises:
         NonFiniteValues: names tensor, file, and how many values are affected.
     """
-    tensor = read_tensor(header)
-    if tensor.is_floating_point():
-        finite = torch.isfinite(tensor)
-        if not finite.all():
-            n_bad = tensor.numel() - int(finite.sum())
-            raise NonFiniteValues(
-                f"tensor {header.name} in {header.file} holds {n_bad} NaN or infinite values of {tensor.numel()}: "
-                "the checkpoint is damaged; a retry cannot help, take a sound copy"
-            )
-    return tensor
+    data = _read_bytes(header)
+    refuse_non_finite(header, count_non_finite(data, header.dtype))
+    return _as_tensor(header, data)
+
+
+def _read_bytes(header: TensorHeader) -> bytearray:
+    data = bytearray(header.nbytes)
+    with header.file.open("rb") as stream:
+        stream.seek(header.begin)
+        if stream.readinto(data) != header.nbytes:
+            raise CheckpointError(f"{header.file} became shorter since it was opened; copy or download it again")
+    return data
+
+
+def _as_tensor(header: TensorHeader, data: bytearray) -> Tensor:
+    if not data:
+        return torch.empty(header.shape, dtype=TORCH_DTYPES[header.dtype])
+    return torch.frombuffer(data, dtype=TORCH_DTYPES[header.dtype]).reshape(header.shape)
 
 
 def read_matrix(checkpoint: Checkpoint, spec: MatrixSpec) -> Tensor:

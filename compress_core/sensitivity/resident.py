@@ -57,16 +57,14 @@ class ResidentModel:
 
     @contextmanager
     def replaced(self, spec: MatrixSpec, weight_OI: Tensor) -> Iterator[None]:
-        """Inside the block the model has another weight in this one place."""
-        layer_idx = spec.key.layer_idx
-        name = spec.tensor_name.removeprefix(f"{self.checkpoint.layout.prefix}.{layer_idx}.").removesuffix(".weight")
-        module = self._layers[layer_idx].get_submodule(name)
-        original = module.weight
-        module.weight = nn.Parameter(weight_OI.to(self.model.device, self.model.dtype), requires_grad=False)
+        """Inside the block the model has another weight in this one place; memory: a copy of the original one."""
+        view_OI = self.model.weight_view(self._layers[spec.key.layer_idx], spec)
+        original_OI = view_OI.clone()
+        view_OI.copy_(weight_OI)
         try:
             yield
         finally:
-            module.weight = original
+            view_OI.copy_(original_OI)
 
     def run_from(self, layer_idx: int, part: slice, *, until: int | None = None) -> Tensor:
         """Hidden states (B, T, D) of a micro-batch after layers ``layer_idx`` … ``until − 1`` (default: the last)."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
@@ -63,23 +65,84 @@ def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
         "llama": (LlamaForCausalLM, LlamaConfig(**SHAPE, tie_word_embeddings=False)),
         "mistral": (MistralForCausalLM, MistralConfig(**SHAPE, sliding_window=7, tie_word_embeddings=False)),
     }
-    tokenizer = _tokenizer()
     out = {}
     for number, (name, (model_class, config)) in enumerate(makers.items()):
-        torch.manual_seed(number)
-        model = model_class(config)
-        with torch.no_grad():  # biases and norms that matter
-            for parameter_name, parameter in model.named_parameters():
-                if parameter_name.endswith("bias"):
-                    parameter.normal_(std=0.3)
-                elif "norm" in parameter_name:
-                    parameter.add_(0.2 * torch.randn_like(parameter))
         out[name] = root / name
-        model.save_pretrained(out[name])
-        tokenizer.save_pretrained(out[name])
+        _save(model_class, config, out[name], number)
     return out
 
 
+def _save(model_class: Any, config: Any, path: Path, seed: int) -> None:
+    """A model with random weights, and a tokenizer."""
+    torch.manual_seed(seed)
+    model = model_class(config)
+    with torch.no_grad():  # biases and norms that matter
+        for parameter_name, parameter in model.named_parameters():
+            if parameter_name.endswith("bias"):
+                parameter.normal_(std=0.3)
+            elif "norm" in parameter_name:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(path)
+    _tokenizer().save_pretrained(path)
+
+
+def _families() -> dict[str, Callable[[], Any]]:
+    """What makes the config of each family: two layers, sliding windows of 7 where there are any."""
+    base = SHAPE | {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "tie_word_embeddings": False}
+    wide = base | {"head_dim": 12}  # more than hidden_size / num_attention_heads
+    local = {"sliding_window": 7, "layer_types": ["sliding_attention", "full_attention"]}
+    experts = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    return {
+        "qwen2": lambda: transformers.Qwen2Config(**base | {"tie_word_embeddings": True}),
+        "qwen3": lambda: transformers.Qwen3Config(**wide),
+        "llama2": lambda: transformers.LlamaConfig(**base | {"num_key_value_heads": 4}),
+        "llama3": lambda: transformers.LlamaConfig(
+            **base, rope_parameters=llama3 | {"rope_theta": 5e5, "original_max_position_embeddings": 32}
+        ),
+        "mistral": lambda: transformers.MistralConfig(**base, sliding_window=7),
+        "gemma2": lambda: transformers.Gemma2Config(**wide | {"tie_word_embeddings": True}, **local),
+        "gemma3": lambda: transformers.Gemma3TextConfig(**wide | {"tie_word_embeddings": True}, **local),
+        "phi3": lambda: transformers.Phi3Config(**base),
+        "olmo2": lambda: transformers.Olmo2Config(**base),
+        # the first layer dense, the second with experts and one that all tokens share
+        "qwen2_moe": lambda: transformers.Qwen2MoeConfig(
+            **base, **experts, shared_expert_intermediate_size=36, mlp_only_layers=[0]
+        ),
+        "qwen3_moe": lambda: transformers.Qwen3MoeConfig(**wide, **experts, norm_topk_prob=True),
+    }
+
+
+#: every family that is supported
+FAMILIES = tuple(_families())
+
+
+@pytest.fixture(scope="session")
+def make_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The directory of a tiny random checkpoint of a family (see ``FAMILIES``), made when it is first asked for."""
+    root = tmp_path_factory.mktemp("families")
+
+    def make(name: str) -> Path:
+        if not (root / name).exists():
+            _save(transformers.AutoModelForCausalLM.from_config, _families()[name](), root / name, 7)
+        return root / name
+
+    return make
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest, make_family: Callable[[str], Path]) -> Path:
+    """The checkpoint of every family in turn."""
+    return make_family(request.param)
+
+
+@pytest.fixture(params=["phi3", "qwen2_moe", "qwen3_moe"])
+def unusual_family(request: pytest.FixtureRequest, make_family: Callable[[str], Path]) -> Path:
+    """The checkpoints whose matrices are fused on disk, or stacked in memory, in turn."""
+    return make_family(request.param)
+
+
+@cache
 def _tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -134,6 +197,6 @@ def qwen2_calibration(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Calibration:
     """A calibration of the tiny Qwen2 on 12 windows of 20 tokens."""
-    path = tmp_path_factory.mktemp("calibration") / "h.safetensors"
+    path = tmp_path_factory.mktemp("calibration") / "h"
     checkpoint = open_checkpoint(tiny_checkpoints["qwen2"])
     return calibrate_model(checkpoint, random_windows(12, 20), path, source="random", seed=0)

@@ -1,0 +1,73 @@
+"""Every family streams: logits as transformers computes them with the whole model in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from compress_core.checkpoint import open_checkpoint
+from compress_core.checkpoint.read import DenseWeights, read_matrix
+from compress_core.errors import UnsupportedArchitecture
+from compress_core.progress import silent
+from compress_core.stream.experts import check_experts
+from compress_core.stream.hidden import run_all
+from compress_core.stream.model import StreamedModel
+from compress_core.text.tokens import TokenWindows
+
+
+def test_logits_equal_from_pretrained(family: Path, random_windows: Callable[..., TokenWindows]) -> None:
+    windows = random_windows(3, 17)  # longer than the sliding windows
+    model = StreamedModel(DenseWeights(open_checkpoint(family)))
+    hidden = run_all(model, windows.ids, silent, batch_tokens=2 * windows.length)
+    logits = model.logits(hidden.reshape(-1, model.hidden_size)).reshape(*windows.ids.shape, -1)
+    whole = AutoModelForCausalLM.from_pretrained(family, dtype=torch.float32, local_files_only=True)
+    with torch.no_grad():
+        expected = whole(torch.from_numpy(windows.ids).long()).logits
+    assert expected.std() > 0.1
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_each_matrix_is_found_in_the_loaded_layer(family: Path) -> None:
+    checkpoint = open_checkpoint(family)
+    model = StreamedModel(DenseWeights(checkpoint))
+    for layer_idx in range(model.n_layers):
+        with model.layer(layer_idx) as layer:
+            places = set()
+            for spec in checkpoint.layer_matrices(layer_idx):
+                view_OI = model.weight_view(layer, spec)
+                assert torch.equal(view_OI, read_matrix(checkpoint, spec).float())
+                places.add(view_OI.data_ptr())
+            assert len(places) == len(checkpoint.layer_matrices(layer_idx))
+        assert all(parameter.is_meta for parameter in layer.parameters())
+
+
+def test_a_layer_is_read_once_and_its_experts_one_by_one(make_family: Callable[[str], Path]) -> None:
+    read: list[str] = []
+
+    class Watched(DenseWeights):
+        def tensor(self, name: str) -> torch.Tensor:
+            read.append(name)
+            return super().tensor(name)
+
+    checkpoint = open_checkpoint(make_family("qwen2_moe"))
+    model = StreamedModel(Watched(checkpoint))
+    read.clear()
+    with model.layer(1):
+        pass
+    assert sorted(read) == sorted(name for name in checkpoint.tensors if name.startswith("model.layers.1."))
+
+
+@pytest.mark.parametrize("field", ["is_transposed", "has_bias"])
+def test_experts_of_another_kind_are_refused(make_family: Callable[[str], Path], field: str) -> None:
+    checkpoint = open_checkpoint(make_family("qwen3_moe"))
+    model = StreamedModel(DenseWeights(checkpoint))
+    with model.layer(0) as layer:
+        experts = model.module_of(layer, checkpoint.layer_matrices(0)[-1])
+        check_experts(experts)
+        setattr(experts, field, True)
+        with pytest.raises(UnsupportedArchitecture, match=f"Qwen3MoeExperts has {field} = True"):
+            check_experts(experts)

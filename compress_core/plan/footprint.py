@@ -1,0 +1,118 @@
+"""Bytes in memory at the peak of each step, from shapes alone.
+
+Activations are float32, H float32, sums of calibration float64. What is counted is what grows with the model; libraries
+and pieces of fixed size are ``BASE`` together.
+
+Shapes: T = tokens at once, I = in_features, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from compress_core.matrix import MatrixSpec
+from compress_core.plan.shapes import ModelShapes, inputs_of
+
+#: interpreter, torch, transformers and pieces of fixed size: of the host, and of a card's context and libraries
+BASE, BASE_DEVICE = 700_000_000, 700_000_000
+#: tokens that go through a layer at once
+BATCH_TOKENS = 4096
+#: reference logits and probabilities are kept up to this (compress_core.sensitivity.kl)
+REFERENCE_LIMIT = 1 << 31
+#: columns of H that a calibration adds up at once
+_PANEL = 1024
+#: logits that are compared at once
+_LOGITS = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes of one step at its peak: on the device that computes, in the host's memory, and mapped on the disk."""
+
+    device: int
+    host: int
+    #: what takes most of the device, for people
+    largest: str
+    #: hidden states and Hessians that may lie in files meanwhile
+    scratch: int = 0
+
+
+def resident_bytes(shapes: ModelShapes) -> int:
+    """Embedding, norms and head in float32: they stay on the device while layers pass."""
+    weights = shapes.original_bytes - shapes.fixed_bytes
+    size = weights / max(1, shapes.n_weights)
+    return round(4 * shapes.fixed_bytes / max(size, 1))
+
+
+def layer_bytes(shapes: ModelShapes) -> int:
+    """The widest layer in float32."""
+    return 4 * sum(spec.n_weights for spec in shapes.widest_layer)
+
+
+def hidden_bytes(shapes: ModelShapes, tokens: int) -> int:
+    """Hidden states of all tokens between two layers."""
+    return 4 * tokens * shapes.hidden_size
+
+
+def matrix_bytes(spec: MatrixSpec) -> int:
+    """What compressing a matrix needs: four times W and three times H."""
+    return 4 * (4 * spec.n_weights + 3 * spec.in_features**2)
+
+
+def activation_bytes(shapes: ModelShapes) -> int:
+    """Of one batch within the widest layer: gate, up and their product, and what attention holds."""
+    widths = [spec.out_features for spec in shapes.widest_layer if spec.key.expert_idx < 1]
+    return 4 * BATCH_TOKENS * (sum(widths) + 4 * shapes.hidden_size)
+
+
+def moments_bytes(specs: Iterable[MatrixSpec]) -> int:
+    """Sums in float64 of the upper halves of all inputs of a layer, and a panel of the widest."""
+    widths = list(inputs_of(specs).values())
+    return sum(4 * width * (width + _PANEL) for width in widths) + 8 * _PANEL * max(widths)
+
+
+def calibrate(shapes: ModelShapes, tokens: int) -> Footprint:
+    """A layer, its activations and the sums of its inputs; the hidden states of all tokens."""
+    moments = moments_bytes(shapes.widest_layer)
+    parts = {
+        "the sums of H of one layer": moments,
+        "one layer's weights": layer_bytes(shapes),
+        "embedding and head": resident_bytes(shapes),
+        "activations of a batch": activation_bytes(shapes),
+    }
+    return _footprint(parts, host=layer_bytes(shapes) // 2, scratch=hidden_bytes(shapes, tokens))
+
+
+def sweep(shapes: ModelShapes) -> Footprint:
+    """The largest matrix with its H."""
+    spec = shapes.largest
+    name = f"{spec.key} ({spec.out_features} × {spec.in_features}): 4 W + 3 H"
+    return _footprint({name: matrix_bytes(spec)}, host=4 * spec.n_weights + 4 * spec.in_features**2)
+
+
+def sensitivity(shapes: ModelShapes, tokens: int) -> Footprint:
+    """The whole model, and a matrix that is compressed beside it; cached states of every layer."""
+    reference = 8 * tokens * shapes.vocab_size
+    parts = {
+        "the whole model in float32": 4 * shapes.n_weights + resident_bytes(shapes),
+        "the largest matrix: 4 W + 3 H": matrix_bytes(shapes.largest),
+        "activations and logits": activation_bytes(shapes)
+        + 12 * _LOGITS
+        + (reference if reference <= REFERENCE_LIMIT else 0),
+    }
+    return _footprint(parts, host=(shapes.n_layers + 2) * hidden_bytes(shapes, tokens))
+
+
+def evaluate(shapes: ModelShapes, tokens: int) -> Footprint:
+    """A layer and a batch; the hidden states of all windows."""
+    parts = {
+        "embedding and head": resident_bytes(shapes),
+        "one layer's weights": layer_bytes(shapes),
+        "activations and logits": activation_bytes(shapes) + 12 * _LOGITS,
+    }
+    return _footprint(parts, host=layer_bytes(shapes) // 2, scratch=hidden_bytes(shapes, tokens))
+
+
+def _footprint(parts: dict[str, int], *, host: int, scratch: int = 0) -> Footprint:
+    return Footprint(sum(parts.values()), host, max(parts, key=lambda name: parts[name]), scratch)

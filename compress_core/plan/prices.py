@@ -1,0 +1,285 @@
+"""What each step of a study costs: how many of what, seconds, bytes of memory and of disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from compress_core.calibrate.inputs import input_name
+from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
+from compress_core.matrix import NO_EXPERT, MatrixSpec
+from compress_core.plan import footprint
+from compress_core.plan.footprint import BASE, BASE_DEVICE, Footprint
+from compress_core.plan.operations import EXACT_WIDTH, Kind, Size
+from compress_core.plan.rates import Rates, Unpriced
+from compress_core.plan.shapes import ModelShapes, hessian_bytes, inputs_of
+
+#: hidden states beyond this are mapped from a file
+HIDDEN_IN_MEMORY = 2 * 2**30
+#: (out_features, in_features, config_hash) → mean seconds that the database holds
+Known = Mapping[tuple[int, int, str], float]
+
+
+@dataclass(frozen=True, slots=True)
+class StepPrice:
+    """One row of a plan."""
+
+    step: str
+    #: what is counted, and how many
+    unit: str
+    count: int
+    #: on the device; None = not priced
+    seconds: float | None
+    #: bytes at the peak: of the host, and of the card (None on a CPU)
+    memory: int | None = None
+    device_memory: int | None = None
+    #: bytes that stay on the disk, and bytes there while the step runs
+    disk: int = 0
+    scratch: int = 0
+    #: what takes most memory
+    largest: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self) | {"notes": list(self.notes)}
+
+
+@dataclass
+class Pricer:
+    """Prices the steps of one model on one device.
+
+    A time is None where a codebook was never measured on the device; ``unpriced`` then says which.
+    """
+
+    shapes: ModelShapes
+    rates: Rates | None
+    known: Known = field(default_factory=dict)
+    #: whether the jobs run on a card
+    on_card: bool = False
+    #: configs without a rate, for people
+    unpriced: set[str] = field(default_factory=set)
+    #: cells whose seconds the database knows
+    n_known: int = 0
+
+    # --- the steps
+
+    def calibrate(self, windows: int, length: int, *, keeps_hessians: bool = True) -> StepPrice:
+        """H of every input from so many windows of so many tokens."""
+        tokens = windows * length
+        disk, seconds = 0, None if self.rates is None else 0.0
+        if keeps_hessians:
+            disk = sum(hessian_bytes(specs) for specs in self.shapes.layers())
+            seconds = self._observing_seconds(tokens, length)
+            if seconds is not None and self.rates is not None:
+                seconds += disk / self.rates.disk_write
+        return self._row("calibrate", "tokens", tokens, seconds, footprint.calibrate(self.shapes, tokens),
+                         disk=disk + 4 * tokens)  # fmt: skip
+
+    def sensitivity(
+        self, anchors: Sequence[CompressionConfig], windows: int, length: int, *, observed_tokens: int = 0
+    ) -> StepPrice:
+        """KL of the model with one matrix replaced, for every matrix and anchor.
+
+        Args:
+            observed_tokens: of a calibration that keeps no Hessians, whose forward passes are paid here again.
+        """
+        tokens = windows * length
+        pairs = [(spec, config) for spec in self.shapes.matrices for config in _clamped(spec, anchors)]
+        seconds = self._sum(self._alone(spec, config) for spec, config in pairs)
+        if seconds is not None and self.rates is not None:
+            rates, shapes = self.rates, self.shapes
+            below = _suffix_sums([self._layer_operations(specs, tokens, length) for specs in shapes.layers()])
+            head = 2 * tokens * shapes.vocab_size * shapes.hidden_size
+            again = 1 if 8 * tokens * shapes.vocab_size <= footprint.REFERENCE_LIMIT else 2
+            forward = sum(below[spec.key.layer_idx] + again * head for spec, _ in pairs) + below[0] + head
+            seconds += forward / rates.forward + len(pairs) * tokens * shapes.vocab_size / rates.logits
+            seconds += self._inputs_seconds(anchors) + self._read_seconds()
+        seconds = self._plus_observing(seconds, observed_tokens, length)
+        return self._row("sensitivity", "matrix × anchor", len(pairs), seconds,
+                         footprint.sensitivity(self.shapes, tokens))  # fmt: skip
+
+    def sweep(
+        self, configs: Sequence[CompressionConfig], matrices: Iterable[MatrixSpec] | None = None,
+        *, observed_tokens: int = 0, length: int = 0,
+    ) -> StepPrice:  # fmt: skip
+        """Error of every config on every matrix; ranks cut to the matrix, equal configs counted once."""
+        specs = list(self.shapes.matrices if matrices is None else matrices)
+        cells = {spec: _clamped(spec, configs) for spec in specs}
+        seconds = self._sum(self._matrix_seconds(spec, own) for spec, own in cells.items())
+        if seconds is not None:
+            seconds += self._inputs_seconds(configs, specs) + self._read_seconds(specs)
+        seconds = self._plus_observing(seconds, observed_tokens, length)
+        return self._row("sweep", "matrix × config", sum(map(len, cells.values())), seconds,
+                         footprint.sweep(self.shapes))  # fmt: skip
+
+    def compress(
+        self, menu: Sequence[CompressionConfig], nbytes: int, *, observed_tokens: int = 0, length: int = 0
+    ) -> StepPrice:
+        """One packed model; which config each matrix gets is not known yet: the mean of the menu is taken."""
+
+        def mean(spec: MatrixSpec) -> float | None:
+            own = _clamped(spec, menu)
+            total = self._sum(self._alone(spec, config) for config in own)
+            return None if total is None else total / len(own)
+
+        seconds = self._sum(mean(spec) for spec in self.shapes.matrices)
+        if seconds is not None and self.rates is not None:
+            seconds += self._inputs_seconds(menu) + self._read_seconds() + nbytes / self.rates.disk_write
+        seconds = self._plus_observing(seconds, observed_tokens, length)
+        return self._row("compress", "packed models", 1, seconds, footprint.sweep(self.shapes), disk=nbytes)
+
+    def evaluate(self, windows: int, length: int, *, packed: bool) -> StepPrice:
+        """Perplexity on so many windows."""
+        tokens = windows * length
+        seconds = None
+        if self.rates is not None:
+            rates, shapes = self.rates, self.shapes
+            operations = sum(self._layer_operations(specs, tokens, length) for specs in shapes.layers())
+            seconds = (operations + 2 * tokens * shapes.vocab_size * shapes.hidden_size) / rates.forward
+            seconds += tokens * shapes.vocab_size / rates.logits + self._read_seconds()
+            if packed:
+                seconds += self._sum(self._one("matrix", spec) for spec in shapes.matrices) or 0.0
+        return self._row("evaluate", "windows", windows, seconds, footprint.evaluate(self.shapes, tokens))
+
+    # --- their parts
+
+    def _row(
+        self, step: str, unit: str, count: int, seconds: float | None, found: Footprint, *, disk: int = 0
+    ) -> StepPrice:
+        in_memory = found.scratch if found.scratch <= HIDDEN_IN_MEMORY else 0
+        host = BASE + found.host + in_memory + (0 if self.on_card else found.device)
+        device = BASE_DEVICE + found.device if self.on_card else None
+        return StepPrice(
+            step, unit, count, seconds, host, device, disk, found.scratch - in_memory, found.largest
+        )  # fmt: skip
+
+    def _matrix_seconds(self, spec: MatrixSpec, configs: Sequence[CompressionConfig]) -> float | None:
+        """All configs of one matrix in one go: one start for all ranks."""
+        left, seconds = [], 0.0
+        for config in configs:
+            stored = self.known.get((spec.out_features, spec.in_features, config.config_hash))
+            if stored is None:
+                left.append(config)
+            else:
+                seconds += stored
+                self.n_known += 1
+        measuring = self._one("measure", spec)
+        if measuring is None:
+            return seconds if not left else None
+        seconds += measuring * len(configs)
+        if left:
+            parts = self._sum(self._one(kind, spec, config) for kind, config in _work(left))
+            if parts is None:
+                return None
+            seconds += parts
+        return seconds
+
+    def _alone(self, spec: MatrixSpec, config: CompressionConfig) -> float | None:
+        """One config on its own; its error is told or its codes are packed."""
+        work = [*_work([config]), ("measure", None)]
+        return self._sum(self._one(kind, spec, found) for kind, found in work)
+
+    def _one(self, kind: Kind, spec: MatrixSpec, config: CompressionConfig | None = None) -> float | None:
+        if self.rates is None:
+            return None
+        size = Size(spec.out_features, spec.in_features, config.rank if config else 0)
+        try:
+            seconds = self.rates.seconds(kind, size, config)
+            if kind in ("start", "rank") and spec.in_features > EXACT_WIDTH:
+                # factorisations of a wide H are not kept
+                seconds += self.rates.seconds("feedback", size, config)
+        except Unpriced:
+            self.unpriced.add(f"{config.codebook} at {config.b_q} bits" if config else kind)
+            return None
+        return seconds
+
+    def _inputs_seconds(
+        self, configs: Sequence[CompressionConfig], matrices: Iterable[MatrixSpec] | None = None
+    ) -> float:
+        """Rotating and factorising H once an input, seed and codebook."""
+        ours = [config for config in configs if config.codebook not in PLAIN]
+        seeds, codebooks = {c.seed for c in ours}, {c.codebook: c for c in ours}
+        widths = {
+            (spec.key.layer_idx, input_name(spec.key)): spec
+            for spec in (self.shapes.matrices if matrices is None else matrices)
+        }
+        work: list[tuple[Kind, CompressionConfig | None]] = [("input", None) for _ in seeds]
+        work += [("feedback", config) for config in codebooks.values()]
+        return self._sum(self._one(kind, spec, config) for spec in widths.values() for kind, config in work) or 0.0
+
+    def _observing_seconds(self, tokens: int, length: int) -> float | None:
+        """A forward pass with the second moments of every input."""
+        if self.rates is None:
+            return None
+        forward = moments = 0.0
+        for specs in self.shapes.layers():
+            forward += self._layer_operations(specs, tokens, length)
+            for name, width in inputs_of(specs).items():
+                share = self.shapes.routed_share if "." in name else 1.0
+                moments += share * tokens * width**2
+        return forward / self.rates.forward + moments / self.rates.product + self._read_seconds()
+
+    def _plus_observing(self, seconds: float | None, tokens: int, length: int) -> float | None:
+        """H computed anew where the calibration keeps only its tokens."""
+        if seconds is None or not tokens:
+            return seconds
+        again = self._observing_seconds(tokens, length)
+        return None if again is None else seconds + again
+
+    def _layer_operations(self, specs: Sequence[MatrixSpec], tokens: int, length: int) -> float:
+        """Of one layer's forward pass: its matrices, and attention over ``length`` positions."""
+        weights = sum(
+            spec.n_weights * (1.0 if spec.key.expert_idx == NO_EXPERT else self.shapes.routed_share) for spec in specs
+        )
+        attention = next((spec.out_features for spec in specs if spec.key.projection == "q"), 0)
+        return tokens * (2 * weights + 4 * length * attention)
+
+    def _read_seconds(self, matrices: Sequence[MatrixSpec] | None = None) -> float:
+        if self.rates is None:
+            return 0.0
+        share = 1.0 if matrices is None else sum(s.n_weights for s in matrices) / max(1, self.shapes.n_weights)
+        return share * self.shapes.original_bytes / self.rates.disk_read
+
+    @staticmethod
+    def _sum(parts: Iterable[float | None]) -> float | None:
+        """None where a part is; every part is looked at, so that all that is unpriced is named."""
+        found = list(parts)
+        return None if any(part is None for part in found) else float(sum(part for part in found if part is not None))
+
+
+#: codebooks that need neither H's factors nor a search
+PLAIN = (*BASELINE_CODEBOOKS, "raw")
+
+
+def _clamped(spec: MatrixSpec, configs: Iterable[CompressionConfig]) -> list[CompressionConfig]:
+    return list(dict.fromkeys(config.clamped(spec.out_features, spec.in_features) for config in configs))
+
+
+def _work(configs: Iterable[CompressionConfig]) -> list[tuple[Kind, CompressionConfig | None]]:
+    """What one matrix pays for: W rotated once a seed, Q of rank 0 once a codebook and bits, then each rank."""
+    work: list[tuple[Kind, CompressionConfig | None]] = []
+    starts, seeds = set(), set()
+    for config in configs:
+        if config.codebook in PLAIN:
+            work.append(("gptq" if config.codebook == "gptq" else "rtn", config))
+            continue
+        if config.seed not in seeds:
+            seeds.add(config.seed)
+            work.append(("matrix", None))
+        start = (config.seed, config.codebook, config.b_q, config.states)
+        if start not in starts:
+            starts.add(start)
+            work.append(("start", config))
+        if config.rank:
+            work.append(("rank", config))
+    return work
+
+
+def _suffix_sums(values: Sequence[float]) -> list[float]:
+    """Sum from each position on."""
+    sums: list[float] = []
+    for value in reversed(values):
+        sums.append(value + (sums[-1] if sums else 0.0))
+    return sums[::-1]

@@ -20,14 +20,19 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from compress_core.checkpoint import open_checkpoint
+from compress_core.matrix import MatrixSpec
 from compress_core.pack.layout import fixed_bytes
 from results_db import Database
 from results_db.ids import new_id
+from results_db.params import SweepParams
+from results_db.queries.parts import parts_of
 from results_db.queue.lease import reap_expired
+from results_db.queue.promote import promote_waiting
 from results_db.queue.submit import submit_job
 from results_db.states import TERMINAL, JobKind, JobState
 from results_db.tables import Attempt, Calibration, Job, JobEvent, Measurement, Model, Sweep
 from server.relay import Relay
+from server.sweeps.service import submit_sweep
 
 torch.set_num_threads(1)
 
@@ -40,13 +45,23 @@ HEARTBEAT_S = 0.2
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Qwen2: two layers, widths that are no power of two, a byte-level tokenizer."""
-    path = tmp_path_factory.mktemp("models") / "tiny"
+    return write_model(tmp_path_factory.mktemp("models") / "tiny", layers=2)
+
+
+@pytest.fixture(scope="session")
+def deep_model(tiny_model: Path) -> Path:
+    """The same with four layers."""
+    return write_model(tiny_model.with_name("deep"), layers=4)
+
+
+def write_model(path: Path, *, layers: int) -> Path:
+    """A random Qwen2 with a byte-level tokenizer."""
     torch.manual_seed(0)
     config = Qwen2Config(
         vocab_size=257,
         hidden_size=48,
         intermediate_size=88,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=128,
@@ -72,6 +87,11 @@ def text_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     documents = (f"{n} plus {n + 1} is {2 * n + 1}; {n} times itself is {n * n}. " * 4 for n in range(200))
     path.write_text("<|endoftext|>".join(documents))
     return path
+
+
+def _matrix(spec: MatrixSpec) -> dict[str, Any]:
+    key = {"layer_idx": spec.key.layer_idx, "projection": spec.key.projection, "expert_idx": spec.key.expert_idx}
+    return key | {"out_features": spec.out_features, "in_features": spec.in_features}
 
 
 class Service:
@@ -105,6 +125,7 @@ class Service:
             local_path=str(path),
             fingerprint=checkpoint.fingerprint,
             n_layers=checkpoint.n_layers,
+            matrices=[_matrix(spec) for spec in checkpoint.matrices()],
             fixed_bytes=fixed_bytes(checkpoint),
         )
         with self.database.write() as session:
@@ -116,6 +137,16 @@ class Service:
     def submit(self, kind: JobKind, params: dict[str, Any], **options: Any) -> str:
         with self.database.write() as session:
             return submit_job(session, kind, params, **options).id
+
+    def submit_sweep(self, **params: Any) -> str:
+        """A sweep as the server submits it: split into its layers. The id of the whole."""
+        with self.database.write() as session:
+            return submit_sweep(session, SweepParams(**params)).id
+
+    def parts(self, job_id: str) -> list[Job]:
+        """The jobs of a split sweep's layers."""
+        with self.database.read() as session:
+            return parts_of(session, session.get_one(Job, job_id))
 
     def job(self, job_id: str) -> Job:
         with self.database.read() as session:
@@ -148,6 +179,7 @@ class Service:
         """One turn of the server's loops."""
         with self.database.write() as session:
             reap_expired(session)
+            promote_waiting(session)
         self.relay.step()
 
     def wait(self, happened: Callable[[], Any], what: str) -> Any:

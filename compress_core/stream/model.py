@@ -66,7 +66,10 @@ class _Relay(nn.Module):
 
 
 class StreamedModel:
-    """Embedding, final norm and head resident, decoder layers on demand.
+    """Final norm resident; of embedding, decoder layers and head what is in use.
+
+    The embedding is loaded when tokens are embedded and the head when logits are asked for; each lets go of the other,
+    and loading a layer lets go of both: in float32 either is as large as several layers.
 
     Shapes: B sequences, T tokens, D hidden width, V vocabulary.
 
@@ -98,6 +101,15 @@ class StreamedModel:
         parent, _, name = source.layers_prefix.rpartition(".")
         setattr(self._model.get_submodule(parent), name, nn.ModuleList(self._relays))
         self._arguments: dict[tuple[int, int], list[dict[str, Any]]] = {}
+        names = {module: name for name, module in self._model.named_modules()}
+        embedding, head = self._model.get_input_embeddings(), self._model.get_output_embeddings()
+        #: modules of a vocabulary's size, and what the names of their tensors begin with
+        self._vocabulary = {embedding: f"{names[embedding]}."}
+        if head is not None:
+            self._vocabulary[head] = f"{names[embedding if source.tied_head else head]}."
+        self._embedding, self._head = embedding, head
+        for prefix in self._vocabulary.values():
+            self._check(f"{prefix}weight")
         self._fill(self._model, "")
 
     @property
@@ -116,7 +128,8 @@ class StreamedModel:
     @exact_float32()
     def embed(self, ids_BT: Tensor) -> Tensor:
         """The hidden states (B, T, D) that enter layer 0."""
-        self._call(ids_BT)
+        self._hold(self._embedding)
+        self._call(ids_BT.shape, input_ids=ids_BT.to(self.device, torch.long))
         hidden = self._relays[0].hidden
         assert hidden is not None
         return hidden
@@ -127,7 +140,7 @@ class StreamedModel:
         """What a loaded layer makes of hidden states on this model's device."""
         shape = (hidden_BTD.shape[0], hidden_BTD.shape[1])
         if shape not in self._arguments:
-            self._call(torch.zeros(shape, dtype=torch.long))
+            self._call(shape, inputs_embeds=torch.zeros_like(hidden_BTD))
         out = self._layers[layer_idx](hidden_BTD, **self._arguments[shape][layer_idx])
         return out[0] if isinstance(out, tuple) else out
 
@@ -135,18 +148,18 @@ class StreamedModel:
     @exact_float32()
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """(N, V) float32 logits of N positions that left the last layer; positions do not see each other here."""
+        self._hold(self._head)
         last = self._relays[-1]
         last.answer = hidden_ND.unsqueeze(1)
         try:
-            out = self._model(
-                torch.zeros((hidden_ND.shape[0], 1), dtype=torch.long, device=self.device), use_cache=False
-            )
+            out = self._model(inputs_embeds=last.answer, use_cache=False)
         finally:
             last.answer = None
         return out.logits.squeeze(1).float()
 
     def load_layer(self, layer_idx: int) -> nn.Module:
         """Fill a layer with its weights and return it; ``release_layer`` frees them."""
+        self._hold(None)
         layer = self._layers[layer_idx]
         self._fill(layer, f"{self.source.layers_prefix}.{layer_idx}.")
         return layer
@@ -186,34 +199,44 @@ class StreamedModel:
         weight = module.get_parameter("weight")
         return weight if spec.rows is None else weight[slice(*spec.rows)]
 
-    def _call(self, ids_BT: Tensor) -> None:
-        """Run the relays and remember how they were called for this shape."""
-        self._model(ids_BT.to(self.device, torch.long), use_cache=False)
+    def _call(self, shape_BT: tuple[int, int], **inputs: Tensor) -> None:
+        """Run the relays, without the head, and remember how they were called for this shape."""
+        self._model.base_model(**inputs, use_cache=False)
         if len(self._arguments) >= _REMEMBERED_SHAPES:
             self._arguments.clear()
-        shape = (ids_BT.shape[0], ids_BT.shape[1])
-        self._arguments[shape] = [relay.arguments for relay in self._relays]
+        self._arguments[tuple(shape_BT)] = [relay.arguments for relay in self._relays]
+
+    def _hold(self, wanted: nn.Module | None) -> None:
+        """Have this one of embedding and head in memory, and not the other; None: neither."""
+        for module in self._vocabulary:
+            if module is not wanted:
+                module.to("meta")
+        if wanted is not None and any(parameter.is_meta for parameter in wanted.parameters()):
+            with torch.inference_mode(False):  # or the weights could not be let go of outside of it
+                self._fill(wanted, self._vocabulary[wanted])
 
     def _fill(self, module: nn.Module, prefix: str) -> None:
-        """Give every parameter below ``module`` its weight, and every buffer its stored or computed value."""
+        """Give what is below ``module`` its weights, and every buffer its stored or computed value.
+
+        Below the whole model that leaves out the embedding and the head.
+        """
+        later = set(self._vocabulary) if module is self._model else set()
         for child in module.modules():
+            if child in later:
+                continue
             if any(buffer.is_meta for buffer in child.buffers(recurse=False)):
                 child.to_empty(device=self.device, recurse=False)
                 self._model._init_weights(child)
         for name, buffer in list(module.named_buffers()):
             if prefix + name in self.source:
                 buffer.copy_(self._read(prefix + name, buffer.shape))
-        head = self._model.get_output_embeddings()
-        embedding = self._model.get_input_embeddings()
         for name, parameter in list(module.named_parameters(remove_duplicate=False)):
             owner_name, _, leaf = name.rpartition(".")
             owner = module.get_submodule(owner_name)
-            if owner is head and self.source.tied_head:
+            if owner in later:
                 continue
             weight = self._weight(prefix + name, parameter, owner)
             setattr(owner, leaf, nn.Parameter(weight, requires_grad=False))
-        if module is self._model and self.source.tied_head:
-            head.weight = embedding.weight
 
     def _weight(self, name: str, parameter: Tensor, owner: nn.Module) -> Tensor:
         if name not in self.source and is_stacked(name, parameter):
@@ -221,11 +244,14 @@ class StreamedModel:
             return stack_experts(name, parameter, self._read, self.device, self.dtype)
         return self._read(name, parameter.shape).to(self.device, self.dtype)
 
-    def _read(self, name: str, shape: torch.Size | None = None) -> Tensor:
+    def _check(self, name: str) -> None:
         if name not in self.source:
             raise CheckpointError(
                 f"{self.source.path} has no tensor {name}, which {self._model.config.model_type} needs"
             )
+
+    def _read(self, name: str, shape: torch.Size | None = None) -> Tensor:
+        self._check(name)
         tensor = self.source.tensor(name)
         if shape is not None and tensor.shape != shape:
             raise CheckpointError(f"{name} has shape {list(tensor.shape)}, config.json asks for {list(shape)}")

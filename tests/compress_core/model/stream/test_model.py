@@ -57,6 +57,31 @@ def test_only_loaded_layers_take_memory(qwen2: Path) -> None:
     assert all(parameter.is_meta for parameter in layer.parameters())
 
 
+@pytest.mark.parametrize("family", ["qwen2", "llama"])  # tied and untied
+def test_a_layer_the_embedding_and_the_head_are_never_in_memory_together(
+    tiny_checkpoints: dict[str, Path], family: str
+) -> None:
+    model = StreamedModel(DenseWeights(open_checkpoint(tiny_checkpoints[family])))
+    tables = [model._model.get_input_embeddings(), model._model.get_output_embeddings()]
+
+    def held() -> list[bool]:
+        return [not table.weight.is_meta for table in tables]
+
+    assert held() == [False, False]
+    hidden = model.embed(torch.tensor([[1, 2, 3]]))
+    assert held() == [True, False]
+    with model.layer(0):
+        assert held() == [False, False]
+        hidden = model.run_layer(0, hidden)
+        model.run_layer(0, hidden[:, :2])  # a shape that is new needs no embedding either
+        assert held() == [False, False]
+    logits = model.logits(hidden[0])
+    assert held() == [False, True]
+    assert torch.equal(logits, model.logits(hidden[0]))
+    assert torch.equal(model.embed(torch.tensor([[2]])), model.embed(torch.tensor([[2]])))
+    assert held() == [True, False]
+
+
 def test_nan_weights_are_named(broken_copy: Path, random_windows: Callable[..., TokenWindows]) -> None:
     path = broken_copy / "model.safetensors"
     tensors = load_file(path)

@@ -86,6 +86,13 @@ class OutOfMemory(CompressCoreError):
     retryable = True
 
 
+class WorkInProgress(CompressCoreError):
+    """Another process is at work in the same folder; once it has ended, the same call can succeed."""
+
+    code = "work-in-progress"
+    retryable = True
+
+
 class Interrupted(CompressCoreError):
     """A progress callback asked the computation to stop (cancelled, paused, or fenced)."""
 

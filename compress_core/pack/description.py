@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -28,6 +29,13 @@ class PackedMatrixInfo:
     config: CompressionConfig
     #: (out_features, in_features)
     shape: tuple[int, int]
+    #: where several matrices are fused in one module: the first of its rows that is this matrix's
+    first_row: int | None = None
+
+    @property
+    def place(self) -> tuple[int, ...]:
+        """The shape, and the first row where there is one."""
+        return self.shape if self.first_row is None else (*self.shape, self.first_row)
 
     @property
     def nbytes(self) -> int:
@@ -46,6 +54,27 @@ class ModelDescription:
     #: by module name, e.g. ``model.layers.0.mlp.down_proj``
     matrices: Mapping[str, PackedMatrixInfo]
 
+    def fused(self) -> dict[str, tuple[str, ...]]:
+        """Module -> the names of the matrices that are its rows, from the first row to the last.
+
+        Raises:
+            PackedFormatError: rows of a module are described twice or not at all.
+        """
+        parts: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        for name, info in self.matrices.items():
+            if info.first_row is not None:
+                parts[name.rpartition(".")[0]].append((info.first_row, name))
+        for module, found in parts.items():
+            found.sort()
+            end = 0
+            for first_row, name in found:
+                if first_row != end:
+                    raise PackedFormatError(
+                        f"its description is damaged: {name} begins at row {first_row}, not at {end}"
+                    )
+                end += self.matrices[name].shape[0]
+        return {module: tuple(name for _, name in found) for module, found in parts.items()}
+
     def to_json(self) -> str:
         """Compact JSON; configs are stored once each."""
         configs = list(dict.fromkeys(info.config for info in self.matrices.values()))
@@ -56,7 +85,7 @@ class ModelDescription:
             "layers": self.layers_prefix,
             "n_layers": self.n_layers,
             "configs": [config.to_dict() for config in configs],
-            "matrices": {name: [number[info.config], *info.shape] for name, info in self.matrices.items()},
+            "matrices": {name: [number[info.config], *info.place] for name, info in self.matrices.items()},
         }
         return json.dumps(values, separators=(",", ":"))
 
@@ -72,14 +101,18 @@ class ModelDescription:
             check_version(values["version"])
             configs = [CompressionConfig.from_dict(config) for config in values["configs"]]
             matrices = {
-                str(name): PackedMatrixInfo(configs[number], (int(out_features), int(in_features)))
-                for name, (number, out_features, in_features) in values["matrices"].items()
+                str(name): PackedMatrixInfo(
+                    configs[number], (int(out_features), int(in_features)), *map(int, first_row)
+                )
+                for name, (number, out_features, in_features, *first_row) in values["matrices"].items()
             }
             for info in matrices.values():
                 info.config.check_shape(*info.shape)
-            return cls(str(values["fingerprint"]), str(values["layers"]), int(values["n_layers"]), matrices)
+            described = cls(str(values["fingerprint"]), str(values["layers"]), int(values["n_layers"]), matrices)
         except (KeyError, IndexError, ValueError, TypeError, AttributeError, ConfigError) as error:
             raise PackedFormatError(f"its description is damaged ({error!r})") from error
+        described.fused()
+        return described
 
 
 def check_version(version: object) -> None:

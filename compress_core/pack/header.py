@@ -1,51 +1,41 @@
-"""Read and check the header of a packed file. Torch-free."""
+"""Read and check the headers of a packed model's files. Torch-free."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from compress_core.checkpoint.headers import FileHeader, read_header
+from compress_core.checkpoint.headers import FileHeader, TensorHeader, read_header
 from compress_core.errors import CheckpointError, PackedFormatError
 from compress_core.pack.description import DESCRIPTION_KEY, PACKED_SUFFIX, ModelDescription
 
 
-def read_packed_header(path: Path) -> tuple[FileHeader, ModelDescription]:
-    """Header and description of a file that holds a whole packed model.
+def read_packed(paths: Sequence[Path]) -> tuple[dict[str, TensorHeader], ModelDescription]:
+    """Every tensor of a packed model's files, and what the files together say about its matrices.
+
+    A file describes its own matrices, or (written by ``save_pretrained``) all of them.
 
     Raises:
-        PackedFormatError: truncated, no packed model, another version, or a matrix whose tensor does not fit its
-            description.
+        PackedFormatError: truncated, no packed model, another version, files of different models, a matrix whose
+            tensor is in no file or does not fit its description, or a tensor that is in two.
     """
-    header = _read(path)
-    description = describe(header)
-    check_tensors(header, description, list(description.matrices))
-    return header, description
+    tensors: dict[str, TensorHeader] = {}
+    whole: ModelDescription | None = None
+    for path in paths:
+        header = _read(path)
+        for name, tensor in header.tensors.items():
+            if name in tensors:
+                raise PackedFormatError(f"{name} is in {tensors[name].file} and in {path}")
+            tensors[name] = tensor
+        description = _describe(header)
+        whole = description if whole is None else _together(whole, description, path)
+    assert whole is not None, "a packed model has a file"
+    _check_tensors(paths, tensors, whole)
+    return tensors, whole
 
 
-def read_description(paths: list[Path]) -> ModelDescription:
-    """The description of a packed model in one file or in shards (each says the same), checked against their tensors.
-
-    Raises:
-        PackedFormatError: as in :func:`read_packed_header`, or a matrix that no shard holds.
-    """
-    headers = [_read(path) for path in paths]
-    description = describe(headers[0])
-    found: set[str] = set()
-    for header in headers:
-        here = [name for name in description.matrices if name + PACKED_SUFFIX in header.tensors]
-        check_tensors(header, description, here)
-        found.update(here)
-    if missing := sorted(set(description.matrices) - found):
-        raise PackedFormatError(f"{paths[0]} describes {missing[0]} but no file holds its tensor")
-    return description
-
-
-def describe(header: FileHeader) -> ModelDescription:
-    """The description in a file's metadata.
-
-    Raises:
-        PackedFormatError: there is none, it is damaged, or of another version.
-    """
+def _describe(header: FileHeader) -> ModelDescription:
     if DESCRIPTION_KEY not in header.metadata:
         raise PackedFormatError(f"{header.path} is a safetensors file, but no packed model")
     try:
@@ -54,20 +44,28 @@ def describe(header: FileHeader) -> ModelDescription:
         raise PackedFormatError(f"{header.path}: {error}") from error
 
 
-def check_tensors(header: FileHeader, description: ModelDescription, modules: list[str]) -> None:
-    """Each of these matrices has its tensor, of the type and size that its config asks for.
+def _together(whole: ModelDescription, part: ModelDescription, path: Path) -> ModelDescription:
+    both = {**whole.matrices, **part.matrices}
+    if any(both[name] != info for name, info in whole.matrices.items()) or replace(whole, matrices=both) != replace(
+        part, matrices=both
+    ):
+        raise PackedFormatError(
+            f"{path} belongs to another model than the files before it: their descriptions disagree"
+        )
+    return replace(whole, matrices=both)
 
-    Raises:
-        PackedFormatError: names the tensor.
-    """
-    for module in modules:
-        name, info = module + PACKED_SUFFIX, description.matrices[module]
-        if name not in header.tensors:
-            raise PackedFormatError(f"{header.path} describes {module} but holds no tensor {name}")
-        tensor = header.tensors[name]
+
+def _check_tensors(paths: Sequence[Path], tensors: dict[str, TensorHeader], description: ModelDescription) -> None:
+    """Each matrix has its tensor, of the type and size that its config asks for."""
+    for module, info in description.matrices.items():
+        name = module + PACKED_SUFFIX
+        tensor = tensors.get(name)
+        if tensor is None:
+            beside = f" nor does any of the {len(paths) - 1} files beside it" if len(paths) > 1 else ""
+            raise PackedFormatError(f"{paths[0]} describes {module} but holds no tensor {name}{beside}")
         if tensor.dtype != "U8" or tensor.shape != (info.nbytes,):
             raise PackedFormatError(
-                f"{header.path}: {name} must be U8 of shape [{info.nbytes}] for a {info.config} matrix of shape "
+                f"{tensor.file}: {name} must be U8 of shape [{info.nbytes}] for a {info.config} matrix of shape "
                 f"{list(info.shape)}, it is {tensor.dtype} of shape {list(tensor.shape)}"
             )
 

@@ -1,7 +1,7 @@
 """Packed models in transformers: what ``AutoModelForCausalLM.from_pretrained`` finds by quant_method "bitbudget".
 
-Linear layers of the compressed matrices become CompressedLinear before weights are loaded; everything else (biases,
-embeddings, a tied or an own head) is loaded as ever. Importing this file registers both classes; ``compress_core.pack``
+Modules of the compressed matrices become packed ones before weights are loaded (see ``modules``); everything else
+(biases, embeddings, a tied or an own head) is loaded as ever. Importing this file registers both classes; ``compress_core.pack``
 does so as soon as transformers is there.
 """
 
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -20,14 +19,13 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from compress_core.errors import ConfigError, PackedFormatError
 from compress_core.pack.description import (
     DESCRIPTION_KEY,
-    PACKED_SUFFIX,
     QUANT_METHOD,
     VERSION,
     ModelDescription,
     check_version,
 )
-from compress_core.pack.header import read_description
-from compress_core.pack.linear import CompressedLinear
+from compress_core.pack.header import read_packed
+from compress_core.pack.modules import has_place, name_in, put_dense_modules, put_packed_modules
 
 if TYPE_CHECKING:  # transformers is still being imported when it imports this file
     from transformers import PreTrainedModel
@@ -59,7 +57,7 @@ class BitbudgetConfig(QuantizationConfigMixin):
 
 @register_quantizer(QUANT_METHOD)
 class BitbudgetQuantizer(HfQuantizer):
-    """Puts CompressedLinear modules where the compressed matrices are, or dense ones with ``dequantize=True``."""
+    """Puts packed modules where the compressed matrices are, or dense ones with ``dequantize=True``."""
 
     # models are compressed by compress_core.pack.writer: transformers cannot do it while it loads
     requires_calibration = True
@@ -71,23 +69,14 @@ class BitbudgetQuantizer(HfQuantizer):
     ) -> PreTrainedModel:
         if not checkpoint_files:
             raise PackedFormatError("a packed model is loaded from its directory: a state_dict cannot describe it")
-        self._description = read_description([Path(file) for file in checkpoint_files])
+        _, self._description = read_packed([Path(file) for file in checkpoint_files])
         # postprocess_model asks the config; the keyword came in through config.json's own entry
         dequantize = model.config.__dict__.pop("dequantize", False)
         if not isinstance(dequantize, bool):
             raise ConfigError(f"dequantize must be true or false, not {dequantize!r}")
         self.quantization_config.dequantize = dequantize
-        for name, info in self._description.matrices.items():
-            linear = _linear(model, name)
-            if (linear.out_features, linear.in_features) != info.shape:
-                raise PackedFormatError(
-                    f"{name} is packed as {info.shape}, config.json makes it {linear.out_features, linear.in_features}"
-                )
-            packed = CompressedLinear(
-                info.config, linear.in_features, linear.out_features, bias=linear.bias, device=linear.weight.device
-            )
-            model.set_submodule(_name_in(model, name), packed)
-        n_layers = len(model.get_submodule(_name_in(model, self._description.layers_prefix)))
+        put_packed_modules(model, self._description)
+        n_layers = len(model.get_submodule(name_in(model, self._description.layers_prefix)))
         if n_layers != self._description.n_layers:  # transformers would fill the others with random weights
             raise PackedFormatError(f"{self._description.n_layers} layers are packed, config.json has {n_layers}")
         return model
@@ -100,17 +89,15 @@ class BitbudgetQuantizer(HfQuantizer):
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
         """Each matrix dense, one after another; what ``model.dequantize()`` calls."""
-        for name, module in list(model.named_modules()):
-            if isinstance(module, CompressedLinear):
-                model.set_submodule(name, module.dequantized(dtype or torch.get_default_dtype()))
+        put_dense_modules(model, dtype or torch.get_default_dtype())
         model.config.__dict__.pop("dequantize", None)
         return model
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[None, dict[str, str]]:
         described = self._description
         # the decoder alone (AutoModel) saves its tensors without the prefix that they have below a head
-        matrices = {_name_in(model, name): info for name, info in described.matrices.items()}
-        saved = replace(described, layers_prefix=_name_in(model, described.layers_prefix), matrices=matrices)
+        matrices = {name_in(model, name): info for name, info in described.matrices.items() if has_place(model, name)}
+        saved = replace(described, layers_prefix=name_in(model, described.layers_prefix), matrices=matrices)
         return None, {DESCRIPTION_KEY: saved.to_json()}
 
     def is_serializable(self) -> bool:
@@ -119,22 +106,3 @@ class BitbudgetQuantizer(HfQuantizer):
     @property
     def is_trainable(self) -> bool:
         return False
-
-
-def _name_in(model: PreTrainedModel, name: str) -> str:
-    """The module's name in ``model``: either this or what was saved may be the decoder without its head (AutoModel)."""
-    prefix = getattr(model, "base_model_prefix", "")
-    if not prefix:
-        return name
-    bare = name.removeprefix(f"{prefix}.")
-    return f"{prefix}.{bare}" if hasattr(model, prefix) else bare
-
-
-def _linear(model: PreTrainedModel, name: str) -> nn.Linear:
-    try:
-        module = model.get_submodule(_name_in(model, name))
-    except AttributeError as error:
-        raise PackedFormatError(f"{name}{PACKED_SUFFIX} has no place in {type(model).__name__}") from error
-    if not isinstance(module, nn.Linear):
-        raise PackedFormatError(f"{name} is packed, but {type(module).__name__} is no linear layer")
-    return module

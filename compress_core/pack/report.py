@@ -10,12 +10,14 @@ from compress_core.config import CompressionConfig
 from compress_core.matrix import MatrixKey
 from compress_core.nbytes import predicted_nbytes
 from compress_core.pack.layout import fixed_bytes
+from compress_core.pack.shards import SHARD_BYTES
 
 
 @dataclass(frozen=True)
 class BytesReport:
-    """Expected and actual bytes of a packed model's file."""
+    """Expected and actual bytes of the files that hold a packed model's tensors."""
 
+    #: of everything but the matrices; a compressed head is in here
     expected_fixed_bytes: int
     expected_matrix_bytes: Mapping[MatrixKey, int]
     actual_bytes: int
@@ -35,13 +37,20 @@ class BytesReport:
         return self.actual_bytes == self.expected_bytes
 
 
-def expected_bytes(checkpoint: Checkpoint, items: Mapping[MatrixKey, CompressionConfig]) -> int:
+def expected_bytes(
+    checkpoint: Checkpoint,
+    items: Mapping[MatrixKey, CompressionConfig],
+    *,
+    head: CompressionConfig | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> int:
     """Bytes that ``write_packed_model`` will write for these configs, before anything is compressed.
 
     Raises:
         KeyError: a matrix without config.
+        ConfigError: a head that is the token embedding is to be compressed.
         RankTooLarge: a rank that its matrix cannot have.
     """
-    return fixed_bytes(checkpoint) + sum(
+    return fixed_bytes(checkpoint, head=head, shard_bytes=shard_bytes) + sum(
         predicted_nbytes(items[spec.key], spec.out_features, spec.in_features) for spec in checkpoint.matrices()
     )

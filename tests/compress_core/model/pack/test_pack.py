@@ -95,7 +95,7 @@ def test_it_is_an_ordinary_aligned_safetensors_file(packed_dir: Path) -> None:
         tensors = {name: file.get_tensor(name) for name in list(file.keys())}
         assert file.metadata()["format"] == "pt"
     assert tensors["model.layers.0.self_attn.q_proj.packed"].dtype == torch.uint8
-    header = PackedModel.open(packed_dir)._header.tensors
+    header = PackedModel.open(packed_dir)._tensors
     assert all(header[name].begin % tensor.element_size() == 0 for name, tensor in tensors.items())
     assert {tensor.dtype for tensor in tensors.values()} == {torch.uint8, torch.float32}
 
@@ -195,7 +195,7 @@ def test_nan_weights_are_named(broken_copy: Path, tmp_path: Path) -> None:
 def test_damaged_packed_models(packed_dir: Path, qwen2: Path, tmp_path: Path) -> None:
     with pytest.raises(PackedFormatError, match="no packed model"):
         PackedModel.open(qwen2)
-    with pytest.raises(PackedFormatError, match=r"holds no model\.safetensors"):
+    with pytest.raises(PackedFormatError, match=r"holds no model\.safetensors and no model\.safetensors\.index\.json"):
         PackedModel.open(tmp_path)
     data = (packed_dir / FILE_NAME).read_bytes()
     path = tmp_path / FILE_NAME

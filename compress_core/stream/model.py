@@ -129,7 +129,7 @@ class StreamedModel:
     def embed(self, ids_BT: Tensor) -> Tensor:
         """The hidden states (B, T, D) that enter layer 0."""
         self._hold(self._embedding)
-        self._call(ids_BT.shape, input_ids=ids_BT.to(self.device, torch.long))
+        self._call((ids_BT.shape[0], ids_BT.shape[1]), input_ids=ids_BT.to(self.device, torch.long))
         hidden = self._relays[0].hidden
         assert hidden is not None
         return hidden
@@ -204,7 +204,7 @@ class StreamedModel:
         self._model.base_model(**inputs, use_cache=False)
         if len(self._arguments) >= _REMEMBERED_SHAPES:
             self._arguments.clear()
-        self._arguments[tuple(shape_BT)] = [relay.arguments for relay in self._relays]
+        self._arguments[shape_BT] = [relay.arguments for relay in self._relays]
 
     def _hold(self, wanted: nn.Module | None) -> None:
         """Have this one of embedding and head in memory, and not the other; None: neither."""

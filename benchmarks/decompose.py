@@ -110,16 +110,17 @@ def sweep(matrix: str, codebook: str, w: Tensor, h: Tensor, records: dict[Key, R
     """All keys of ``records`` that are measured with this codebook, in one sweep."""
     rows: list[Row] = []
     last = time.process_time()
-    keys = iter(kept := offered(codebook, list(records)))
+    keys = {config_of(codebook, key): key for key in offered(codebook, list(records))}
 
     def take(measurement: MatrixMeasurement) -> None:
         nonlocal last
-        key, now = next(keys), time.process_time()
+        key, now = keys[measurement.config], time.process_time()
         rows.append(Row(matrix, codebook, key, measurement, now - last, records[key]))
         last = now
 
-    sweep_matrix(w, h, [config_of(codebook, key) for key in kept], on_measurement=take)
-    return rows
+    sweep_matrix(w, h, list(keys), on_measurement=take)
+    order = list(keys.values())
+    return sorted(rows, key=lambda row: order.index(row.key))
 
 
 # --- the reference's matrices

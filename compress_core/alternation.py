@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from compress_core.config import CompressionConfig
-from compress_core.context import MatrixContext, Start
+from compress_core.context import MatrixContext, Softening, Start
 from compress_core.descent import Curvature, make_curvature
 from compress_core.ldlq import Feedback, reciprocal
 from compress_core.lowrank import (
@@ -39,6 +39,7 @@ from compress_core.lowrank import (
     best_low_rank,
     factor_noise,
     gram,
+    leading_of_product,
     quantize_factors,
     solve,
 )
@@ -141,35 +142,54 @@ class _Alternation:
     def _first(self) -> tuple[RoundedRows, LowRank]:
         """The first Q and its L·R."""
         w_OI = self.context.w_OI
-        directions_Ir = self._low_rank(w_OI, self.context.input.directions(self.config.rank), rounds=3).directions_Ir
-        source_OI = w_OI - self._carried(directions_Ir)
+        softening = self._softening()
+        source_OI = w_OI - self._carried(softening)
         codes_O = shifted(self.rounder.natural_codes(source_OI), self.start.offset_O)
-        q = self.rounder.round(source_OI, self._feedback(directions_Ir), codes_O)
-        return q, self._low_rank(w_OI - q.rounded.value_OI, directions_Ir)
+        q = self.rounder.round(source_OI, self._feedback(softening), codes_O)
+        return q, self._low_rank(w_OI - q.rounded.value_OI, softening.directions_Ir)
 
-    def _carried(self, directions_Ir: Tensor) -> Tensor:
+    def _softening(self) -> Softening:
+        """What L·R of this rank will correct, as far as W alone says."""
+        context, rank = self.context, self.config.rank
+        known = context.softening
+        if known is None or (known.rank, known.code) != (rank, self.code):
+            context.softening = known = None  # before the next one is made
+            root = context.input.root
+            start_Ik = self._start(context.input.directions(rank))
+            directions_Ir = leading_of_product(context.w_OI, root, start_Ik, rank, rounds=3).directions_Ir
+            right_rI = root.solve_root(directions_Ir).T
+            share_Or = context.w_OI @ right_rI.T
+            context.softening = known = Softening(rank, self.code, directions_Ir, right_rI, gram(right_rI), share_Or)
+        return known
+
+    def _carried(self, softening: Softening) -> Tensor:
         """L₀·Vᵀ S⁻¹, the part of W that Q need not code."""
-        w_OI = self.context.w_OI
-        energy = w_OI.to(torch.float64).square().sum()
-        share = _SOFTENED * self.start.error * reciprocal(energy)
-        right_rI = self.context.input.root.solve_root(directions_Ir).T
-        gram_rr = share * gram(right_rI)
+        share = _SOFTENED * self.start.error * reciprocal(self.context.energy)
+        gram_rr = share * softening.gram_rr
         gram_rr.diagonal().add_(self.noise)
-        return (share.to(torch.float32) * (w_OI @ right_rI.T)) @ solve(gram_rr, right_rI)
+        return (share.to(torch.float32) * softening.share_Or) @ solve(gram_rr, softening.right_rI)
 
-    def _low_rank(self, a_OI: Tensor, directions_Ir: Tensor, rounds: int = 2) -> LowRank:
-        shared = self.context.input
-        extra_Ik = shared.start(0)[:, : a_OI.shape[1] - self.config.rank]
-        return best_low_rank(a_OI, shared.root, torch.cat([directions_Ir, extra_Ik], dim=1), self.config.rank, rounds)
+    def _low_rank(self, a_OI: Tensor, directions_Ir: Tensor) -> LowRank:
+        return best_low_rank(a_OI, self.context.input.root, self._start(directions_Ir), self.config.rank)
 
-    def _feedback(self, directions_Ir: Tensor) -> Feedback:
-        shared = self.context.input
-        return shared.softened_feedback(
-            self.rounder.codebook.block,
-            shared.root.root_times(directions_Ir),
+    def _start(self, directions_Ir: Tensor) -> Tensor:
+        """Of a subspace iteration: these directions and a few random ones."""
+        extra_Ik = self.context.input.start(0)[:, : self.context.shape[1] - self.config.rank]
+        return torch.cat([directions_Ir, extra_Ik], dim=1)
+
+    def _feedback(self, softening: Softening) -> Feedback:
+        shared, block = self.context.input, self.rounder.codebook.block
+        if block in softening.feedback:
+            return softening.feedback[block]
+        made = shared.softened_feedback(
+            block,
+            shared.root.root_times(softening.directions_Ir),
             kappa=_KAPPA * self.noise,
             damping=_FLOOR * shared.level,
         )
+        if shared.keeps_factors:
+            softening.feedback[block] = made
+        return made
 
     def _curvature(self, directions_Ir: Tensor) -> Curvature:
         root = self.context.input.root

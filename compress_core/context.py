@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch import Tensor
 from compress_core.errors import CalibrationError, NonFiniteValues
 from compress_core.incoherence import InputRotation
 from compress_core.ldlq import Feedback, make_feedback_
-from compress_core.lowrank import random_start, top_directions
+from compress_core.lowrank import FactorCode, leading, random_start
 from compress_core.rooted_hessian import EXACT_WIDTH, RootedHessian, panels
 from compress_core.rounding import RoundedRows
 
@@ -66,9 +67,14 @@ class InputContext:
         if block in self._feedback:
             return self._feedback[block]
         made = self.softened_feedback(block, None, 1.0, DAMPING)
-        if self.root.width <= EXACT_WIDTH:
+        if self.keeps_factors:
             self._feedback[block] = made
         return made
+
+    @property
+    def keeps_factors(self) -> bool:
+        """Whether there is room for squares that the next config may need."""
+        return self.root.width <= EXACT_WIDTH
 
     def softened_feedback(self, block: int, corrected_Ir: Tensor | None, kappa: float, damping: float) -> Feedback:
         """Factorisation of H − (1 − κ)·C Cᵀ + damping·mean(diag H)·I for blocks of ``block`` columns.
@@ -96,9 +102,8 @@ class InputContext:
         """Leading ``rank`` right singular directions of S (whitened input coordinates), (I, rank)."""
         if rank not in self._directions:
             root = self.root
-            self._directions[rank] = top_directions(
-                root.root_times, root.root_transposed_times, rank, self.start(rank), rounds=6
-            )
+            found = leading(root.root_times, root.root_transposed_times, rank, self.start(rank), rounds=6)
+            self._directions[rank] = found.directions_Ir
         return self._directions[rank]
 
 
@@ -172,6 +177,22 @@ class Start:
     error: float
 
 
+@dataclass(frozen=True)
+class Softening:
+    """What the configs of one rank share whatever their b_q: what L·R will correct, and the feedback without it."""
+
+    rank: int
+    code: FactorCode
+    #: V: leading right singular directions of W S, orthonormal
+    directions_Ir: Tensor
+    #: Vᵀ S⁻¹, its Gram matrix in float64, and W·(Vᵀ S⁻¹)ᵀ
+    right_rI: Tensor
+    gram_rr: Tensor
+    share_Or: Tensor
+    #: by block; empty where it would be large
+    feedback: dict[int, Feedback] = field(default_factory=dict)
+
+
 @dataclass
 class MatrixContext:
     """One matrix in the rotated basis, with unit root mean square, and its input."""
@@ -186,6 +207,13 @@ class MatrixContext:
     scale: float
     #: Q of rank 0, by codebook, bits and states
     starts: dict[tuple[str, int, int], Start] = field(default_factory=dict)
+    #: of the rank in hand: configs that differ in b_q alone had better come one after another
+    softening: Softening | None = None
+
+    @cached_property
+    def energy(self) -> Tensor:
+        """‖W‖² in normalised units, 0-dim float64."""
+        return sum_of_squares(self.w_OI)
 
     def error(self, w_hat_OI: Tensor) -> float:
         """‖(W − Ŵ) S‖² in normalised, rotated units."""
@@ -223,8 +251,7 @@ def prepare_matrix(
     w_OI = checked_weight(weight, device)
     if shared is None:
         shared = prepare_input(hessian, w_OI.shape[1], seed, device)
-    energy = sum(float(rows_RI.to(torch.float64).square().sum()) for rows_RI in _strips(w_OI))
-    scale = math.sqrt(energy / w_OI.numel())
+    scale = math.sqrt(float(sum_of_squares(w_OI)) / w_OI.numel())
     rotated_OI = torch.zeros_like(w_OI)
     if scale < _LEAST:
         scale = 0.0
@@ -232,6 +259,11 @@ def prepare_matrix(
         for rows_RI, into_RI in zip(_strips(w_OI), _strips(rotated_OI), strict=True):
             into_RI.copy_(shared.rotation.rotate(rows_RI / scale))
     return MatrixContext(w_OI, hessian, shared, rotated_OI, scale)
+
+
+def sum_of_squares(w_OI: Tensor) -> Tensor:
+    """‖W‖², 0-dim float64."""
+    return torch.stack([rows_RI.to(torch.float64).square().sum() for rows_RI in _strips(w_OI)]).sum()
 
 
 def _strips(w_OI: Tensor) -> tuple[Tensor, ...]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from compress_core.codebooks import Codebook, ScalarCodebook
-from compress_core.ldlq import Rounded, nearest_columns, panel_width, reciprocal, scalar_panels, total
+from compress_core.ldlq import Rounded, diagonal_blocks, nearest_columns, panel_width, reciprocal, scalar_panels, total
 from compress_core.rooted_hessian import RootedHessian
 
 #: ridge of the diagonal blocks, relative to the mean of the diagonal
@@ -56,15 +56,15 @@ def make_curvature(
             corner_BB.addmm_(corrected_Ir[at], corrected_Ir[at].T, alpha=-1)
         corner_BB.diagonal().add_(extra)
         corners.append(corner_BB)
-        for lo in range(at.start, min(at.stop, full), block):
-            inside = slice(lo - at.start, lo - at.start + block)
-            diagonals.append(corner_BB[inside, inside])
+        diagonals.append(diagonal_blocks(corner_BB[: max(0, min(at.stop, full) - at.start)], block))
     diagonal_I = torch.cat([corner_BB.diagonal() for corner_BB in corners])
     ridge = _RIDGE * diagonal_I.mean()
     identity_BB = torch.eye(block, dtype=diagonal_I.dtype, device=diagonal_I.device)
-    blocks_KBB = torch.stack(diagonals) if diagonals else identity_BB.expand(0, block, block)
-    inverse_KBB = torch.linalg.inv(blocks_KBB + ridge * identity_BB)
-    return Curvature(root, corrected_Ir, tuple(corners), inverse_KBB, 1 / (diagonal_I + ridge), block)
+    inverse_I = 1 / (diagonal_I + ridge)
+    if block == 1:
+        return Curvature(root, corrected_Ir, tuple(corners), inverse_I[:, None, None], inverse_I, block)
+    inverse_KBB = torch.linalg.inv(torch.cat(diagonals) + ridge * identity_BB)
+    return Curvature(root, corrected_Ir, tuple(corners), inverse_KBB, inverse_I, block)
 
 
 def _panels(width: int, block: int) -> Iterator[slice]:

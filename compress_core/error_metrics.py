@@ -10,14 +10,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 #: entries of W and of H that are in float64 at once
 _ENTRIES = 1 << 22
+#: columns of H that are multiplied at once, at most: what lies below them is left out, because H is symmetric
+_PANEL = 128
 #: of ‖X‖²·tr(H), which tr(X H Xᵀ) never exceeds: below it float64 sums hold nothing but rounding
 _ROUNDING = 1e-14
+
+
+@dataclass(frozen=True)
+class Energies:
+    """Of a matrix X."""
+
+    #: ‖X‖²
+    plain: float
+    #: tr(X H Xᵀ); the same as ``plain`` where H is None
+    weighted: float
+
+
+@dataclass(frozen=True)
+class Errors:
+    """The three errors of an approximation; see the functions of these names."""
+
+    raw_mse: float
+    normalized_mse: float
+    calibration_weighted_error: float
 
 
 def _ratio(numerator: float, denominator: float) -> float:
@@ -26,37 +48,62 @@ def _ratio(numerator: float, denominator: float) -> float:
     return 0.0 if numerator <= 0.0 else 1.0
 
 
-def _energy(x_OI: Tensor, minus_OI: Tensor | None, h_II: Tensor | None) -> float:
-    """tr(X H Xᵀ) in float64 for the difference X of two matrices; None is zero, and the identity."""
-    total = most = 0.0
-    for rows in _slices(x_OI.shape[0], x_OI.shape[1]):
+def energies(x_OI: Tensor, minus_OI: Tensor | None, h_II: Tensor | None) -> Energies:
+    """Of the difference X of two matrices, in float64; None is zero, and the identity."""
+    plain = torch.zeros((), dtype=torch.float64, device=x_OI.device)
+    total = torch.zeros_like(plain)
+    for rows in _slices(*x_OI.shape, most=_ENTRIES):
         x_RI = x_OI[rows].to(torch.float64)
         if minus_OI is not None:
             x_RI = x_RI - minus_OI[rows].to(torch.float64)
-        most += float(x_RI.square().sum())
+        plain += x_RI.square().sum()
         if h_II is not None:
-            for columns in _slices(h_II.shape[1], h_II.shape[0]):
-                total += float(((x_RI @ h_II[:, columns].to(torch.float64)) * x_RI[:, columns]).sum())
+            for at in _slices(h_II.shape[0], h_II.shape[0], most=_PANEL):
+                total += _panel_energy(x_RI, h_II, at)
     if h_II is None:
-        return most
-    return 0.0 if abs(total) <= _ROUNDING * most * float(h_II.diagonal().to(torch.float64).sum()) else total
+        return Energies(float(plain), float(plain))
+    most = float(plain) * float(h_II.diagonal().to(torch.float64).sum())
+    return Energies(float(plain), 0.0 if abs(float(total)) <= _ROUNDING * most else float(total))
 
 
-def _slices(count: int, length: int) -> Iterator[slice]:
-    """So many rows (or columns), each so long, in slices."""
-    step = max(1, _ENTRIES // max(1, length))
+def _panel_energy(x_RI: Tensor, h_II: Tensor, at: slice) -> Tensor:
+    """What the columns ``at`` of H add to tr(X H Xᵀ), with the rows above the diagonal block counted for below too."""
+    above_IP = h_II[: at.stop, at].to(torch.float64)
+    # half-precision sums need not be symmetric
+    above_IP[: at.start] += h_II[at, : at.start].T.to(torch.float64)
+    return ((x_RI[:, : at.stop] @ above_IP) * x_RI[:, at]).sum()
+
+
+def _slices(count: int, length: int, most: int) -> Iterator[slice]:
+    """So many rows (or columns), each so long, in slices of at most ``most``, and of at most ``_ENTRIES`` entries."""
+    step = max(1, min(most, _ENTRIES // max(1, length)))
     for first in range(0, count, step):
         yield slice(first, min(first + step, count))
 
 
+def errors(w_OI: Tensor, w_hat_OI: Tensor, h_II: Tensor | None, of_weight: Energies | None = None) -> Errors:
+    """All errors at once.
+
+    Args:
+        of_weight: ``energies(w_OI, None, h_II)`` where they are known: many approximations may have one W.
+    """
+    of_weight = of_weight or energies(w_OI, None, h_II)
+    of_error = energies(w_OI, w_hat_OI, h_II)
+    return Errors(
+        raw_mse=of_error.plain / w_OI.numel(),
+        normalized_mse=_ratio(of_error.plain, of_weight.plain),
+        calibration_weighted_error=_ratio(of_error.weighted, of_weight.weighted),
+    )
+
+
 def raw_mse(w_OI: Tensor, w_hat_OI: Tensor) -> float:
     """Mean of D², in squared weight units."""
-    return _energy(w_OI, w_hat_OI, None) / w_OI.numel()
+    return energies(w_OI, w_hat_OI, None).plain / w_OI.numel()
 
 
 def normalized_mse(w_OI: Tensor, w_hat_OI: Tensor) -> float:
     """‖D‖² / ‖W‖², dimensionless."""
-    return _ratio(_energy(w_OI, w_hat_OI, None), _energy(w_OI, None, None))
+    return errors(w_OI, w_hat_OI, None).normalized_mse
 
 
 def calibration_weighted_error(w_OI: Tensor, w_hat_OI: Tensor, h_II: Tensor | None) -> float:
@@ -64,7 +111,7 @@ def calibration_weighted_error(w_OI: Tensor, w_hat_OI: Tensor, h_II: Tensor | No
 
     With ``h_II`` None, H is the identity and this is :func:`normalized_mse`.
     """
-    return _ratio(_energy(w_OI, w_hat_OI, h_II), _energy(w_OI, None, h_II))
+    return errors(w_OI, w_hat_OI, h_II).calibration_weighted_error
 
 
 def sqnr(w_OI: Tensor, w_hat_OI: Tensor) -> float:

@@ -25,6 +25,8 @@ from torch import Tensor
 _STRIP = 1 << 23
 #: widest Hadamard factor that is applied as one matrix product
 _WIDEST_FACTOR = 128
+#: columns from which many small products are as fast as one large one
+_NARROW = 16
 
 
 def split_width(width: int) -> tuple[int, int]:
@@ -86,8 +88,18 @@ def orthogonal_transform(x: Tensor) -> Tensor:
         after = math.prod(sizes[i + 1 :])
         # the factor is symmetric: left and right products are the same map of its axis
         block = out.reshape(-1, factor.shape[0], after)
-        out = block.squeeze(-1) @ factor if after == 1 else factor @ block
+        out = _times(factor, block)
     return out.reshape(x.shape)
+
+
+def _times(factor: Tensor, block: Tensor) -> Tensor:
+    """The product of a symmetric factor with the middle dimension of a block."""
+    if block.shape[2] == 1:
+        return block.squeeze(-1) @ factor
+    if block.shape[2] < _NARROW <= factor.shape[0]:
+        # small products of few columns are slow one by one: all in one, transposed
+        return (block.transpose(1, 2).reshape(-1, factor.shape[0]) @ factor).view_as(block.mT).mT
+    return factor @ block
 
 
 def _random_signs(count: int, seed: int, device: torch.device) -> Tensor:

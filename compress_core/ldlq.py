@@ -57,15 +57,22 @@ def make_feedback_(h_II: Tensor, block: int) -> Feedback | None:
     full = width - width % block
     # rows of block k of Ũᵀ are those of R = Uᵀ, divided by its diagonal block
     for first in range(0, full, _BLOCKS * block):
-        rows_KBI = h_II[first : min(first + _BLOCKS * block, full)].view(-1, block, width)
-        at = torch.arange(len(rows_KBI), device=h_II.device)
-        diagonal_KBB = rows_KBI[:, :, first : first + len(at) * block].reshape(len(at), block, len(at), block)
+        rows_RI = h_II[first : min(first + _BLOCKS * block, full)]
+        diagonal_KBB = diagonal_blocks(rows_RI[:, first:], block).tril()
         inverse_KBB = torch.linalg.solve_triangular(
-            diagonal_KBB[at, :, at, :].tril(), torch.eye(block, dtype=h_II.dtype, device=h_II.device), upper=False
+            diagonal_KBB, torch.eye(block, dtype=h_II.dtype, device=h_II.device), upper=False
         )
+        rows_KBI = rows_RI.view(-1, block, width)
         rows_KBI.copy_(inverse_KBB @ rows_KBI)
     h_II[full:].div_(h_II.diagonal()[full:, None].clone())
     return Feedback(h_II.to(torch.float32), block)
+
+
+def diagonal_blocks(x_RX: Tensor, block: int) -> Tensor:
+    """A copy of the blocks on the diagonal (K, block, block) of a matrix of whole blocks of rows, R ≤ X."""
+    count = x_RX.shape[0] // block
+    at = torch.arange(count, device=x_RX.device)
+    return x_RX[:, : count * block].reshape(count, block, count, block)[at, :, at, :]
 
 
 @dataclass(frozen=True)

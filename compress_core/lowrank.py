@@ -97,21 +97,32 @@ class Factors:
         return (self.left.value @ self.right.value) * self.scale_O[:, None]
 
 
-def top_directions(
+@dataclass(frozen=True)
+class Leading:
+    """The leading right singular directions of a linear map, as far as an iteration has found them."""
+
+    #: orthonormal (I, r), the leading one first
+    directions_Ir: Tensor
+    #: what the map makes of them
+    image_Or: Tensor
+
+
+def leading(
     times: Callable[[Tensor], Tensor],
     transposed_times: Callable[[Tensor], Tensor],
     rank: int,
     start_Ik: Tensor,
     rounds: int,
-) -> Tensor:
-    """Orthonormal (I, rank) basis of the leading right singular directions of a linear map, by subspace iteration."""
-    basis = start_Ik
+) -> Leading:
+    """Subspace iteration from ``start_Ik``, k ≥ rank columns."""
+    basis_Ik = start_Ik
     for _ in range(rounds):
-        basis, _ = torch.linalg.qr(transposed_times(times(basis)))
+        basis_Ik, _ = torch.linalg.qr(transposed_times(times(basis_Ik)))
     # order the subspace: rotate onto the singular directions inside it
-    image = times(basis)
-    _, vectors = torch.linalg.eigh((image.T @ image).to(torch.float64))
-    return basis @ vectors.flip(1)[:, :rank].to(basis.dtype)
+    image_Ok = times(basis_Ik)
+    _, vectors_kk = torch.linalg.eigh((image_Ok.T @ image_Ok).to(torch.float64))
+    vectors_kr = vectors_kk.flip(1)[:, :rank].to(basis_Ik.dtype)
+    return Leading(basis_Ik @ vectors_kr, image_Ok @ vectors_kr)
 
 
 def random_start(width: int, rank: int, seed: int, device: torch.device) -> Tensor:
@@ -205,6 +216,13 @@ def best_low_rank(a_OI: Tensor, root: RootedHessian, start_Ik: Tensor, rank: int
     Args:
         start_Ik: start of the iteration in whitened input coordinates, k ≥ rank columns.
     """
+    found = leading_of_product(a_OI, root, start_Ik, rank, rounds)
+    left_Or, _ = torch.linalg.qr(found.image_Or)
+    return LowRank(left_Or, left_Or.T @ a_OI, found.directions_Ir)
+
+
+def leading_of_product(a_OI: Tensor, root: RootedHessian, start_Ik: Tensor, rank: int, rounds: int) -> Leading:
+    """The leading directions of A S."""
 
     # A S itself would cost more products than its images of few vectors, and the memory of another A
     def times(x_Ik: Tensor) -> Tensor:
@@ -213,9 +231,7 @@ def best_low_rank(a_OI: Tensor, root: RootedHessian, start_Ik: Tensor, rank: int
     def transposed_times(x_Ok: Tensor) -> Tensor:
         return root.root_transposed_times(a_OI.T @ x_Ok)
 
-    directions_Ir = top_directions(times, transposed_times, rank, start_Ik, rounds)
-    left_Or, _ = torch.linalg.qr(times(directions_Ir))
-    return LowRank(left_Or, left_Or.T @ a_OI, directions_Ir)
+    return leading(times, transposed_times, rank, start_Ik, rounds)
 
 
 def quantize_factors(

@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: codes expanded to bits at once while packing; bounds the memory (a multiple of 8)
-_CHUNK = 1 << 20
 #: codes that begin and end on whole bytes together, whatever their bits
 _GROUP = 8
-#: groups that are unpacked at once
+#: groups that are packed or unpacked at once
 _STRIP = 1 << 16
 #: bits up to which a group fits into 32 bits
 _WORD_BITS = 4
@@ -32,15 +30,24 @@ def pack_bits(values: Tensor, bits: int) -> Tensor:
         return torch.stack([flat & 255, flat >> 8], dim=-1).reshape(-1).to(torch.uint8)
     if bits == 8:
         return flat.to(torch.uint8)
-    positions = torch.arange(bits, device=flat.device, dtype=torch.int32)
-    powers = 2 ** torch.arange(8, device=flat.device, dtype=torch.int32)
-    pieces = []
-    for chunk in flat.split(_CHUNK):
-        bit = ((chunk[:, None] >> positions) & 1).reshape(-1)
-        if bit.numel() % 8:
-            bit = torch.nn.functional.pad(bit, (0, 8 - bit.numel() % 8))
-        pieces.append((bit.reshape(-1, 8) * powers).sum(-1).to(torch.uint8))
-    return torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.uint8, device=flat.device)
+    groups = -(-flat.numel() // _GROUP)
+    if missing := groups * _GROUP - flat.numel():
+        flat = torch.nn.functional.pad(flat, (0, missing))
+    packed_GB = torch.empty(groups, bits, dtype=torch.uint8, device=flat.device)
+    # strips whose temporaries stay in the cache
+    for codes_G8, into_GB in zip(flat.reshape(groups, _GROUP).split(_STRIP), packed_GB.split(_STRIP), strict=True):
+        _pack_group(codes_G8.T.contiguous(), bits, into_GB)
+    return packed_GB.reshape(-1)[: packed_nbytes(values.numel(), bits)]
+
+
+def _pack_group(codes_8G: Tensor, bits: int, into_GB: Tensor) -> None:
+    """The bytes of all groups, one place in the group after another, each out of the codes that reach into it."""
+    for byte in range(bits):
+        total_G = torch.zeros_like(codes_8G[0])
+        for place in range(8 * byte // bits, -(-8 * (byte + 1) // bits)):
+            shift = place * bits - 8 * byte
+            total_G |= codes_8G[place] << shift if shift >= 0 else codes_8G[place] >> -shift
+        into_GB[:, byte] = total_G.bitwise_and_(255)
 
 
 def unpack_bits(packed: Tensor, bits: int, count: int) -> Tensor:

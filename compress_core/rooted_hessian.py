@@ -9,7 +9,7 @@ Shapes: I = in_features, X = any, P = columns of a panel. *_II, *_IX.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from compress_core.cholesky import lower_factor_
 
 #: rows or columns of the products that leave a triangle out
 _PANEL = 512
+#: rows of the products that leave out more of it, where there are many columns to multiply
+_FINE_PANEL = 128
 #: up to this width factorisations are in float64, and kept for the next config: beyond, there is no room for either
 EXACT_WIDTH = 4096
 
@@ -41,6 +43,7 @@ class RootedHessian:
     square_II: Tensor
     #: diag(H)
     diagonal_I: Tensor
+    _triangles: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def width(self) -> int:
@@ -53,6 +56,7 @@ class RootedHessian:
 
     def factorise_(self, extra: Tensor) -> bool:
         """Make S, S Sᵀ = H + extra·I, in the place of any S there was; whether there is one."""
+        self._triangles.clear()
         if factor_dtype(self.width) != self.square_II.dtype:
             h_II = self.lower_hessian()
             h_II.diagonal().add_(extra)
@@ -84,19 +88,24 @@ class RootedHessian:
     def times_root(self, x_XI: Tensor) -> Tensor:
         """x S."""
         out_XI = torch.empty_like(x_XI, memory_format=torch.contiguous_format)
-        for at, rows_PI in self._root_rows():
-            out_XI[:, at] = x_XI[:, : at.stop] @ rows_PI.T
+        for at in panels(self.width):
+            product_XP = x_XI[:, at] @ self._triangle(at).T
+            if at.start:
+                product_XP.addmm_(x_XI[:, : at.start], self.square_II[at, : at.start].T)
+            out_XI[:, at] = product_XP
         return out_XI
 
     def root_transposed_times(self, x_IX: Tensor) -> Tensor:
         """Sᵀ x."""
-        return torch.cat([rows_PI @ x_IX[: at.stop] for at, rows_PI in self._root_rows()])
+        return torch.cat([self._rows_times(at, slice(0, _PANEL), x_IX) for at in panels(self.width)])
 
     def root_times(self, x_IX: Tensor) -> Tensor:
         """S x."""
         out_IX = torch.zeros_like(x_IX)
-        for at, rows_PI in self._root_rows():
-            out_IX[: at.stop].addmm_(rows_PI.T, x_IX[at])
+        for at in panels(self.width):
+            torch.matmul(self._triangle(at).T, x_IX[at], out=out_IX[at])
+            if at.start:
+                out_IX[: at.start].addmm_(self.square_II[at, : at.start].T, x_IX[at])
         return out_IX
 
     def solve_root(self, x_IX: Tensor) -> Tensor:
@@ -106,15 +115,20 @@ class RootedHessian:
     def energies(self, x_IX: Tensor) -> Tensor:
         """x H xᵀ (X,) of each column x of ``x_IX``, by the root: never negative."""
         total_X = torch.zeros_like(x_IX[0])
-        for at, rows_PI in self._root_rows():
-            total_X += (rows_PI @ x_IX[: at.stop]).square_().sum(0)
+        for at in panels(self.width):
+            for first in range(0, _PANEL, _FINE_PANEL):
+                total_X += self._rows_times(at, slice(first, first + _FINE_PANEL), x_IX).square_().sum(0)
         return total_X
 
-    def _root_rows(self) -> Iterator[tuple[slice, Tensor]]:
-        """Rows of Sᵀ as far as they are not zero."""
-        for at in panels(self.width):
-            rows_PI = self.square_II[at, : at.stop]
-            if at.start:
-                yield at, torch.cat([rows_PI[:, : at.start], rows_PI[:, at.start :].tril()], dim=1)
-            else:
-                yield at, rows_PI.tril()
+    def _rows_times(self, at: slice, rows: slice, x_IX: Tensor) -> Tensor:
+        """Some ``rows`` of those ``at`` of Sᵀ, times x, as far as they are not zero."""
+        triangle_RP = self._triangle(at)[rows]
+        stop = min(rows.stop, at.stop - at.start)
+        product_RX = triangle_RP[:, :stop] @ x_IX[at.start : at.start + stop]
+        return product_RX.addmm_(self.square_II[at, : at.start][rows], x_IX[: at.start]) if at.start else product_RX
+
+    def _triangle(self, at: slice) -> Tensor:
+        """A diagonal block of Sᵀ without what is above the diagonal; kept, since every product needs it."""
+        if at.start not in self._triangles:
+            self._triangles[at.start] = self.square_II[at, at].tril()
+        return self._triangles[at.start]

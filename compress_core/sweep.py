@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from compress_core.compressed import CompressedMatrix
-from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
+from compress_core.config import CODEBOOK_BITS, UNROTATED_CODEBOOKS, CompressionConfig
 from compress_core.context import Hessian, MatrixContext, loaded, prepare_matrix
 from compress_core.decompose import compress_prepared
-from compress_core.error_metrics import calibration_weighted_error, normalized_mse, raw_mse
+from compress_core.error_metrics import Energies, energies, errors
 from compress_core.errors import NonFiniteValues
 from compress_core.measurement import MatrixMeasurement
 from compress_core.precision import exact_float32
@@ -38,7 +39,8 @@ def sweep_matrix(
             scarce: it is called once to prepare and once for each measurement, and H is let go of afterwards.
         shared: what other matrices with the same input have prepared, and this one prepares for them; made from
             this very ``hessian``. The results are the same without.
-        on_measurement: called with each measurement as soon as it is known; may raise Interrupted to stop.
+        on_measurement: called with each measurement as soon as it is known, in the order of :func:`in_groups`; may
+            raise Interrupted to stop.
 
     Raises:
         RankTooLarge: a config's rank > min(out_features, in_features); before any work.
@@ -51,22 +53,65 @@ def sweep_matrix(
     if shared is not None and weight.ndim == 2:
         shared.check(hessian, weight.shape[1], target)
     contexts: dict[int, MatrixContext] = {}
-    measurements = []
+    yardstick: Yardstick | None = None
+    found: dict[int, MatrixMeasurement] = {}
     with exact_float32():
-        for config in configs:
+        for number in in_groups(configs):
+            config = configs[number]
             started = time.perf_counter()
-            # baselines rotate nothing: any seed's context will do
-            seed = next(iter(contexts), config.seed) if config.codebook in BASELINE_CODEBOOKS else config.seed
+            # what rotates nothing has no use for a seed: any context will do
+            seed = next(iter(contexts), config.seed) if config.codebook in UNROTATED_CODEBOOKS else config.seed
             if seed not in contexts:
                 of_input = None if shared is None else shared.context(seed)
                 contexts[seed] = prepare_matrix(weight, hessian, seed, target, of_input)
             context = contexts[seed]
             compressed = compress_prepared(context, config)
-            measurement = measure(context.raw_w_OI, context.hessian, compressed, time.perf_counter() - started)
-            measurements.append(measurement)
+            yardstick = yardstick or Yardstick(context.raw_w_OI, context.hessian)
+            found[number] = yardstick.measure(compressed, time.perf_counter() - started)
             if on_measurement is not None:
-                on_measurement(measurement)
-    return measurements
+                on_measurement(found[number])
+    return [found[number] for number in range(len(configs))]
+
+
+def in_groups(configs: Sequence[CompressionConfig]) -> list[int]:
+    """Numbers of the configs with those that differ in b_q alone next to each other: they share what a rank costs."""
+    groups: dict[CompressionConfig, list[int]] = {}
+    for number, config in enumerate(configs):
+        groups.setdefault(replace(config, b_q=CODEBOOK_BITS[config.codebook][0]), []).append(number)
+    return [number for group in groups.values() for number in group]
+
+
+@dataclass
+class Yardstick:
+    """A weight and what its approximations are measured by; what W alone says is computed once."""
+
+    w_OI: Tensor
+    hessian: Hessian
+    _of_weight: Energies | None = None
+
+    def measure(self, compressed: CompressedMatrix, seconds: float = 0.0) -> MatrixMeasurement:
+        """See :func:`measure`."""
+        device = self.w_OI.device
+        w_hat_OI = compressed.dequantize(device=device)
+        if not bool(torch.isfinite(w_hat_OI).all()):
+            raise NonFiniteValues(
+                f"compressed at {compressed.config} the matrix has NaN or infinite entries: its weights are too large "
+                "for float32 scales, a retry cannot help"
+            )
+        h_II = loaded(self.hessian)  # not before what dequantising needs is free again
+        h_II = None if h_II is None else h_II.to(device)
+        if self._of_weight is None:
+            self._of_weight = energies(self.w_OI, None, h_II)
+        found = errors(self.w_OI, w_hat_OI, h_II, self._of_weight)
+        return MatrixMeasurement(
+            config=compressed.config,
+            raw_mse=found.raw_mse,
+            normalized_mse=found.normalized_mse,
+            calibration_weighted_error=found.calibration_weighted_error,
+            nbytes=compressed.nbytes,
+            bits_per_weight=compressed.bits_per_weight,
+            seconds=seconds,
+        )
 
 
 def measure(weight: Tensor, hessian: Hessian, compressed: CompressedMatrix, seconds: float = 0.0) -> MatrixMeasurement:
@@ -75,21 +120,4 @@ def measure(weight: Tensor, hessian: Hessian, compressed: CompressedMatrix, seco
     Raises:
         NonFiniteValues: what it dequantises to is not finite, because the weights were next to the end of float32.
     """
-    w_hat = compressed.dequantize(device=weight.device)
-    if not bool(torch.isfinite(w_hat).all()):
-        raise NonFiniteValues(
-            f"compressed at {compressed.config} the matrix has NaN or infinite entries: its weights are too large for "
-            "float32 scales, a retry cannot help"
-        )
-    h_II = loaded(hessian)  # not before what dequantising needs is free again
-    return MatrixMeasurement(
-        config=compressed.config,
-        raw_mse=raw_mse(weight, w_hat),
-        normalized_mse=normalized_mse(weight, w_hat),
-        calibration_weighted_error=calibration_weighted_error(
-            weight, w_hat, None if h_II is None else h_II.to(weight.device)
-        ),
-        nbytes=compressed.nbytes,
-        bits_per_weight=compressed.bits_per_weight,
-        seconds=seconds,
-    )
+    return Yardstick(weight, hessian).measure(compressed, seconds)

@@ -50,6 +50,15 @@ def _nearest(x_O, levels, edges, value_O, at_O, count):  # type: ignore[no-untyp
 
 
 @njit(**_OPTIONS)
+def sort_into(x_N, values, edges, value_N):  # type: ignore[no-untyped-def]
+    """Of each x the value of its cell: there is one cell more than edges."""
+    at_N = np.empty(_STRIP, np.int32)
+    for first in range(0, x_N.shape[0], _STRIP):
+        last = min(first + _STRIP, x_N.shape[0])
+        _nearest(x_N[first:last], values, edges, value_N[first:last], at_N, last - first)
+
+
+@njit(**_OPTIONS)
 def round_panel(target_PO, unit_PP, w_PO, scale_O, inverse_O, levels, edges, value_PO, error_PO):  # type: ignore[no-untyped-def]
     """LDLQ of a panel: values and errors w − value·scale of its columns, in place.
 

@@ -20,7 +20,6 @@ def test_packing_round_trips_in_exactly_the_bits(bits: int, count: int, seed: in
 
 
 def test_long_streams_cross_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compress_core.packing._CHUNK", 16)
     monkeypatch.setattr("compress_core.packing._STRIP", 5)
     for bits in (2, 3, 5, 7, 11):
         values = torch.arange(1001, dtype=torch.int32) % 2**bits

@@ -75,7 +75,7 @@ def real_matrices(model: Path, text: Path | None, *, samples: int = 64, length: 
     source = TextSource() if text is None else TextSource(kind="file", path=text)
     tokens = sampled_windows(model, split_text(source, "calibrate"), samples=samples, length=length, seed=0)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "calibration.safetensors"
+        path = Path(folder) / "calibration"
         calibration: Calibration = calibrate_model(checkpoint, tokens, path, source=str(source.to_dict()), seed=0)
         for spec in checkpoint.matrices():
             yield RealMatrix(spec.key, weights.tensor(spec.tensor_name).float(), calibration.hessian(spec.key))

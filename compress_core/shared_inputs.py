@@ -20,7 +20,7 @@ from compress_core.matrix import MatrixSpec
 from compress_core.rooted_hessian import EXACT_WIDTH
 
 if TYPE_CHECKING:
-    from compress_core.calibrate.calibration import Calibration
+    from compress_core.calibrate.source import HessianSource
 
 
 @dataclass
@@ -65,7 +65,7 @@ class SharedInput:
 class SharedInputs:
     """The input in hand; asking for another one lets go of it first."""
 
-    def __init__(self, calibration: Calibration | None, device: torch.device) -> None:
+    def __init__(self, calibration: HessianSource | None, device: torch.device) -> None:
         self._calibration = calibration
         self._device = device
         self._key: object = None

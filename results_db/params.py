@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from results_db.states import JobKind
 
@@ -12,6 +12,8 @@ from results_db.states import JobKind
 ConfigFields = dict[str, Any]
 #: what numpy, torch and an INTEGER column all take
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+#: what a calibration stores: H of every layer, or only the tokens that H is computed from
+Keep = Literal["hessians", "tokens"]
 
 
 class Params(BaseModel):
@@ -58,10 +60,33 @@ class FetchParams(Params):
 
 
 class CalibrateParams(Params):
+    """H from a text, or from an archive of second moments that somebody has already (``npz``)."""
+
     model_id: str
     text: TextSpec = TextSpec()
     #: windows are drawn from the "calibrate" split
     windows: WindowSpec = WindowSpec(count=64)
+    #: of weights and activations; H is summed in float64 from float32 products either way
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    #: "tokens": H is not stored, every job that needs it computes it layer by layer
+    keep: Keep = "hessians"
+    #: .npz instead of text and windows; relative to the server's working directory
+    npz: str | None = None
+    #: what inputs get that the archive lacks; null = they are an error
+    npz_fill: Literal["identity"] | None = None
+
+    @model_validator(mode="after")
+    def _check_npz(self) -> Self:
+        if self.npz is None:
+            if self.npz_fill is not None:
+                raise ValueError("npz_fill goes with npz: name an archive")
+            return self
+        for name in ("text", "windows", "dtype"):
+            if getattr(self, name) != CalibrateParams.model_fields[name].default:
+                raise ValueError(f"npz takes the place of text: leave {name} out")
+        if self.keep == "tokens":
+            raise ValueError("an archive has no tokens to compute H from: keep must be hessians")
+        return self
 
 
 class SensitivityParams(Params):

@@ -25,6 +25,8 @@ class Settings(BaseSettings):
     #: where calibrations and packed models are kept: a folder, file:// or a URL that fsspec knows (s3://bucket/prefix,
     #: gs://…); default: "artefacts" in var_dir
     artefacts_url: str = ""
+    #: hidden states of a calibration above so many GB (10⁹ bytes) lie in mapped files in var_dir instead of in memory
+    hidden_ram_gb: Annotated[float, Field(ge=0)] = 4.0
     #: days after which a worker that starts removes untouched workspaces and copies of remote artefacts
     keep_work_days: Annotated[float, Field(gt=0)] = 14.0
     #: SQLAlchemy URL; default: a SQLite file in var_dir

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from compress_core.calibrate.calibration import Calibration as CalibrationFile
+from compress_core.calibrate.calibration import Calibration as CalibrationFolder
+from compress_core.calibrate.source import HessianSource
+from compress_core.calibrate.streamed import StreamedCalibration
 from compress_core.checkpoint import Checkpoint, open_checkpoint
+from compress_core.matrix import MatrixKey
 from compress_core.text import Split, TextSource, split_text
 from compress_core.text.tokens import TokenWindows, fixed_windows, sampled_windows
 from results_db.errors import NotFound
@@ -81,20 +84,37 @@ def get_calibration(context: JobContext, model: Model, calibration_id: str | Non
     return context.recorder.read(find)
 
 
-def open_calibration(context: JobContext, row: Calibration, checkpoint: Checkpoint) -> CalibrationFile:
-    """The calibration's file.
+def open_calibration(
+    context: JobContext, row: Calibration, checkpoint: Checkpoint, *, wanted: Collection[MatrixKey] | None = None
+) -> HessianSource:
+    """The calibration's H: stored, or computed layer by layer while the job asks for it, in the order of the layers.
+
+    Args:
+        wanted: the matrices that the job will ask for; None = all.
 
     Raises:
-        MissingInput: the file is gone.
-        CalibrationError: the file is damaged or fits another model.
+        MissingInput: this worker cannot see the artefact.
+        CalibrationError: the artefact is damaged or fits another model.
     """
     artefact = context.recorder.read(lambda session: session.get_one(Artefact, row.artefact_id))
-    path = Path(artefact.uri)
-    if not path.exists():
-        raise MissingInput(
-            f"the file of calibration {row.id} is gone ({path}): submit the same calibrate job again, it writes it anew"
-        )
-    return CalibrationFile.open(path, checkpoint)
+    path = context.store.fetch(artefact.uri)
+    if row.keeps == "hessians":
+        return CalibrationFolder.open(path, checkpoint)
+    return StreamedCalibration.open(
+        path,
+        checkpoint,
+        # of this job: another attempt finds what a killed one left
+        context.store.workspace("hessians", f"{context.claim.job_id} {row.id}"),
+        device=context.device.torch_name,
+        wanted=wanted,
+        ram_bytes=hidden_ram_bytes(context),
+        progress=lambda done, total, message: context.progress.note(message),
+    )
+
+
+def hidden_ram_bytes(context: JobContext) -> int:
+    """Hidden states above this go to mapped files."""
+    return int(context.settings.hidden_ram_gb * 1e9)
 
 
 def text_source(context: JobContext, text: TextSpec) -> TextSource:

@@ -43,6 +43,12 @@ class ProgressMeter:
             self._advance(done, message)
         self.check()
 
+    def note(self, message: str) -> None:
+        """Say what is being done where no unit of work is; its time counts for the next unit."""
+        with self._lock:
+            self._message = message
+        self.check()
+
     def check(self) -> None:
         """Stop here if somebody wants that.
 

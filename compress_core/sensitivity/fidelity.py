@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from compress_core.calibrate.calibration import Calibration
+from compress_core.calibrate.source import HessianSource
 from compress_core.checkpoint.checkpoint import Checkpoint
 from compress_core.checkpoint.read import read_matrix
 from compress_core.config import CompressionConfig
@@ -35,7 +35,7 @@ class LayerFidelity:
 
 def layer_fidelity(
     checkpoint: Checkpoint,
-    calibration: Calibration | None,
+    calibration: HessianSource | None,
     tokens: TokenWindows,
     items: CompressionConfig | Mapping[MatrixKey, CompressionConfig],
     *,

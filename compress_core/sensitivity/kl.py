@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compress_core.calibrate.calibration import Calibration
+from compress_core.calibrate.source import HessianSource
 from compress_core.checkpoint.checkpoint import Checkpoint
 from compress_core.checkpoint.read import read_matrix
 from compress_core.config import CompressionConfig
@@ -68,7 +68,7 @@ class SensitivityResult:
 
 def kl_sensitivity(
     checkpoint: Checkpoint,
-    calibration: Calibration | None,
+    calibration: HessianSource | None,
     tokens: TokenWindows,
     anchors: Sequence[CompressionConfig],
     *,

@@ -40,13 +40,22 @@ def advance(model: StreamedModel, layer_idx: int, hidden_NTD: Tensor, batch_toke
         NonFiniteValues: NaN or infinity left the layer.
     """
     for part in batches(hidden_NTD.shape[0], hidden_NTD.shape[1], batch_tokens):
-        out = model.run_layer(layer_idx, hidden_NTD[part].to(model.device))
-        if not torch.isfinite(out).all():
-            raise NonFiniteValues(
-                f"the hidden states became NaN or infinite in layer {layer_idx} ({model.dtype} on {model.device}): "
-                "the weights are damaged or need float32; a retry cannot help"
-            )
-        hidden_NTD[part] = out.cpu()
+        hidden_NTD[part] = run_finite(model, layer_idx, hidden_NTD[part]).cpu()
+
+
+def run_finite(model: StreamedModel, layer_idx: int, hidden_BTD: Tensor) -> Tensor:
+    """What a loaded layer makes of some samples' states, on the model's device.
+
+    Raises:
+        NonFiniteValues: NaN or infinity left the layer.
+    """
+    out = model.run_layer(layer_idx, hidden_BTD.to(model.device))
+    if not torch.isfinite(out).all():
+        raise NonFiniteValues(
+            f"the hidden states became NaN or infinite in layer {layer_idx} ({model.dtype} on {model.device}): "
+            "the weights are damaged or need float32; a retry cannot help"
+        )
+    return out
 
 
 def run_all(

@@ -48,14 +48,14 @@ def calibrated(model: Path, source: TextSource, path: Path) -> Matrices:
 @pytest.fixture(scope="module")
 def demo(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Matrices:
     folder = tmp_path_factory.mktemp("demo")
-    found = calibrated(repo / "demo" / "model", TextSource(), folder / "calibration.safetensors")
+    found = calibrated(repo / "demo" / "model", TextSource(), folder / "calibration")
     return {name: (found[name][0][:DEMO_ROWS], found[name][1]) for name in DEMO}
 
 
 @pytest.fixture(scope="module")
 def stories260k(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Matrices:
     source = TextSource(kind="file", path=shared_data / "tinystories" / "tinystories_val.txt")
-    path = tmp_path_factory.mktemp("stories") / "calibration.safetensors"
+    path = tmp_path_factory.mktemp("stories") / "calibration"
     found = calibrated(shared_data / "models" / "stories260K", source, path)
     return {name: found[name] for name in STORIES}
 

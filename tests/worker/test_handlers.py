@@ -136,14 +136,58 @@ def test_a_lost_calibration_file_is_written_again(
     with service.database.read() as session:
         row = session.get_one(Calibration, calibration_id)
         before = session.get_one(Artefact, row.artefact_id)
-    content = Path(before.uri).read_bytes()
-    Path(before.uri).unlink()
+    content = {file.name: file.read_bytes() for file in Path(before.uri).iterdir()}
+    shutil.rmtree(before.uri)
     params = {"model_id": model_id, "calibration_id": calibration_id, "configs": [UNIFORM | {"seed": 500}]}
     assert fail(service, JobKind.SWEEP, params)["code"] == "missing-input"
     assert service.calibrate(model_id, text_path) == calibration_id
     with service.database.read() as session:
         after = session.get_one(Artefact, row.artefact_id)
-    assert Path(after.uri).read_bytes() == content
+    assert {file.name: file.read_bytes() for file in Path(after.uri).iterdir()} == content
+
+
+def test_a_calibration_that_keeps_its_tokens_alone(
+    service: Any, model_id: str, calibration_id: str, text_path: Path
+) -> None:
+    """H is computed while a sweep runs: the numbers are those of the stored calibration."""
+    params = {
+        "model_id": model_id,
+        "text": {"kind": "file", "path": str(text_path)},
+        "windows": {"length": 32, "count": 16},
+        "keep": "tokens",
+    }
+    made = run(service, JobKind.CALIBRATE, params)
+    assert made["reused"] is False
+    assert made["calibration_id"] != calibration_id
+    assert run(service, JobKind.CALIBRATE, params) == made | {"reused": True}
+    with service.database.read() as session:
+        row = session.get_one(Calibration, made["calibration_id"])
+        artefact = session.get_one(Artefact, row.artefact_id)
+    assert row.keeps == "tokens"
+    assert {file.name for file in Path(artefact.uri).iterdir()} == {"calibration.json", "tokens.safetensors"}
+    sweep = {"model_id": model_id, "configs": [UNIFORM | {"seed": 503}], "matrices": {"projections": ["o", "down"]}}
+    errors = []
+    for id in (calibration_id, made["calibration_id"]):
+        result = run(service, JobKind.SWEEP, sweep | {"calibration_id": id})
+        with service.database.read() as session:
+            rows = session.scalars(select(Measurement).where(Measurement.sweep_id == result["sweep_id"])).all()
+        errors.append({(r.layer_idx, r.projection): r.calibration_weighted_error for r in rows})
+    assert len(errors[0]) == 4
+    assert errors[0] == errors[1]
+
+
+def test_a_bfloat16_calibration_is_another_one(
+    service: Any, model_id: str, calibration_id: str, text_path: Path
+) -> None:
+    params = {
+        "model_id": model_id,
+        "text": {"kind": "file", "path": str(text_path)},
+        "windows": {"length": 32, "count": 16},
+        "dtype": "bfloat16",
+    }
+    made = run(service, JobKind.CALIBRATE, params)
+    assert made["reused"] is False
+    assert made["calibration_id"] != calibration_id
 
 
 # --- sweep ---------------------------------------------------------------------------------------------------------
@@ -321,10 +365,12 @@ def test_fetch_fills_in_the_row(service: Any, tiny_model: Path, tmp_path: Path, 
 
 
 def test_nan_weights(service: Any, broken_model: Any, text_path: Path, calibration_id: str) -> None:
-    def poison(tensors: dict[str, torch.Tensor]) -> None:
-        tensors["model.layers.1.mlp.down_proj.weight"][0, 0] = float("nan")
-
-    model_id = service.add_model(broken_model(poison))
+    """A tensor that went bad after the model was registered; with it, registering is refused."""
+    path = broken_model(lambda tensors: tensors["model.norm.weight"].mul_(5))
+    model_id = service.add_model(path)
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.layers.1.mlp.down_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     params = {
         "model_id": model_id,
         "text": {"kind": "file", "path": str(text_path)},

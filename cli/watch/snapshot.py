@@ -18,7 +18,7 @@ class Snapshot:
     #: "study" or "job"
     noun: str
     row: dict[str, Any]
-    #: the study's jobs in their order; of a job, itself alone
+    #: the study's jobs in their order, a split sweep in place of its layers; of a job, itself alone
     jobs: Sequence[dict[str, Any]]
 
     @property
@@ -51,5 +51,17 @@ def take(api: Api, id_: str) -> Snapshot:
     """Ask the server."""
     row = api.get(path_of(id_))
     if noun_of(id_) == "job":
-        return Snapshot("job", row, [row])
-    return Snapshot("study", row, sorted(row["jobs"], key=lambda job: job["position"]))
+        return Snapshot("job", row, [_shown(row, is_split=bool(row.get("parts")))])
+    return Snapshot("study", row, without_parts(sorted(row["jobs"], key=lambda job: job["position"])))
+
+
+def without_parts(jobs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The jobs without the layers of split sweeps: the sweep itself shows how far they are."""
+    wholes = {job["params"].get("part_of") for job in jobs}
+    return [_shown(job, is_split=job["id"] in wholes) for job in jobs if job["params"].get("part_of") is None]
+
+
+def _shown(job: dict[str, Any], *, is_split: bool) -> dict[str, Any]:
+    """A sweep that waits for its own layers runs as soon as they report."""
+    under_way = is_split and job["state"] == "waiting" and job["progress"] is not None
+    return job | {"state": "running"} if under_way else job

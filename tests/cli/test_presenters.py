@@ -13,7 +13,7 @@ from cli.output import duration, table
 from cli.tables import gate_remarks, gate_table, headline_sentences, headline_tables
 from cli.watch import presenters
 from cli.watch.presenters import LiveProgress, PlainLines
-from cli.watch.snapshot import Snapshot
+from cli.watch.snapshot import Snapshot, without_parts
 
 
 def job(step: str, state: str, **values: Any) -> dict[str, Any]:
@@ -112,3 +112,24 @@ def test_a_table_takes_no_text_for_markup() -> None:
 )
 def test_durations(seconds: float | None, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_a_split_sweep_is_one_step() -> None:
+    progress = {"done": 12, "total": 84, "message": "3 of 28 layers", "eta_s": 90.0}
+    layer = job("sweep:layer-3", "running", kind="sweep", params={"part_of": "job_sweep"}, progress={"done": 1})
+    jobs = [job("sweep", "waiting", params={}, progress=progress), layer, job("fit", "waiting", params={})]
+    shown = without_parts(jobs)
+    assert [(row["step"], row["state"]) for row in shown] == [("sweep", "running"), ("fit", "waiting")]
+    running = Snapshot("study", {"state": "running", "finished_at": None}, shown)
+    console = Console(file=io.StringIO(), width=100)
+    lines = PlainLines()
+    lines.console = console
+    lines.show(running)
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert told.startswith("  · sweep  12/84, 3 of 28 layers, 1 min 30 s to go")
+    assert "layer-3" not in told
+
+
+def test_a_sweep_that_waits_for_something_else_waits() -> None:
+    jobs = [job("sweep", "waiting", params={}, progress={"done": 1, "total": 2}), job("fit", "waiting", params={})]
+    assert [row["state"] for row in without_parts(jobs)] == ["waiting", "waiting"]

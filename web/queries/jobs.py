@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, not_, or_, select
 from sqlalchemy.orm import Session
 
 from results_db.clock import utc_now
-from results_db.states import JobState
+from results_db.queries.parts import is_part, part_of, parts_among, parts_of
+from results_db.states import TERMINAL, JobState
 from results_db.tables import Attempt, Job, JobEvent, Study, Worker
 
 #: events shown on a job's page, the newest
@@ -38,6 +39,16 @@ class JobLine:
     reason: str | None
     #: what a person asked for and the worker has not done yet
     wish: str | None
+    #: the layers of a split sweep: one line stands for them, and they can be unfolded
+    parts: tuple[JobLine, ...] = ()
+
+    @property
+    def parts_summary(self) -> str:
+        """What the folded layers show."""
+        ended = sum(part.state == JobState.SUCCEEDED for part in self.parts)
+        others = [state for state in (JobState.FAILED, JobState.DEAD) if any(p.state == state for p in self.parts)]
+        counts = [f"{sum(part.state == state for part in self.parts)} {state.value}" for state in others]
+        return ", ".join([f"{ended} of {len(self.parts)} layers", *counts])
 
     @property
     def fraction(self) -> float:
@@ -65,6 +76,8 @@ class JobPage:
     #: newest first, progress left out
     events: tuple[JobEvent, ...]
     needs: tuple[JobLine, ...]
+    #: the sweep that this job measures a layer of
+    whole: JobLine | None
     last_event_id: int
 
 
@@ -73,10 +86,27 @@ def step_label(job: Job) -> str:
     return (job.step or job.kind).replace(":", " · ")
 
 
-def job_line(job: Job, *, study_name: str | None = None, now: datetime | None = None) -> JobLine:
+def shown_state(job: Job, parts: Sequence[Job]) -> str:
+    """The state that people see: a sweep that waits for its own layers runs as soon as one of them has begun."""
+    if job.state != JobState.WAITING or not parts:
+        return job.state
+    return str((JobState.RUNNING if any(part.started_at for part in parts) else JobState.QUEUED).value)
+
+
+def with_parts(jobs: Iterable[Job]) -> list[tuple[Job, list[Job]]]:
+    """Each job with its parts; the parts of a job that is there do not stand beside it."""
+    jobs = list(jobs)
+    known = {job.id for job in jobs}
+    return [(job, parts_among(job, jobs)) for job in jobs if part_of(job.params) not in known]
+
+
+def job_line(
+    job: Job, *, study_name: str | None = None, now: datetime | None = None, parts: Sequence[Job] = ()
+) -> JobLine:
     """The line of a row."""
     progress: dict[str, Any] = job.progress or {}
-    is_running = job.state == JobState.RUNNING
+    state = shown_state(job, parts)
+    is_running = state == JobState.RUNNING
     end = job.finished_at or (now or utc_now() if is_running else None)
     seconds = (end - job.started_at) / timedelta(seconds=1) if end and job.started_at else None
     wish = "cancel asked for" if job.cancel_requested else "pause asked for" if job.pause_requested else None
@@ -84,7 +114,7 @@ def job_line(job: Job, *, study_name: str | None = None, now: datetime | None = 
         id=job.id,
         label=step_label(job),
         kind=job.kind,
-        state=job.state,
+        state=state,
         study_id=job.study_id,
         study_name=study_name,
         done=progress.get("done"),
@@ -95,16 +125,21 @@ def job_line(job: Job, *, study_name: str | None = None, now: datetime | None = 
         created_at=job.created_at,
         reason=str(job.error.get("message") or job.error.get("code") or "") if job.error else None,
         wish=wish if is_running else None,
+        parts=tuple(job_line(part, now=now) for part in parts),
     )
 
 
 def job_lines(session: Session, *, states: Sequence[str], limit: int, newest_first: bool = True) -> tuple[JobLine, ...]:
-    """Jobs in any of the states."""
-    query = select(Job, Study.name).outerjoin(Study, Study.id == Job.study_id).where(Job.state.in_(states))
+    """Jobs that show any of the states; a split sweep stands for its layers."""
+    live = [state for state in states if JobState(state) not in TERMINAL]
+    split = select(Job.params["part_of"].as_string()).where(is_part(), Job.state.in_(live))
+    wanted = or_(and_(Job.state.in_(states), not_(is_part())), Job.id.in_(split))
+    query = select(Job, Study.name).outerjoin(Study, Study.id == Job.study_id).where(wanted)
     order = Job.finished_at.desc() if newest_first else Job.started_at
     rows = session.execute(query.order_by(order, Job.study_id, Job.position, Job.id).limit(limit)).all()
     now = utc_now()
-    return tuple(job_line(job, study_name=name, now=now) for job, name in rows)
+    lines = (job_line(job, study_name=name, now=now, parts=parts_of(session, job)) for job, name in rows)
+    return tuple(line for line in lines if line.state in states)
 
 
 def last_event_id(session: Session) -> int:
@@ -131,12 +166,15 @@ def job_page(session: Session, job_id: str) -> JobPage | None:
         .order_by(JobEvent.id.desc())
         .limit(EVENTS_SHOWN)
     ).all()
-    needs = session.scalars(select(Job).where(Job.id.in_(job.depends_on or [])).order_by(Job.position, Job.id)).all()
+    before = session.scalars(select(Job).where(Job.id.in_(job.depends_on or [])).order_by(Job.position, Job.id)).all()
+    parts = parts_among(job, before)
+    whole = session.get(Job, part_of(job.params) or "")
     return JobPage(
         job=job,
-        line=job_line(job, study_name=study.name if study else None),
+        line=job_line(job, study_name=study.name if study else None, parts=parts),
         attempts=tuple(AttemptLine(attempt, worker) for attempt, worker in attempts),
         events=tuple(events),
-        needs=tuple(job_line(need) for need in needs),
+        needs=tuple(job_line(need) for need in before if need not in parts),
+        whole=job_line(whole, parts=parts_of(session, whole)) if whole else None,
         last_event_id=last,
     )

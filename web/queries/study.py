@@ -13,7 +13,7 @@ from results_db.states import TERMINAL, JobState
 from results_db.tables import Gate, Job, Model, Study
 from web.headline import Headline, headlines
 from web.queries.figure_rows import figure_versions
-from web.queries.jobs import JobLine, job_line, last_event_id
+from web.queries.jobs import JobLine, job_line, last_event_id, with_parts
 
 #: the plan's phases
 PHASES = {
@@ -103,7 +103,7 @@ def study_page(session: Session, study_id: str) -> StudyPage | None:
     jobs = session.scalars(select(Job).where(Job.study_id == study_id).order_by(Job.position, Job.id)).all()
     gates = session.scalars(select(Gate).where(Gate.study_id == study_id).order_by(Gate.phase, Gate.id)).all()
     now = utc_now()
-    lines = [(job.phase, job_line(job, now=now)) for job in jobs]
+    lines = [(job.phase, job_line(job, now=now, parts=parts)) for job, parts in with_parts(jobs)]
     numbers = sorted({phase for phase, _ in lines}, key=lambda p: (p is None, p or 0))
     return StudyPage(
         study=study,
@@ -119,17 +119,18 @@ def study_page(session: Session, study_id: str) -> StudyPage | None:
 
 
 def _study_line(study: Study, model_name: str, jobs: list[Job]) -> StudyLine:
-    lines = [job_line(job) for job in jobs]
-    ended = [JobState(job.state) in TERMINAL for job in jobs]
-    parts: list[Any] = [1.0 if done else line.fraction for done, line in zip(ended, lines, strict=True)]
-    open_jobs = [job for job, done in zip(jobs, ended, strict=True) if not done]
+    steps = [job for job, _ in with_parts(jobs)]
+    lines = [job_line(job, parts=parts) for job, parts in with_parts(jobs)]
+    ended = [JobState(line.state) in TERMINAL for line in lines]
+    shares: list[Any] = [1.0 if done else line.fraction for done, line in zip(ended, lines, strict=True)]
+    open_jobs = [job for job, done in zip(steps, ended, strict=True) if not done]
     first = headlines(study.headline)
     return StudyLine(
         study=study,
         model_name=model_name,
-        n_jobs=len(jobs),
+        n_jobs=len(lines),
         n_ended=sum(ended),
-        fraction=sum(parts) / len(parts) if parts else 0.0,
+        fraction=sum(shares) / len(shares) if shares else 0.0,
         phase=phase_title(open_jobs[0].phase) if open_jobs else None,
         headline=first[0] if first else None,
     )

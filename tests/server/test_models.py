@@ -6,8 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from safetensors.numpy import load_file, save_file
 
 from compress_core.checkpoint import open_checkpoint
 from compress_core.pack.layout import fixed_bytes
@@ -91,6 +93,20 @@ def test_bad_checkpoints(client: TestClient, checkpoint: Path, damage: object) -
     problem = answer.json()
     assert problem["type"] == "urn:bitbudget:problem:invalid-checkpoint"
     assert len(problem["detail"]) > 20
+    assert client.get("/api/v1/models").json()["items"] == []
+
+
+@sqlite_only
+def test_weights_that_are_not_finite(client: TestClient, checkpoint: Path) -> None:
+    """Named when the model is registered: the fingerprint reads every byte anyway."""
+    tensors = load_file(checkpoint / "model.safetensors")
+    name = "model.layers.1.mlp.down_proj.weight"
+    tensors[name][0, 0] = np.nan
+    save_file(tensors, checkpoint / "model.safetensors")
+    answer = client.post("/api/v1/models", json={"source": str(checkpoint)})
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:bitbudget:problem:non-finite-values")
+    assert f"tensor {name} in {checkpoint}" in answer.json()["detail"]
+    assert "holds 1 NaN or infinite values" in answer.json()["detail"]
     assert client.get("/api/v1/models").json()["items"] == []
 
 

@@ -9,7 +9,7 @@ class ExitCode(IntEnum):
     """Exit codes of every command; `bitbudget --help` lists them."""
 
     OK = 0
-    FAILED = 1  #: a job or study failed, was cancelled, or is dead
+    FAILED = 1  #: a job or study failed, was cancelled, or is dead; a plan does not fit
     USAGE = 2  #: bad input: options, a file, parameters that the server refused, a query that is not allowed
     UNREACHABLE = 3  #: no server answers
     NO_GO = 4  #: a gate said NO-GO and stopped the study

@@ -14,6 +14,7 @@ from cli.commands import jobs, studies
 from cli.commands.demo import demo
 from cli.commands.down import down
 from cli.commands.export import app as export_app
+from cli.commands.plan import plan
 from cli.commands.sql import sql
 from cli.commands.submit import submit
 from cli.commands.tail import tail
@@ -28,6 +29,7 @@ HELP = """Spend a memory budget where a language model feels it most.
 First steps:
   bitbudget demo                              the whole study on the committed model
   bitbudget up                                Redis, server and worker until Ctrl-C
+  bitbudget plan configs/demo.yaml            what a study would cost, and whether it fits
   bitbudget submit configs/demo.yaml --wait   a study of your own
   bitbudget sql --views                       what the database can be asked
 """
@@ -35,7 +37,7 @@ First steps:
 EPILOG = """\b
 Exit codes:
   0    done
-  1    a job or study failed or was cancelled
+  1    a job or study failed or was cancelled; a plan does not fit
   2    bad input, or refused by the server
   3    no server answers, or it fails
   4    a NO-GO stopped the study
@@ -69,7 +71,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (up, down, demo, submit, wait, tail, sql):
+for command in (up, down, demo, plan, submit, wait, tail, sql):
     app.command()(command)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(studies.app, name="studies")

@@ -15,11 +15,14 @@ from cli.stack.plan import ROOT
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def load_study(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+def load_study(path: Path, overrides: Iterable[str] = (), *, pinned: bool = True) -> dict[str, Any]:
     """The study's config as the API takes it.
 
     A relative path in the file is looked for from the working directory, from the file's own folder, and from the
     checkout. What is found nowhere stays as it is: it may be a hub id, or a path of the server's machine.
+
+    Args:
+        pinned: whether a hub id needs its commit. Shapes alone do not change under a name.
 
     Raises:
         CliError: no such file, not YAML, not a mapping, an override that fits nowhere, a hub id without a revision.
@@ -31,7 +34,8 @@ def load_study(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     model = config.get("model")
     if isinstance(model, dict) and isinstance(model.get("source"), str):
         model["source"] = resolve(model["source"], folder)
-        _check_revision(model, path)
+        if pinned:
+            _check_revision(model, path)
     for text in _texts(config):
         if isinstance(text.get("path"), str):
             text["path"] = resolve(text["path"], folder)

@@ -27,6 +27,8 @@ from server.kit.units import read_session
 from server.loop import AdvanceLoop
 from server.measurements import endpoints as measurements
 from server.models import endpoints as models
+from server.plans import endpoints as plans
+from server.probes import endpoints as probes
 from server.relay import Relay
 from server.sensitivities import endpoints as sensitivities
 from server.studies import endpoints as studies
@@ -49,6 +51,8 @@ _DOMAINS = (
     compressions,
     evaluations,
     studies,
+    plans,
+    probes,
     gates,
     jobs,
     workers,

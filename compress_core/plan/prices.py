@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from compress_core.calibrate.inputs import input_name
-from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
+from compress_core.config import UNROTATED_CODEBOOKS, CompressionConfig
 from compress_core.matrix import NO_EXPERT, MatrixSpec
 from compress_core.plan import footprint
 from compress_core.plan.footprint import BASE, BASE_DEVICE, Footprint
@@ -17,6 +17,8 @@ from compress_core.plan.shapes import ModelShapes, hessian_bytes, inputs_of
 
 #: hidden states beyond this are mapped from a file
 HIDDEN_IN_MEMORY = 2 * 2**30
+#: matrices so many times larger than those that were timed are far off, and then by what factor times may be off
+_FAR, _FAR_UNCERTAINTY = 8.0, 2.0
 #: (out_features, in_features, config_hash) → mean seconds that the database holds
 Known = Mapping[tuple[int, int, str], float]
 
@@ -62,6 +64,25 @@ class Pricer:
     unpriced: set[str] = field(default_factory=set)
     #: cells whose seconds the database knows
     n_known: int = 0
+
+    @property
+    def extrapolates(self) -> float | None:
+        """How many times larger than any that was timed the largest matrix is; None where it is not much larger."""
+        if self.rates is None or self.rates.largest is None:
+            return None
+        times = max(spec.n_weights for spec in self.shapes.matrices) / self.rates.largest
+        return times if times > _FAR else None
+
+    @property
+    def uncertainty(self) -> float | None:
+        """Factor by which the times may be off either way."""
+        if self.rates is None:
+            return None
+        return max(self.rates.uncertainty, _FAR_UNCERTAINTY) if self.extrapolates else self.rates.uncertainty
+
+    def cells(self, configs: Sequence[CompressionConfig]) -> int:
+        """How many (matrix, config) there are; ranks cut to the matrix, equal configs counted once."""
+        return sum(len(_clamped(spec, configs)) for spec in self.shapes.matrices)
 
     # --- the steps
 
@@ -168,7 +189,7 @@ class Pricer:
         measuring = self._one("measure", spec)
         if measuring is None:
             return seconds if not left else None
-        seconds += measuring * len(configs)
+        seconds += measuring * (len(configs) + 1)  # W itself is measured once
         if left:
             parts = self._sum(self._one(kind, spec, config) for kind, config in _work(left))
             if parts is None:
@@ -199,7 +220,7 @@ class Pricer:
         self, configs: Sequence[CompressionConfig], matrices: Iterable[MatrixSpec] | None = None
     ) -> float:
         """Rotating and factorising H once an input, seed and codebook."""
-        ours = [config for config in configs if config.codebook not in PLAIN]
+        ours = [config for config in configs if config.codebook not in UNROTATED_CODEBOOKS]
         seeds, codebooks = {c.seed for c in ours}, {c.codebook: c for c in ours}
         widths = {
             (spec.key.layer_idx, input_name(spec.key)): spec
@@ -249,10 +270,6 @@ class Pricer:
         return None if any(part is None for part in found) else float(sum(part for part in found if part is not None))
 
 
-#: codebooks that need neither H's factors nor a search
-PLAIN = (*BASELINE_CODEBOOKS, "raw")
-
-
 def _clamped(spec: MatrixSpec, configs: Iterable[CompressionConfig]) -> list[CompressionConfig]:
     return list(dict.fromkeys(config.clamped(spec.out_features, spec.in_features) for config in configs))
 
@@ -262,7 +279,7 @@ def _work(configs: Iterable[CompressionConfig]) -> list[tuple[Kind, CompressionC
     work: list[tuple[Kind, CompressionConfig | None]] = []
     starts, seeds = set(), set()
     for config in configs:
-        if config.codebook in PLAIN:
+        if config.codebook in UNROTATED_CODEBOOKS:
             work.append(("gptq" if config.codebook == "gptq" else "rtn", config))
             continue
         if config.seed not in seeds:

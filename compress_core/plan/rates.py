@@ -72,6 +72,8 @@ class Rates:
     disk_read: float = 1e9
     disk_write: float = 1e9
     terms: Mapping[TermKey, Terms] = field(default_factory=dict)
+    #: weights of the largest matrix that was timed; None where none was
+    largest: int | None = None
     #: factor by which a time may be off either way
     uncertainty: float = 1.3
     #: share of the processor that the probe had: below 1 the machine did other work too. None = not known

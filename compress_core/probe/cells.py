@@ -8,21 +8,21 @@ Shapes: O = out_features, I = in_features. w_OI, h_II.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
-from compress_core.context import InputContext, MatrixContext, prepare_input, prepare_matrix
+from compress_core.config import UNROTATED_CODEBOOKS, CompressionConfig
+from compress_core.context import MatrixContext, prepare_input, prepare_matrix
 from compress_core.decompose import compress_prepared
 from compress_core.plan.operations import Kind, Size
 from compress_core.plan.rates import Observation
 from compress_core.precision import exact_float32
 from compress_core.probe.clock import Clock
 from compress_core.rounding import Rounder
-from compress_core.sweep import measure
+from compress_core.sweep import Yardstick
 
 #: (out_features, in_features), so that heights, widths and their products differ; by the device that they are work for
 _SIZES: dict[str, tuple[tuple[int, int], ...]] = {
@@ -36,72 +36,95 @@ _RANKS = (16, 64)
 _DIRECTIONS = 32
 
 
+#: a matrix and what is timed on it
+Round = tuple[tuple[int, int], tuple[CompressionConfig, ...]]
+
+
 @dataclass(frozen=True)
 class CellProbe:
     """Times the pieces of some configs on one device."""
 
     clock: Clock
-    configs: tuple[CompressionConfig, ...]
+    #: of rank 0, those of one codebook and one number of states together: configs of a sweep share what they can
+    families: tuple[tuple[CompressionConfig, ...], ...]
     sizes: tuple[tuple[int, int], ...]
-    ranks: tuple[int, ...] = _RANKS
+    ranks: tuple[int, ...]
 
     @classmethod
     def of(cls, clock: Clock, configs: Sequence[CompressionConfig]) -> CellProbe:
-        """The codebooks, bits and states of these configs; their ranks, the least and the largest."""
-        plain = {replace(config, rank=0): None for config in configs}
-        ranks = sorted({config.rank for config in configs if config.rank}) or list(_RANKS)
+        """The codebooks, bits and states of these configs; their least and largest rank, as far as sizes allow."""
+        families: dict[tuple[str, int], dict[CompressionConfig, None]] = {}
+        for config in configs:
+            families.setdefault((config.codebook, config.states), {})[replace(config, rank=0)] = None
         sizes = _SIZES[clock.device.type]
-        most = min(min(size) for size in sizes[:1])
-        ranks = sorted({min(rank, most // 2) for rank in (ranks[0], ranks[-1])})
-        return cls(clock, tuple(plain), sizes, tuple(ranks if len(ranks) > 1 else [max(1, ranks[0] // 4), ranks[0]]))
+        most = min(sizes[0]) // 2
+        asked = sorted({min(config.rank, most) for config in configs if config.rank}) or list(_RANKS)
+        ranks = {asked[0], asked[-1]} if len(asked) > 1 else {max(1, asked[0] // 4), asked[0]}
+        return cls(clock, tuple(map(tuple, families.values())), sizes, tuple(sorted(ranks)))
 
     @property
-    def rounds(self) -> list[tuple[tuple[int, int], CompressionConfig]]:
-        """What is timed, the most telling first: all bits on the smaller sizes, the largest one for each codebook."""
-        largest = self.sizes[-1]
-        once = {config.codebook: config for config in reversed(self.configs)}
-        most = [(size, config) for size in self.sizes[:-1] for config in self.configs]
-        return most + [(largest, config) for config in once.values()]
+    def rounds(self) -> list[Round]:
+        """What is timed, the most telling first: all bits on all but the largest matrix, which is for one each."""
+        *small, largest = self.sizes
+        return [(size, family) for size in small for family in self.families] + [
+            (largest, family[:1]) for family in self.families
+        ]
 
     def warm_up(self) -> None:
         """Run every config once: numba compiles, tables are read."""
-        for config in self.configs:
-            list(self.time(_WARM_UP, config))
+        for family in self.families:
+            self.time((_WARM_UP, family))
 
     @exact_float32()
     @torch.no_grad()
-    def time(self, size: tuple[int, int], config: CompressionConfig) -> Iterator[Observation]:
-        """The pieces of one config on one matrix."""
-        w_OI, h_II = make_weight(*size, self.clock.device), make_hessian(size[1], self.clock.device)
-        of_input, seconds = self.clock.time(lambda: prepare_input(h_II, size[1], config.seed, self.clock.device))
-        yield Observation("input", Size(*size), seconds)
-        context, seconds = self.clock.time(lambda: prepare_matrix(w_OI, h_II, config.seed, self.clock.device, of_input))
-        yield Observation("matrix", Size(*size), seconds)
-        if config.codebook in (*BASELINE_CODEBOOKS, "raw"):
-            kind: Kind = "gptq" if config.codebook == "gptq" else "rtn"
-            yield from self._cell(kind, context, config)
-            return
-        yield self._feedback(context, of_input, config)
-        yield from self._cell("start", context, config)
+    def time(self, round_: Round) -> list[Observation]:
+        """The pieces of a family's configs on one matrix, in the order of a sweep."""
+        (out_features, in_features), family = round_
+        size, device, clock = Size(out_features, in_features), self.clock.device, self.clock
+        w_OI, h_II = make_weight(out_features, in_features, device), make_hessian(in_features, device)
+        found: list[Observation] = []
+        of_input, seconds = clock.time(lambda: prepare_input(h_II, in_features, family[0].seed, device))
+        found.append(Observation("input", size, seconds))
+        context, seconds = clock.time(lambda: prepare_matrix(w_OI, h_II, family[0].seed, device, of_input))
+        found.append(Observation("matrix", size, seconds))
+        cells = _Cells(clock, context, Yardstick(context.raw_w_OI, context.hessian))
+        if family[0].codebook in UNROTATED_CODEBOOKS:
+            kind: Kind = "gptq" if family[0].codebook == "gptq" else "rtn"
+            return found + [piece for config in family for piece in cells.time(kind, config)]
+        block = Rounder.make(context.w_OI, family[0]).codebook.block
+        _, seconds = clock.time(lambda: of_input.feedback(block))
+        found.append(Observation("feedback", size, seconds, family[0].codebook))
+        found += [piece for config in family for piece in cells.time("start", config)]
         for rank in self.ranks:
-            yield from self._cell("rank", context, replace(config, rank=min(rank, *size)))
+            cut = min(rank, out_features, in_features)
+            found += [piece for config in family for piece in cells.time("rank", replace(config, rank=cut))]
+        return found
 
-    def _feedback(self, context: MatrixContext, of_input: InputContext, config: CompressionConfig) -> Observation:
-        block = Rounder.make(context.w_OI, config).codebook.block
-        _, seconds = self.clock.time(lambda: of_input.feedback(block))
-        return Observation("feedback", Size(*context.shape), seconds, config.codebook)
 
-    def _cell(self, kind: Kind, context: MatrixContext, config: CompressionConfig) -> Iterator[Observation]:
+@dataclass
+class _Cells:
+    """One matrix, prepared."""
+
+    clock: Clock
+    context: MatrixContext
+    yardstick: Yardstick
+    #: the first measuring also measures W itself
+    first: bool = True
+
+    def time(self, kind: Kind, config: CompressionConfig) -> list[Observation]:
         """Compressing, and telling the error."""
-        size = Size(*context.shape, config.rank)
-        compressed, seconds = self.clock.time(lambda: compress_prepared(context, config))
+        size = Size(*self.context.shape, config.rank)
+        compressed, seconds = self.clock.time(lambda: compress_prepared(self.context, config))
         if kind in ("start", "rank"):
             states = config.states if config.codebook == "trellis" else 0
-            yield Observation(kind, size, seconds, config.codebook, config.b_q, states)
+            found = [Observation(kind, size, seconds, config.codebook, config.b_q, states)]
         else:
-            yield Observation(kind, size, seconds)
-        _, seconds = self.clock.time(lambda: measure(context.raw_w_OI, context.hessian, compressed))
-        yield Observation("measure", Size(*context.shape), seconds)
+            found = [Observation(kind, size, seconds)]
+        _, seconds = self.clock.time(lambda: self.yardstick.measure(compressed))
+        if not self.first:
+            found.append(Observation("measure", Size(*self.context.shape), seconds))
+        self.first = False
+        return found
 
 
 def make_weight(out_features: int, in_features: int, device: torch.device) -> Tensor:

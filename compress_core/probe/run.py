@@ -50,19 +50,17 @@ def probe(
     clock = Clock(torch_device)
     product, forward, logits = product_rate(clock), forward_rate(clock), logits_rate(clock)
     read, write = disk_rates(folder)
-    cells = CellProbe.of(clock, configs)
-    cells.warm_up()
-    rounds, least = cells.rounds, len(cells.configs)
+    CellProbe.of(clock, configs).warm_up()
+    cells = CellProbe.of(Clock(torch_device), configs)
+    rounds, least = cells.rounds, len(cells.families)
     observations: list[Observation] = []
-    timed = Clock(torch_device)
-    cells = CellProbe(timed, cells.configs, cells.sizes, cells.ranks)
     notes: list[str] = []
-    for number, (size, config) in enumerate(rounds):
+    for number, (size, family) in enumerate(rounds):
         if number >= least and time.perf_counter() - began > seconds:
-            notes.append(f"the probe's {seconds:.0f} s sufficed for {number} of {len(rounds)} matrices and configs")
+            notes.append(f"the probe's {seconds:.0f} s sufficed for {number} of {len(rounds)} matrices and codebooks")
             break
-        progress(number, len(rounds), f"timing {config} on {size[0]} × {size[1]}")
-        observations += cells.time(size, config)
+        progress(number, len(rounds), f"timing {family[0].codebook} on {size[0]} × {size[1]}")
+        observations += cells.time((size, family))
     progress(len(rounds), len(rounds), "timed all that the time sufficed for")
     terms, uncertainty = fit_terms(observations, product)
     return Rates(
@@ -76,8 +74,9 @@ def probe(
         disk_read=read,
         disk_write=write,
         terms=terms,
+        largest=max(found.size.out_features * found.size.in_features for found in observations),
         uncertainty=uncertainty,
-        busy=timed.busy,
+        busy=cells.clock.busy,
         memory=host_memory(),
         device_memory=card_memory(torch_device),
         notes=tuple(notes),

@@ -5,9 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Any
 
-import yaml
 from fastapi import APIRouter, Depends, Request
-from pydantic import ValidationError
 from sqlalchemy import select
 from starlette.responses import Response
 
@@ -17,52 +15,19 @@ from results_db.tables import Study
 from server.kit.answers import Answer, accepted
 from server.kit.idempotency import IdempotentRoute
 from server.kit.pagination import PageQuery, paginate
-from server.kit.problem import Problem, invalid, validation_problem
 from server.kit.rows import filtered, get_row
 from server.kit.sse import AfterEvent, Topic, event_stream
 from server.kit.units import AppDatabase, AppSettings, ReadSession, WriteSession
+from server.studies.body import openapi_body, read_study
 from server.studies.schemas import StudyConfig, StudyDetail, StudyPage, StudyRequest, StudyRow
 from server.studies.service import cancel_study, check_study, describe_study, ended_study, start_study
 
 router = APIRouter(prefix="/studies", tags=["studies"], route_class=IdempotentRoute)
 
-_YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"})
-_MAX_BYTES = 1_000_000
-
 
 async def _config(request: Request) -> StudyConfig:
     """The config in the body, as JSON or as YAML."""
-    body = await request.body()
-    if len(body) > _MAX_BYTES:
-        raise Problem(413, "too-large", f"a study's config has at most {_MAX_BYTES:,} bytes")
-    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    try:
-        if media_type in _YAML_TYPES:
-            return StudyConfig.model_validate(_mapping(body))
-        if media_type and media_type != "application/json":
-            raise Problem(
-                415,
-                "unsupported-media-type",
-                f"{media_type} is not read here: send application/json or application/yaml",
-            )
-        return StudyRequest.model_validate_json(body).config
-    except ValidationError as error:
-        raise validation_problem(_without_section(error.errors())) from error
-
-
-def _mapping(body: bytes) -> dict[str, Any]:
-    try:
-        value = yaml.safe_load(body)
-    except Exception as error:  # PyYAML's constructors also raise ValueError, KeyError, RecursionError, …
-        raise Problem(422, "invalid-yaml", f"the body is not valid YAML: {error}") from error
-    if not isinstance(value, dict):
-        raise invalid("", "the body must be a mapping: a study's config")
-    return value
-
-
-def _without_section(errors: Any) -> list[Any]:
-    """Fields as the YAML has them: without the ``config`` that JSON puts around."""
-    return [dict(e) | {"loc": e["loc"][1:] if e["loc"][:1] == ("config",) else e["loc"]} for e in errors]
+    return (await read_study(request, StudyRequest)).config
 
 
 @router.post(
@@ -70,15 +35,7 @@ def _without_section(errors: Any) -> list[Any]:
     status_code=202,
     summary="Start a study: JSON {config}, or the config itself as YAML",
     responses={202: {"model": StudyDetail}},
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": StudyRequest.model_json_schema()},
-                "application/yaml": {"schema": {"type": "object"}},
-            },
-        }
-    },
+    openapi_extra=openapi_body(StudyRequest),
 )
 def create_study(
     config: Annotated[StudyConfig, Depends(_config)], settings: AppSettings, session: WriteSession

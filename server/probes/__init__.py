@@ -1,0 +1,1 @@
+"""Measurements of what a worker's device does in a second."""

@@ -1,23 +1,25 @@
 """TextSource: where text comes from, and its four disjoint splits.
 
 Splits are made of whole documents. A document goes to the split that a hash of its text names, so equal documents
-never land in two splits, and adding documents moves no other.
+never land in two splits, and adding documents moves no other. That holds for every source: a file, or any split of a
+dataset.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import itertools
 import re
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from compress_core.errors import CalibrationError, ConfigError
-from compress_core.text import stdlib
+from compress_core.text import documents, stdlib
 
 Split = Literal["calibrate", "measure", "select", "report", "whole"]
+Kind = Literal["stdlib", "file", "dataset"]
 
 #: the four disjoint splits
 SPLITS: tuple[Split, ...] = ("calibrate", "measure", "select", "report")
@@ -25,59 +27,106 @@ SPLITS: tuple[Split, ...] = ("calibrate", "measure", "select", "report")
 WHOLE: Final = "whole"
 #: upper bounds of the document hash (in percent) of the splits, in the order of SPLITS
 _UPPER = (40, 60, 75, 100)
-#: a plain text without separators is cut at blank lines into documents of at least this many characters
-_MIN_DOCUMENT = 2000
-_SEPARATOR = "<|endoftext|>"
-#: a title of a WikiText article: `` = Title = ``; sections have more than one ``=``
-_WIKITEXT_TITLE = re.compile(r"^ = [^=].*[^=] = $")
+#: what a split may hold: 64 million characters are minutes of tokenising, and far more than any calibration asks for
+MAX_CHARACTERS = 64_000_000
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a dataset's path has the form ORGANISATION/NAME."""
+    return _HUB_ID.fullmatch(path) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class TextSource:
-    """``stdlib``: the standard library's documentation and sources, built in. ``file``: a ``.txt`` or a ``.jsonl``.
+    """``stdlib``: the standard library's documentation and sources, built in. ``file``: see ``documents.iter_file``.
+    ``dataset``: a local folder that the ``datasets`` library reads, or a hub dataset at a pinned revision.
 
     Raises:
-        ConfigError: an unknown kind, or a path that is missing or not wanted.
+        ConfigError: an unknown kind, or fields that do not go together; names the field first.
     """
 
-    kind: Literal["stdlib", "file"] = "stdlib"
+    kind: Kind = "stdlib"
+    #: a file; a dataset's folder, or its hub id ORGANISATION/NAME
     path: Path | None = None
-    #: field of a JSONL record that holds the text
+    #: field of a JSON record, column of a Parquet file or a dataset, that holds the text
     field: str = "text"
+    #: a dataset's configuration, such as "en" of C4
+    config: str | None = None
+    #: which of the dataset's own splits to read; ours are made from it
+    dataset_split: str = "train"
+    #: commit of a hub dataset, 40 hex digits; null = a local folder
+    revision: str | None = None
+    #: read no more than so many documents, the first ones in the source's order; null = all
+    max_documents: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ("stdlib", "file"):
-            raise ConfigError(f"unknown text source {self.kind!r}: choose stdlib or file")
-        if (self.kind == "file") != (self.path is not None):
+        if self.kind not in ("stdlib", "file", "dataset"):
+            raise ConfigError(f"kind: unknown text source {self.kind!r}, choose stdlib, file or dataset")
+        if (self.kind == "stdlib") != (self.path is None):
             raise ConfigError(
-                "a text source of kind file needs a path" if self.kind == "file" else "stdlib has no path"
+                "path: stdlib has none" if self.kind == "stdlib" else f"path: a text of kind {self.kind} needs one"
             )
         if self.path is not None:
             object.__setattr__(self, "path", Path(self.path))
+        defaults = {f.name: f.default for f in fields(self)}
+        for names, kinds in (
+            (("config", "dataset_split", "revision"), ("dataset",)),
+            (("field", "max_documents"), ("file", "dataset")),
+        ):
+            for name in names:
+                if self.kind not in kinds and getattr(self, name) != defaults[name]:
+                    raise ConfigError(f"{name}: only for a text of kind {' or '.join(kinds)}")
+        if self.max_documents is not None and self.max_documents < 1:
+            raise ConfigError(f"max_documents: must be 1 or more, not {self.max_documents}")
+        if self.revision is not None:
+            if not _COMMIT.fullmatch(self.revision):
+                raise ConfigError(f"revision: the 40 hex digits of a commit pin a hub dataset, not {self.revision!r}")
+            if not is_hub_id(str(self.path)):
+                raise ConfigError(f"path: {self.path} has a revision but is no hub id ORGANISATION/NAME")
+        if not _SPLIT_NAME.fullmatch(self.dataset_split):
+            raise ConfigError(f"dataset_split: {self.dataset_split!r} names no split; it is a name such as train")
+
+    @property
+    def name(self) -> str:
+        """How errors name it: the path, with a dataset's configuration and split."""
+        if self.kind != "dataset":
+            return self.kind if self.path is None else str(self.path)
+        return f"{self.path}{'' if self.config is None else f' ({self.config})'}, split {self.dataset_split}"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; ``from_dict`` inverts it."""
-        return (
-            {"kind": self.kind}
-            if self.path is None
-            else {"kind": self.kind, "path": str(self.path), "field": self.field}
-        )
+        """JSON-able, without what a kind has no use for or leaves at its default; ``from_dict`` inverts it."""
+        if self.path is None:
+            return {"kind": self.kind}
+        always = {"kind": self.kind, "path": str(self.path), "field": self.field}
+        values = asdict(self) | always
+        if self.kind != "dataset":
+            del values["dataset_split"]
+        return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        if unknown := sorted(set(values) - {"kind", "path", "field"}):
-            raise ConfigError(f"unknown text source field {unknown[0]!r}: the fields are kind, path, field")
+        """
+        Raises:
+            ConfigError: an unknown field, or what the constructor refuses.
+        """
+        known = [f.name for f in fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise ConfigError(f"unknown text source field {unknown[0]!r}: the fields are {', '.join(known)}")
         return cls(**values)
 
 
 def split_text(source: TextSource, split: Split) -> str:
     """The text of one split, its documents in their original order, joined by blank lines.
 
-    The whole of a ``.txt`` is the file's text, character for character.
+    Documents are read one by one, and only this split's are kept. The whole of a plain text file is the file's text,
+    character for character.
 
     Raises:
         ConfigError: an unknown split.
-        CalibrationError: the file cannot be read, or the split is empty.
+        CalibrationError: the source cannot be read, or the split is empty or holds more than ``MAX_CHARACTERS``.
     """
     if split not in (*SPLITS, WHOLE):
         raise ConfigError(f"unknown split {split!r}: choose one of {', '.join((*SPLITS, WHOLE))}")
@@ -86,16 +135,37 @@ def split_text(source: TextSource, split: Split) -> str:
             raise ConfigError(
                 "the standard library's text has no split 'whole': the demo model was trained on most of it"
             )
-        text = stdlib.split_text(split)
-        return text
+        return stdlib.split_text(split)
     assert source.path is not None
-    if split == WHOLE and source.path.suffix != ".jsonl":
-        text = _read(source.path)
+    if split == WHOLE and source.kind == "file" and source.max_documents is None and documents.is_plain(source.path):
+        text = documents.read_plain(source.path, limit=MAX_CHARACTERS)
     else:
-        text = "\n\n".join(document for document in read_documents(source) if split in (WHOLE, split_of(document)))
+        text = "\n\n".join(_of_split(source, split))
     if not text:
-        raise CalibrationError(f"{source.path} leaves nothing for the split {split!r}: it has too few documents")
+        raise CalibrationError(f"{source.name} leaves nothing for the split {split!r}: it has too few documents")
     return text
+
+
+def iter_documents(source: TextSource) -> Iterator[str]:
+    """The documents of a file or a dataset, stripped, without empty ones, read as they are asked for.
+
+    Raises:
+        CalibrationError: not readable, not UTF-8, or a record without the field.
+    """
+    assert source.path is not None
+    if source.kind == "dataset":
+        from compress_core.text.dataset import iter_dataset
+
+        texts = iter_dataset(
+            str(source.path),
+            field=source.field,
+            config=source.config,
+            split=source.dataset_split,
+            revision=source.revision,
+        )
+    else:
+        texts = documents.iter_file(source.path, source.field)
+    return itertools.islice((stripped for text in texts if (stripped := text.strip())), source.max_documents)
 
 
 def split_of(document: str) -> Split:
@@ -104,61 +174,17 @@ def split_of(document: str) -> Split:
     return next(split for split, upper in zip(SPLITS, _UPPER, strict=True) if place < upper)
 
 
-def read_documents(source: TextSource) -> list[str]:
-    """The documents of a file, stripped, without empty ones.
-
-    ``.jsonl``: one a line. ``.txt``: between ``<|endoftext|>``; else WikiText articles; else runs of blank-line
-    blocks of about 2,000 characters. Lines end at ``\\n`` alone.
-
-    Raises:
-        CalibrationError: not readable, not UTF-8, or a record without the field.
-    """
-    assert source.path is not None
-    text = _read(source.path)
-    documents = _jsonl(source, text) if source.path.suffix == ".jsonl" else _plain(text)
-    return [stripped for document in documents if (stripped := document.strip())]
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CalibrationError(f"cannot read the text {path}: {error}") from error
-
-
-def _jsonl(source: TextSource, text: str) -> list[str]:
-    documents = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            document = record[source.field]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CalibrationError(
-                f"{source.path}, line {number}: expected a JSON object with the field {source.field!r}"
-            ) from error
-        if not isinstance(document, str):
-            raise CalibrationError(f"{source.path}, line {number}: the field {source.field!r} is not text")
-        documents.append(document)
-    return documents
-
-
-def _plain(text: str) -> list[str]:
-    if _SEPARATOR in text:
-        return text.split(_SEPARATOR)
-    lines = text.split("\n")
-    titles = [number for number, line in enumerate(lines) if _WIKITEXT_TITLE.match(line)]
-    if len(titles) >= 4:
-        bounds = [0, *titles, len(lines)]
-        return ["\n".join(lines[a:b]) for a, b in pairwise(bounds)]
-    documents: list[str] = []
-    block: list[str] = []
+def _of_split(source: TextSource, split: Split) -> list[str]:
+    kept: list[str] = []
     n_characters = 0
-    for paragraph in text.split("\n\n"):
-        block.append(paragraph)
-        n_characters += len(paragraph)
-        if n_characters >= _MIN_DOCUMENT:
-            documents.append("\n\n".join(block))
-            block, n_characters = [], 0
-    return [*documents, "\n\n".join(block)]
+    for number, document in enumerate(iter_documents(source), 1):
+        if split not in (WHOLE, split_of(document)):
+            continue
+        n_characters += len(document)
+        if n_characters > MAX_CHARACTERS:
+            raise CalibrationError(
+                f"the split {split!r} of {source.name} holds more than {MAX_CHARACTERS // 10**6} million characters in "
+                f"its first {number} documents: set max_documents to fewer, they are read from the beginning"
+            )
+        kept.append(document)
+    return kept

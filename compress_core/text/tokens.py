@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from compress_core.errors import CalibrationError, CheckpointError, ConfigError
 
 _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+#: characters that are tokenised at once, and of the pieces of what is longer
+_WHOLE, _PIECE = 8_000_000, 2_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,15 +115,53 @@ def _cut(ids: NDArray[np.int32], ends: NDArray[np.int64], starts: NDArray[np.int
 
 
 def _tokenise(model_path: Path, text: str) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Token ids, and for each the UTF-8 byte at which it ends in the text."""
+    """Token ids, and for each the UTF-8 byte at which it ends in the text.
+
+    A tokenizer takes hundreds of bytes a token while it works. Texts of more than ``_WHOLE`` characters go through it in
+    pieces that end at blank lines; where two pieces meet, a token or two may differ from those of the whole.
+    """
     tokenizer = load_tokenizer(model_path)
-    encoding = tokenizer(text, return_offsets_mapping=True, verbose=False)
-    ids = np.asarray(encoding["input_ids"], dtype=np.int32)
-    character_ends = np.asarray([end for _, end in encoding["offset_mapping"]], dtype=np.int64)
+    ids: list[NDArray[np.int32]] = []
+    ends: list[NDArray[np.int64]] = []
+    n_bytes = 0
+    for number, piece in enumerate(_pieces(text)):
+        encoding = tokenizer(
+            piece,
+            # a BOS belongs to the beginning of the text alone
+            add_special_tokens=number == 0,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        ids.append(np.asarray(encoding["input_ids"], dtype=np.int32))
+        byte_ends, n_more = _byte_ends(piece, [end for _, end in encoding["offset_mapping"]])
+        ends.append(n_bytes + byte_ends)
+        n_bytes += n_more
+    return np.concatenate(ids), np.concatenate(ends)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    if len(text) <= _WHOLE:
+        yield text
+        return
+    begin = 0
+    while begin < len(text):
+        end = begin + _PIECE
+        if end < len(text):
+            blank = text.rfind("\n\n", begin, end)
+            end = blank + 2 if blank > begin else end
+        yield text[begin:end]
+        begin = end
+
+
+def _byte_ends(text: str, character_ends: list[int]) -> tuple[NDArray[np.int64], int]:
+    """For each token the UTF-8 byte at which it ends, and the bytes of the text."""
     code_points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     widths = 1 + (code_points >= 0x80) + (code_points >= 0x800) + (code_points >= 0x10000).astype(np.int64)
     byte_ends = np.concatenate([[0], np.cumsum(widths)])
-    return ids, byte_ends[np.maximum.accumulate(character_ends)]
+    ends = np.maximum.accumulate(np.asarray(character_ends, dtype=np.int64)) if character_ends else []
+    return byte_ends[np.asarray(ends, dtype=np.int64)], int(byte_ends[-1])
 
 
 def load_tokenizer(model_path: Path) -> Any:

@@ -9,7 +9,7 @@ import pytest
 
 from compress_core.errors import CalibrationError, ConfigError
 from compress_core.text import SPLITS, WHOLE, TextSource, split_text
-from compress_core.text.source import read_documents, split_of
+from compress_core.text.source import iter_documents, split_of
 
 
 def _jsonl(path: Path, texts: list[str]) -> TextSource:
@@ -36,14 +36,14 @@ def test_equal_documents_share_a_split_and_more_documents_move_none(tmp_path: Pa
 def test_plain_text_is_cut_at_separators_titles_or_blank_lines(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     path.write_text("one<|endoftext|>two\n\nstill two<|endoftext|>\n")
-    assert read_documents(TextSource("file", path)) == ["one", "two\n\nstill two"]
+    assert list(iter_documents(TextSource("file", path))) == ["one", "two\n\nstill two"]
     articles = "".join(f" = Title {n} = \n\n text\u2028of {n}\n\n = = Section = = \n\n more\n" for n in range(5))
     path.write_text(articles)
-    documents = read_documents(TextSource("file", path))
+    documents = list(iter_documents(TextSource("file", path)))
     assert [d.split("\n")[0].strip() for d in documents] == [f"= Title {n} =" for n in range(5)]
     paragraphs = [f"{n} " + "x" * 900 for n in range(10)]
     path.write_text("\n\n".join(paragraphs))
-    documents = read_documents(TextSource("file", path))
+    documents = list(iter_documents(TextSource("file", path)))
     assert [d.count("\n\n") for d in documents] == [2, 2, 2, 0]
     assert "\n\n".join(documents) == "\n\n".join(paragraphs)
 
@@ -56,7 +56,7 @@ def test_the_whole_of_a_text_file_is_untouched(tmp_path: Path) -> None:
 
 def test_real_wikitext_splits_by_article(shared_data: Path) -> None:
     source = TextSource("file", shared_data / "wikitext-2-raw" / "wiki.valid.raw")
-    documents = read_documents(source)
+    documents = list(iter_documents(source))
     assert len(documents) == 60
     assert {split_of(document) for document in documents} == set(SPLITS)
 

@@ -92,6 +92,33 @@ def test_kill_9_of_the_whole_worker(service: Any, model_id: str, calibration_id:
     assert service.job(job_id).result["reused"] >= before
 
 
+def test_kill_9_of_a_sweep_that_computes_its_hessians(
+    service: Any, model_id: str, calibration_id: str, grid: Any, text_path: Any
+) -> None:
+    """A calibration that keeps its tokens alone: one job computes H and measures, and goes on where it was killed."""
+    text = {"kind": "file", "path": str(text_path)}
+    params = {"model_id": model_id, "text": text, "windows": {"length": 32, "count": 16}, "keep": "tokens"}
+    calibrated = service.finish(service.submit(JobKind.CALIBRATE, params))
+    assert calibrated.state == JobState.SUCCEEDED, calibrated.error
+    streamed_id = calibrated.result["calibration_id"]
+    job_id = start_sweep(service, model_id, streamed_id, grid(12, N_CONFIGS))
+    kill(service.horse(service.worker()))
+    assert_complete(service, job_id)
+    assert states(service, job_id) == [AttemptState.LOST, AttemptState.SUCCEEDED]
+    # and measures what a calibration of the same text that keeps its H does
+    stored = {"model_id": model_id, "calibration_id": calibration_id, "configs": grid(12, 2)}
+    assert service.finish(service.submit(JobKind.SWEEP, stored)).state == JobState.SUCCEEDED
+    key = (Measurement.layer_idx, Measurement.projection, Measurement.config_hash)
+    found = []
+    with service.database.read() as session:
+        for id_ in (streamed_id, calibration_id):
+            errors = select(*key, Measurement.calibration_weighted_error).where(Measurement.calibration_id == id_)
+            found.append({tuple(row[:3]): row[3] for row in session.execute(errors)})
+    shared = found[0].keys() & found[1].keys()
+    assert len(shared) == 2 * N_MATRICES
+    assert all(found[0][cell] == found[1][cell] for cell in shared)
+
+
 def test_kill_9_of_the_horse(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
     job_id = start_sweep(service, model_id, calibration_id, grid(2, N_CONFIGS))
     worker = service.worker()

@@ -21,7 +21,6 @@ def run(params: SensitivityParams, context: JobContext) -> dict[str, Any]:
     """Result: {calibration_id, recorded, reused}."""
     model, checkpoint = open_model(context, params.model_id)
     calibration = get_calibration(context, model, params.calibration_id)
-    hessians = open_calibration(context, calibration, checkpoint)
     anchors = [CompressionConfig.from_dict(values) for values in params.anchors]
     wanted = wanted_pairs(checkpoint, anchors)
     context.progress.begin(len(wanted), message="reading the text")
@@ -39,6 +38,9 @@ def run(params: SensitivityParams, context: JobContext) -> dict[str, Any]:
     )
     done = {(MatrixKey(layer, projection, expert), anchor) for layer, projection, expert, anchor in known} & wanted
     context.progress.begin(len(wanted), reused=len(done), message=f"{len(done)} of {len(wanted)} are known")
+    layers = {key.layer_idx for key, _ in wanted - done}
+    missing = {spec.key for spec in checkpoint.matrices() if spec.key.layer_idx in layers}
+    hessians = open_calibration(context, calibration, checkpoint, wanted=missing)
     recorded = 0
     began = time.perf_counter()
 
@@ -71,6 +73,7 @@ def run(params: SensitivityParams, context: JobContext) -> dict[str, Any]:
         on_result=record,
         progress=lambda n, _total, message: context.progress(len(done) + n, len(wanted), message),
     )
+    hessians.close()
     return {"calibration_id": calibration.id, "recorded": recorded, "reused": len(done)}
 
 

@@ -79,17 +79,21 @@ def run(params: SweepParams, context: JobContext) -> dict[str, Any]:
             device_kind=None if n_parts else context.device.kind,
         )
     )
-    todo = [(spec, [c for c in configs if cell_of(spec, c) not in known]) for spec, configs in plan.rows]
-    todo = [(spec, missing) for spec, missing in todo if missing]
+    unknown = ((spec, [c for c in configs if cell_of(spec, c) not in known]) for spec, configs in plan.rows)
+    todo = [(spec, missing) for spec, missing in unknown if missing]
     reused = plan.n_cells - sum(len(missing) for _, missing in todo)
     context.progress.begin(plan.n_cells, reused=reused, message=f"{reused} of {plan.n_cells} cells are known")
     run = _SweepRun(context, plan.n_cells, reused, model.id, calibration.id, sweep_id)
     if todo:
-        # in the order of the layers: H may be computed while the model streams by
-        hessians = open_calibration(context, calibration, checkpoint)
+        # H may be computed while the model streams by: layers in order, those that are known left out. Of the others
+        # all inputs are named: an attempt that goes on in mid-layer finds what the last one gathered
+        layers = {spec.key.layer_idx for spec, _ in todo}
+        wanted = {spec.key for spec, _ in plan.rows if spec.key.layer_idx in layers}
+        hessians = open_calibration(context, calibration, checkpoint, wanted=wanted)
         inputs = SharedInputs(hessians, torch.device(context.device.torch_name))
         for spec, missing in todo:
             run.measure(checkpoint, spec, missing, inputs.of(spec))
+        hessians.close()
     counts: dict[str, Any] = {"recorded": run.recorded, "reused": reused}
     if n_parts:
         recorded = context.recorder.read(lambda session: count_own_cells(session, sweep_id))

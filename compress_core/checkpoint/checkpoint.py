@@ -12,7 +12,7 @@ from typing import Any
 from compress_core.checkpoint.fingerprint import fingerprint
 from compress_core.checkpoint.headers import DTYPE_BYTES, TensorHeader, read_header
 from compress_core.checkpoint.layout import DecoderLayout, check_config, find_layout
-from compress_core.errors import CheckpointError
+from compress_core.errors import CheckpointError, UnsupportedArchitecture
 from compress_core.matrix import NO_EXPERT, MatrixKey, MatrixSpec
 
 SINGLE_FILE = "model.safetensors"
@@ -128,6 +128,8 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     tensors = read_header(root / SINGLE_FILE).tensors if (root / SINGLE_FILE).exists() else _read_shards(root)
     layout = find_layout(config, tensors)
     check_config(config, layout, tensors)
+    if elsewhere := [name for name in tensors if name.endswith(f".{HEAD_TENSOR}")]:
+        raise UnsupportedArchitecture(f"{root}: the head is {elsewhere[0]}; expected {HEAD_TENSOR}, or a tied head")
     if config.get("tie_word_embeddings") is False and HEAD_TENSOR not in tensors:
         raise CheckpointError(f"{root}: config.json says the head is not tied, but there is no tensor {HEAD_TENSOR}")
     return Checkpoint(root, config, tensors, layout)

@@ -86,20 +86,19 @@ class StreamedModel:
         self.device = find_device(device)
         self.dtype = dtype
         self._model = _build_on_meta(source.path, dtype)
-        try:
-            layers = self._model.get_submodule(source.layers_prefix)
-        except AttributeError as error:
-            raise UnsupportedArchitecture(
-                f"{type(self._model).__name__} has no module {source.layers_prefix}, where the checkpoint's layers are"
-            ) from error
+        #: module of the model that holds the list of layers, and the name of what it is in the checkpoint: they differ
+        #: where the decoder is part of a multimodal model
+        self._stack, self._stored_stack = self._find_stack(source.layers_prefix)
+        name = source.layers_prefix.rpartition(".")[2]
+        layers = getattr(self._model.get_submodule(self._stack), name, None)
         if not isinstance(layers, nn.ModuleList) or len(layers) != source.n_layers:
             raise UnsupportedArchitecture(
-                f"{source.layers_prefix} of {type(self._model).__name__} is no list of layers"
+                f"{type(self._model).__name__} has no list of {source.n_layers} layers where the checkpoint has its "
+                f"own, at {source.layers_prefix}"
             )
         self._layers = list(layers)
         self._relays = [_Relay(layer) for layer in self._layers]
-        parent, _, name = source.layers_prefix.rpartition(".")
-        setattr(self._model.get_submodule(parent), name, nn.ModuleList(self._relays))
+        setattr(self._model.get_submodule(self._stack), name, nn.ModuleList(self._relays))
         self._arguments: dict[tuple[int, int], list[dict[str, Any]]] = {}
         names = {module: name for name, module in self._model.named_modules()}
         embedding, head = self._model.get_input_embeddings(), self._model.get_output_embeddings()
@@ -109,7 +108,7 @@ class StreamedModel:
             self._vocabulary[head] = f"{names[embedding if source.tied_head else head]}."
         self._embedding, self._head = embedding, head
         for prefix in self._vocabulary.values():
-            self._check(f"{prefix}weight")
+            self._check(self._stored_name(f"{prefix}weight"))
         self._fill(self._model, "")
 
     @property
@@ -161,7 +160,7 @@ class StreamedModel:
         """Fill a layer with its weights and return it; ``release_layer`` frees them."""
         self._hold(None)
         layer = self._layers[layer_idx]
-        self._fill(layer, f"{self.source.layers_prefix}.{layer_idx}.")
+        self._fill(layer, f"{self._stack}.{self.source.layers_prefix.rpartition('.')[2]}.{layer_idx}.")
         return layer
 
     def release_layer(self, layer_idx: int) -> None:
@@ -199,6 +198,19 @@ class StreamedModel:
         weight = module.get_parameter("weight")
         return weight if spec.rows is None else weight[slice(*spec.rows)]
 
+    def _find_stack(self, layers_prefix: str) -> tuple[str, str]:
+        stored = layers_prefix.rpartition(".")[0]
+        try:
+            self._model.get_submodule(stored)
+        except AttributeError:
+            return self._model.base_model_prefix, stored
+        return stored, stored
+
+    def _stored_name(self, name: str) -> str:
+        """What a parameter of the model is called in the checkpoint."""
+        inside = name.startswith(f"{self._stack}.")
+        return self._stored_stack + name.removeprefix(self._stack) if inside else name
+
     def _call(self, shape_BT: tuple[int, int], **inputs: Tensor) -> None:
         """Run the relays, without the head, and remember how they were called for this shape."""
         self._model.base_model(**inputs, use_cache=False)
@@ -224,18 +236,21 @@ class StreamedModel:
         for child in module.modules():
             if child in later:
                 continue
-            if any(buffer.is_meta for buffer in child.buffers(recurse=False)):
-                child.to_empty(device=self.device, recurse=False)
+            if computed := [name for name, buffer in child.named_buffers(recurse=False) if buffer.is_meta]:
+                for name in computed:
+                    setattr(child, name, torch.empty_like(getattr(child, name), device=self.device))
+                # random weights cost nothing on the meta device, where the parameters still are
                 self._model._init_weights(child)
         for name, buffer in list(module.named_buffers()):
-            if prefix + name in self.source:
-                buffer.copy_(self._read(prefix + name, buffer.shape))
+            stored = self._stored_name(prefix + name)
+            if stored in self.source:
+                buffer.copy_(self._read(stored, buffer.shape))
         for name, parameter in list(module.named_parameters(remove_duplicate=False)):
             owner_name, _, leaf = name.rpartition(".")
             owner = module.get_submodule(owner_name)
             if owner in later:
                 continue
-            weight = self._weight(prefix + name, parameter, owner)
+            weight = self._weight(self._stored_name(prefix + name), parameter, owner)
             setattr(owner, leaf, nn.Parameter(weight, requires_grad=False))
 
     def _weight(self, name: str, parameter: Tensor, owner: nn.Module) -> Tensor:
@@ -260,7 +275,8 @@ class StreamedModel:
 
 def _build_on_meta(path: Path, dtype: torch.dtype) -> Any:
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+        # of a multimodal model the decoder alone: text goes past the other towers
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True).get_text_config()
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
                 config,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma3Config
 
 from compress_core.checkpoint import open_checkpoint
 from compress_core.checkpoint.read import DenseWeights, read_matrix
@@ -20,6 +20,10 @@ from compress_core.text.tokens import TokenWindows
 
 
 def test_logits_equal_from_pretrained(family: Path, random_windows: Callable[..., TokenWindows]) -> None:
+    _compare(family, random_windows)
+
+
+def _compare(family: Path, random_windows: Callable[..., TokenWindows]) -> None:
     windows = random_windows(3, 17)  # longer than the sliding windows
     model = StreamedModel(DenseWeights(open_checkpoint(family)))
     hidden = run_all(model, windows.ids, silent, batch_tokens=2 * windows.length)
@@ -71,3 +75,21 @@ def test_experts_of_another_kind_are_refused(make_family: Callable[[str], Path],
         setattr(experts, field, True)
         with pytest.raises(UnsupportedArchitecture, match=f"Qwen3MoeExperts has {field} = True"):
             check_experts(experts)
+
+
+def test_the_decoder_of_a_multimodal_model(tmp_path: Path, random_windows: Callable[..., TokenWindows]) -> None:
+    """Its layers are stored under another name than the decoder alone has; the vision tower stays as it is."""
+    decoder = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config=decoder | {"num_key_value_heads": 2, "head_dim": 12, "vocab_size": 320, "initializer_range": 0.15},
+        vision_config=vision | {"image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.layout.prefix == "language_model.model.layers"
+    assert len(checkpoint.matrices()) == 14
+    assert any(tensor.name.startswith("vision_tower.") for tensor in checkpoint.other_tensors)
+    _compare(tmp_path, random_windows)

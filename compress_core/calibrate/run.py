@@ -12,22 +12,14 @@ from typing import Any
 import torch
 
 from compress_core.calibrate.calibration import Calibration
+from compress_core.calibrate.folder import begin_folder, is_complete, is_whole
 from compress_core.calibrate.forward import ForwardPass, OnBatch, describe
 from compress_core.calibrate.info import CalibrationInfo
-from compress_core.calibrate.layer_file import (
-    check_owner,
-    layer_inputs,
-    layer_path,
-    open_layer,
-    unseen_inputs,
-    write_layer,
-)
-from compress_core.calibrate.recipe import MANIFEST, Recipe, read_recipe, write_recipe, write_tokens
+from compress_core.calibrate.layer_file import layer_inputs, layer_path, open_layer, unseen_inputs, write_layer
+from compress_core.calibrate.recipe import Recipe, write_recipe, write_tokens
 from compress_core.calibrate.second_moment import SecondMoment
 from compress_core.checkpoint.checkpoint import Checkpoint
-from compress_core.checkpoint.headers import read_header
 from compress_core.device import find_dtype
-from compress_core.errors import CalibrationError, CheckpointError
 from compress_core.progress import Progress, silent
 from compress_core.stream.hidden import DEFAULT_BATCH_TOKENS
 from compress_core.stream.states import DEFAULT_RAM_BYTES
@@ -72,14 +64,13 @@ def calibrate_model(
     """
     find_dtype(dtype)
     info = describe(checkpoint, tokens, source=source, seed=seed, device=device, dtype=dtype, batch_tokens=batch_tokens)
-    if _is_complete(out_dir, checkpoint, info, "hessians"):
+    if is_complete(out_dir, checkpoint, info, "hessians"):
         progress(1, 1, "the calibration is there already")
         return Calibration.open(out_dir, checkpoint)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    _clear_temporaries(out_dir)
+    begin_folder(out_dir)
     write_tokens(out_dir, tokens)
     missing = [
-        layer_idx for layer_idx in range(checkpoint.n_layers) if not _is_whole(out_dir, checkpoint, info, layer_idx)
+        layer_idx for layer_idx in range(checkpoint.n_layers) if not is_whole(out_dir, checkpoint, info, layer_idx)
     ]
     if not missing:
         progress(1, 1, "all layers are there already")
@@ -112,9 +103,8 @@ def keep_tokens(
     embedding = next(t for name, t in checkpoint.tensors.items() if name.endswith("embed_tokens.weight"))
     tokens.check_vocabulary(embedding.shape[0])
     info = describe(checkpoint, tokens, source=source, seed=seed, device=device, dtype=dtype, batch_tokens=batch_tokens)
-    if not _is_complete(out_dir, checkpoint, info, "tokens"):
-        out_dir.mkdir(parents=True, exist_ok=True)
-        _clear_temporaries(out_dir)
+    if not is_complete(out_dir, checkpoint, info, "tokens"):
+        begin_folder(out_dir)
         write_tokens(out_dir, tokens)
         write_recipe(out_dir, Recipe(info=info, keeps="tokens"))
     return info
@@ -176,48 +166,6 @@ def _write(
     moments: Mapping[str, SecondMoment],
 ) -> None:
     write_layer(layer_path(folder, layer_idx), info, layer_idx, layer_inputs(checkpoint, layer_idx), moments)
-
-
-def _is_complete(folder: Path, checkpoint: Checkpoint, info: CalibrationInfo, keeps: str) -> bool:
-    """Whether the folder is this very calibration, complete.
-
-    Raises:
-        CalibrationError: it is another one, complete; nothing is overwritten.
-    """
-    if not (folder / MANIFEST).exists():
-        return False
-    recipe = read_recipe(folder, checkpoint)
-    if recipe.info != info or recipe.keeps != keeps:
-        differs = recipe.info.difference(info.to_json()) if recipe.info != info else "what it keeps"
-        raise CalibrationError(f"{folder} holds another calibration (it differs in {differs}): choose another folder")
-    return True
-
-
-def _is_whole(folder: Path, checkpoint: Checkpoint, info: CalibrationInfo, layer_idx: int) -> bool:
-    """Whether a layer's file is there. A damaged one is not: it is written again.
-
-    Raises:
-        CalibrationError: it belongs to another calibration.
-    """
-    path = layer_path(folder, layer_idx)
-    if not path.exists():
-        return False
-    try:
-        header = read_header(path)
-    except CheckpointError:
-        return False
-    try:
-        check_owner(header, info, layer_idx)
-        open_layer(path, info, layer_idx, layer_inputs(checkpoint, layer_idx))
-    except CalibrationError as error:
-        raise CalibrationError(f"{error}: choose another folder, or delete this one") from error
-    return True
-
-
-def _clear_temporaries(folder: Path) -> None:
-    """What a killed run was writing."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink()
 
 
 def _report(checkpoint: Checkpoint, info: CalibrationInfo, folder: Path) -> dict[str, Any]:

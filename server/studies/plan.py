@@ -122,7 +122,8 @@ class _Planner:
             self._add("fetch", JobKind.FETCH, first, {"model_id": self.model_id})
         c = self.config.calibration
         windows = {"length": c.length, "count": c.samples, "seed": c.seed}
-        self._job("calibrate", JobKind.CALIBRATE, first, {"text": self._text(self.config.text), "windows": windows})
+        how = {"text": self._text(self.config.text), "windows": windows, "dtype": c.dtype, "keep": c.keep}
+        self._job("calibrate", JobKind.CALIBRATE, first, how)
         if self.needs_sensitivity:
             s = self.config.sensitivity
             self._job(

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from compress_core.analyze import GateThresholds
 from compress_core.config import BASELINE_CODEBOOKS, CODEBOOK_BITS, CompressionConfig
 from compress_core.errors import ConfigError
-from results_db.params import BudgetSpec, DatasetSpec, Seed, TextSpec
+from results_db.params import BudgetSpec, DatasetSpec, Keep, Seed, TextSpec
 from results_db.tables import Gate, Job, Study
 from server.kit.answers import page_model, row_model
 
@@ -41,6 +41,14 @@ class SamplingSection(Section):
     samples: Annotated[int, Field(ge=1)]
     length: Annotated[int, Field(ge=8, le=131_072)] = 256
     seed: Seed = 0
+
+
+class CalibrationSection(SamplingSection):
+    samples: Annotated[int, Field(ge=1)] = 64
+    #: of weights and activations
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    #: ``tokens``: H is never stored; the sweep is one job, and whoever needs H computes it layer by layer
+    keep: Keep = "hessians"
 
 
 class SensitivitySection(SamplingSection):
@@ -159,7 +167,7 @@ class StudyConfig(Section):
     name: Annotated[str, Field(min_length=1, max_length=200)]
     model: ModelSection
     text: TextSpec = TextSpec()
-    calibration: SamplingSection = SamplingSection(samples=64)
+    calibration: CalibrationSection = CalibrationSection()
     sensitivity: SensitivitySection = SensitivitySection()
     grid: GridSection
     baselines: BaselinesSection = BaselinesSection()
@@ -222,7 +230,7 @@ class StudyConfig(Section):
 
     @property
     def datasets(self) -> list[DatasetSpec]:
-        return self.evaluation.datasets or [DatasetSpec(kind=self.text.kind, path=self.text.path)]
+        return self.evaluation.datasets or [DatasetSpec(**self.text.model_dump())]
 
 
 class StudyRequest(BaseModel):

@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from sqlalchemy.orm import Session
 
+from compress_core.calibrate.archive import Archive
+from compress_core.calibrate.archive_names import match_arrays
+from compress_core.calibrate.imported import import_calibration
 from compress_core.calibrate.run import calibrate_model, keep_tokens
 from compress_core.checkpoint import Checkpoint
 from compress_core.text.tokens import TokenWindows
@@ -20,7 +23,7 @@ from compress_core.version import NUMERICS_VERSION
 from results_db.ids import new_id
 from results_db.params import CalibrateParams
 from results_db.recording import find_calibration, move_artefact, record_calibration
-from results_db.tables import Artefact, Calibration
+from results_db.tables import Artefact, Calibration, Model
 from worker.context import JobContext
 from worker.files import artefact_bytes
 from worker.inputs import content_hash, draw_windows, hidden_ram_bytes, open_model, text_source
@@ -29,8 +32,10 @@ KIND = "calibrations"
 
 
 def run(params: CalibrateParams, context: JobContext) -> dict[str, Any]:
-    """Result: {calibration_id, reused}."""
+    """Result: {calibration_id, reused}, and the report of an import: {found, diagonal_only, missing, unused}."""
     model, checkpoint = open_model(context, params.model_id)
+    if params.npz is not None:
+        return _import(params, context, model, checkpoint)
     context.progress.begin(checkpoint.n_layers, message="reading the text")
     tokens = draw_windows(context, checkpoint, params.text, "calibrate", params.windows)
     key = content_hash(
@@ -61,6 +66,41 @@ def run(params: CalibrateParams, context: JobContext) -> dict[str, Any]:
     # layers are only gone on with under the same batches and the same torch: their bits depend on both
     folder = f"{key} {context.batch_tokens} {torch.__version__}"
     return made_once(context, row, folder, lambda path: _compute(params, context, checkpoint, tokens, path))
+
+
+def _import(params: CalibrateParams, context: JobContext, model: Model, checkpoint: Checkpoint) -> dict[str, Any]:
+    context.progress.begin(checkpoint.n_layers, message="reading the archive")
+    archive = Archive.open(context.settings.resolve_path(params.npz or ""))
+    match = match_arrays(archive.arrays, checkpoint.matrices())
+    if params.npz_fill is None:
+        match.check_complete()
+    sha256 = archive.sha256
+    key = content_hash(
+        {
+            "model": checkpoint.fingerprint,
+            "npz": sha256,
+            "npz_fill": params.npz_fill,
+            "numerics": NUMERICS_VERSION,
+        }
+    )
+    row = {
+        "model_id": model.id,
+        "content_hash": key,
+        "n_samples": 0,
+        "sample_length": 0,
+        "n_tokens": 0,
+        "seed": 0,
+        "token_hash": sha256,
+        "text": {"kind": "npz", "path": str(archive.path), "fill": params.npz_fill},
+        "numerics_version": NUMERICS_VERSION,
+        "device_kind": "cpu",
+        "keeps": params.keep,
+    }
+
+    def make(folder: Path) -> None:
+        import_calibration(checkpoint, archive, folder, fill=params.npz_fill, progress=context.progress)
+
+    return made_once(context, row, f"{key} {torch.__version__}", make) | match.report()
 
 
 def made_once(context: JobContext, row: dict[str, Any], workspace: str, make: Callable[[Path], None]) -> dict[str, Any]:

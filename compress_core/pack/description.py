@@ -64,7 +64,7 @@ class ModelDescription:
         for name, info in self.matrices.items():
             if info.first_row is not None:
                 parts[name.rpartition(".")[0]].append((info.first_row, name))
-        for module, found in parts.items():
+        for found in parts.values():
             found.sort()
             end = 0
             for first_row, name in found:

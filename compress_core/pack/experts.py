@@ -1,8 +1,8 @@
 """PackedExperts: the routed experts of a layer, packed; only those that a token goes to are decoded.
 
 It stands for a module of transformers that holds all experts in parameters of three dimensions (see
-``compress_core.stream.experts``), and is called the same way. Its children are named as the tensors of a checkpoint are:
-``0.gate_proj``, ``0.up_proj``, ``0.down_proj``, ``1.gate_proj``, …
+``compress_core.stream.experts``), and is called the same way. Its children are named as the tensors of a checkpoint
+are: ``0.gate_proj``, ``0.up_proj``, ``0.down_proj``, ``1.gate_proj``, …
 
 Shapes: T tokens, K experts a token, D hidden width.
 """
@@ -46,13 +46,14 @@ class PackedExperts(nn.Module):
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """(T, D) of hidden states (T, D), the numbers (T, K) of their experts and these experts' weights (T, K)."""
         out_TD = torch.zeros_like(hidden_states)
+        index_KT = top_k_index.T
         for expert in top_k_index.unique().tolist():
             if not 0 <= expert < self.num_experts:
                 continue  # a place that routing left empty
-            place, token = torch.where(top_k_index.T == expert)
+            place, token = torch.where(index_KT == expert)
             x = hidden_states[token]
             gate_up = torch.cat([self.layer(expert, "gate")(x), self.layer(expert, "up")(x)], dim=-1)
-            y = self.layer(expert, "down")(self._original._apply_gate(gate_up))
+            y = self.layer(expert, "down")(self._original._apply_gate(gate_up))  # type: ignore[operator]
             y = y * top_k_weights[token, place, None]
             out_TD.index_add_(0, token, y.to(out_TD.dtype))
         return out_TD

@@ -1,8 +1,8 @@
 """How many bytes a packed model takes besides its compressed matrices: known before anything is compressed.
 
-Each file of a packed model has a header that is padded with spaces (the format allows that) to a size that depends only
-on the model's structure, so that bytes on disk = :func:`fixed_bytes` + the sum of the matrices' nbytes, exactly. The room
-in a header is what the longest possible entries would take. Torch-free.
+Each file of a packed model has a header that is padded with spaces (the format allows that) to a size that depends
+only on the model's structure, so that bytes on disk = :func:`fixed_bytes` + the sum of the matrices' nbytes, exactly.
+The room in a header is what the longest possible entries would take. Torch-free.
 """
 
 from __future__ import annotations

@@ -128,7 +128,8 @@ def _packed_experts(name: str, original: nn.Module, infos: dict[tuple[int, str],
     for (expert, projection), info in infos.items():
         if info.shape != shapes[projection]:
             raise PackedFormatError(
-                f"{name}.{expert}.{projection}_proj is packed as {info.shape}, config.json makes it {shapes[projection]}"
+                f"{name}.{expert}.{projection}_proj is packed as {info.shape}, "
+                f"config.json makes it {shapes[projection]}"
             )
     device = original.get_parameter("gate_up_proj").device
     packed = [{p: _packed(infos[expert, p], device) for p in MLP_PROJECTIONS} for expert in range(n_experts)]

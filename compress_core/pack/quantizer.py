@@ -1,8 +1,8 @@
 """Packed models in transformers: what ``AutoModelForCausalLM.from_pretrained`` finds by quant_method "bitbudget".
 
 Modules of the compressed matrices become packed ones before weights are loaded (see ``modules``); everything else
-(biases, embeddings, a tied or an own head) is loaded as ever. Importing this file registers both classes; ``compress_core.pack``
-does so as soon as transformers is there.
+(biases, embeddings, a tied or an own head) is loaded as ever. Importing this file registers both classes;
+``compress_core.pack`` does so as soon as transformers is there.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from compress_core.pack.description import (
     ModelDescription,
     check_version,
 )
+from compress_core.pack.experts import PackedExperts
 from compress_core.pack.header import read_packed
 from compress_core.pack.modules import has_place, name_in, put_dense_modules, put_packed_modules
 
@@ -87,9 +88,14 @@ class BitbudgetQuantizer(HfQuantizer):
         model.config.dequantize = False  # saved again, the directory takes the keyword as before
         return model
 
-    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | str | None = None) -> PreTrainedModel:
         """Each matrix dense, one after another; what ``model.dequantize()`` calls."""
+        if isinstance(dtype, str):  # which save_pretrained makes of the config's type
+            dtype = getattr(torch, dtype)
+        has_experts = any(isinstance(module, PackedExperts) for module in model.modules())
         put_dense_modules(model, dtype or torch.get_default_dtype())
+        if has_experts:
+            _split_experts_when_saved(model)
         model.config.__dict__.pop("dequantize", None)
         return model
 
@@ -106,3 +112,19 @@ class BitbudgetQuantizer(HfQuantizer):
     @property
     def is_trainable(self) -> bool:
         return False
+
+
+def _split_experts_when_saved(model: PreTrainedModel) -> None:
+    """Make ``save_pretrained`` write a tensor for each expert, as checkpoints have them.
+
+    It undoes what was done to the tensors that were loaded; those of packed experts were not stacked then.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter
+
+    used = list(getattr(model, "_weight_conversions", None) or [])
+    known = {str(conversion.target_patterns) for conversion in used}
+    for conversion in get_model_conversion_mapping(model, add_legacy=False):
+        if isinstance(conversion, WeightConverter) and str(conversion.target_patterns) not in known:
+            used.append(conversion)
+    model._weight_conversions = used

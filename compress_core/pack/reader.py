@@ -24,7 +24,7 @@ from compress_core.pack.layout import FILE_NAME, stored_bytes, weight_files
 #: what format version 1 called its file
 _FILE_NAME_1 = "packed.safetensors"
 _HEAD = HEAD_TENSOR.removesuffix(".weight")
-_MATRIX = re.compile(r"^(?:.*\.)?(?:experts\.(\d+)\.)?(?:(q|k|v|o|gate|up|down)_proj|\w+_proj\.(q|k|v|gate|up))$")
+_MATRIX = re.compile(r"^(?:.*?\.)?(?:experts\.(\d+)\.)?(?:(q|k|v|o|gate|up|down)_proj|\w+_proj\.(q|k|v|gate|up))$")
 
 
 class PackedModel:

@@ -92,7 +92,8 @@ def head_spec(checkpoint: Checkpoint) -> MatrixSpec:
     """
     if checkpoint.tied_head:
         raise ConfigError(
-            f"{checkpoint.path} has no head of its own to compress: it is tied to the token embedding, which stays as it is"
+            f"{checkpoint.path} has no head of its own to compress: it is tied to the token embedding, "
+            "which stays as it is"
         )
     tensor = checkpoint.tensors[HEAD_TENSOR]
     if len(tensor.shape) != 2:

@@ -1,7 +1,7 @@
 """WorkFolder: where a packed model grows, layer by layer, until it is whole; with a fixed place it survives a kill.
 
     WORK/lock            held while somebody works here
-    WORK/<binding>/      files of a model whose checkpoint, configs, H and numerics are those that ``binding`` stands for
+    WORK/<binding>/      files of the model whose checkpoint, configs, H and numerics ``binding`` stands for
 
 Files get their names when they are complete and on the disk. What has another binding is removed, never trusted.
 """
@@ -27,8 +27,8 @@ _LOCK = "lock"
 def work_folder(out_dir: Path, work_dir: Path | None, binding: str) -> Iterator[Path]:
     """The folder to write a model into; it gets the name ``out_dir`` if the block ends well.
 
-    Without ``work_dir`` it is a new one beside ``out_dir`` and goes with whatever ends the block. With it, it lies below
-    ``work_dir``, holds what an earlier call with this binding left there, and stays until the block ends well.
+    Without ``work_dir`` it is a new one beside ``out_dir`` and goes with whatever ends the block. With it, it lies
+    below ``work_dir``, holds what an earlier call with this binding left there, and stays until the block ends well.
 
     Raises:
         WorkInProgress: another process works in ``work_dir``.

@@ -1,10 +1,10 @@
 """Compress a whole model and write it, layer by layer and file by file.
 
 Tensors of one file lie in the order of their element sizes, so that each is aligned; packed matrices are bytes and
-come last. The header in front names them all, so each layer's matrices go into a file of their own as soon as they are
-compressed, and a shard is put together from these when its layers are done. Everything happens in a folder that gets the
-final name at the very end: a killed run leaves no half model under it, and with a ``work_dir`` the next one goes on
-after the last finished layer.
+come last. The header in front names them all, so each layer's matrices go into a file of their own as soon as they
+are compressed, and a shard is put together from these when its layers are done. Everything happens in a folder that
+gets the final name at the very end: a killed run leaves no half model under it, and with a ``work_dir`` the next one
+goes on after the last finished layer.
 """
 
 from __future__ import annotations

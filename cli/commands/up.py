@@ -17,7 +17,13 @@ PortOption = Annotated[
 ]
 
 
-def up(port: PortOption = None) -> None:
+WorkersOption = Annotated[
+    int,
+    typer.Option(min=1, metavar="N", help="So many workers share the queue: on the CPU its cores, else a GPU each."),
+]
+
+
+def up(port: PortOption = None, workers: WorkersOption = 1) -> None:
     """Run Redis, the server and one worker until Ctrl-C.
 
     The server brings the database to the newest schema. Everything lives in ./var (BITBUDGET_VAR_DIR): the database,
@@ -28,9 +34,11 @@ def up(port: PortOption = None) -> None:
     Examples:
       bitbudget up
       bitbudget up --port 8001
+      bitbudget up --workers 2
       BITBUDGET_DEVICE="RTX 3090" bitbudget up
     """
-    stack = Stack(settings(port), say)
+    chosen = settings(port)
+    stack = Stack(chosen, say, n_workers=workers)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stack.stop.set())
     with stack:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from cli.errors import StackError
 from cli.stack.program import Program
 from cli.stack.redis import valkey_command
 from results_db.settings import Settings
+
+#: a device that names one GPU: its number or its UUID
+_ONE_GPU = re.compile(r"^(cuda:\d+$|GPU-)")
 
 #: the checkout: the rooms are imported from here whatever the working directory
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,8 +39,17 @@ def uses_embedded_redis(settings: Settings) -> bool:
     return settings.redis_url == f"unix://{settings.var_dir / 'redis.sock'}"
 
 
-def make_plan(settings: Settings, *, port: int, redis_socket: Path) -> Plan:
-    """Command lines and environment of Redis (unless the user has one), server and worker."""
+def make_plan(settings: Settings, *, port: int, redis_socket: Path, n_workers: int = 1) -> Plan:
+    """Command lines and environment of Redis (unless the user has one), server and workers.
+
+    Raises:
+        StackError: several workers on a device that is one GPU.
+    """
+    if n_workers > 1 and _ONE_GPU.match(settings.device):
+        raise StackError(
+            f"{n_workers} workers cannot share {settings.device}: a GPU belongs to one worker",
+            cure='one worker, or BITBUDGET_DEVICE as a name that several GPUs have ("cuda" is any): each takes its own',
+        )
     embedded = uses_embedded_redis(settings)
     redis_url = f"unix://{redis_socket}" if embedded else settings.redis_url
     env = _stack_environment(settings, port=port, redis_url=redis_url)
@@ -51,9 +65,19 @@ def make_plan(settings: Settings, *, port: int, redis_socket: Path) -> Plan:
     programs.append(Program("server", server, env, logs / "server.log"))
     # a worker gives its job back when it is told to stop, after the cell that it is measuring
     worker = [sys.executable, "-m", "worker"]
-    programs.append(Program("worker", worker, env, logs / "worker.log", grace_s=30.0))
+    shared = env | _worker_threads(settings, n_workers)
+    for number in range(1, n_workers + 1):
+        name = "worker" if number == 1 else f"worker-{number}"
+        programs.append(Program(name, worker, shared, logs / f"{name}.log", grace_s=30.0))
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return Plan(f"http://{host}:{port}", redis_url, embedded, tuple(programs))
+
+
+def _worker_threads(settings: Settings, n_workers: int) -> dict[str, str]:
+    """Workers on the CPU share its cores, unless the user has said how many each may use."""
+    if settings.device != "cpu" or n_workers == 1 or "OMP_NUM_THREADS" in os.environ:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // n_workers))}
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class Stack:
-    """Redis, server and worker of one var folder. ``say`` receives one line for each thing worth telling.
+    """Redis, server and workers of one var folder. ``say`` receives one line for each thing worth telling.
 
     Use it as a context manager: entering starts everything and returns when the server is ready, leaving stops it.
     Only processes that it started are ever signalled.
@@ -41,6 +41,7 @@ class Stack:
     say: Say
     #: set it to end the start or ``supervise``
     stop: threading.Event = field(default_factory=threading.Event)
+    n_workers: int = 1
     plan: Plan = field(init=False)
     record: StackRecord = field(init=False)
     _held: ExitStack = field(default_factory=ExitStack, init=False)
@@ -51,7 +52,7 @@ class Stack:
             held.enter_context(stack_lock(self.settings.var_dir))
             port = free_port(self.settings.host, self.settings.port)
             redis_socket = held.enter_context(socket_path(self.settings.var_dir / "redis.sock"))
-            self.plan = make_plan(self.settings, port=port, redis_socket=redis_socket)
+            self.plan = make_plan(self.settings, port=port, redis_socket=redis_socket, n_workers=self.n_workers)
             held.callback(self._stop_programs)
             self._save_record(ready=False)
             self._start_redis()

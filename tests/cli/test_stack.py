@@ -125,6 +125,24 @@ def test_the_programs_agree_on_their_settings_and_leave_a_core_to_others(tmp_pat
         assert program.env["PYTHONSAFEPATH"] == "1"
 
 
+def test_several_workers_share_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
+    plan = make_plan(Settings(var_dir=tmp_path), port=1, redis_socket=tmp_path / "redis.sock", n_workers=3)
+    workers = [program for program in plan.programs if program.name.startswith("worker")]
+    assert [worker.name for worker in workers] == ["worker", "worker-2", "worker-3"]
+    assert len({worker.log for worker in workers}) == 3
+    assert {worker.env["OMP_NUM_THREADS"] for worker in workers} == {"2"}
+    assert "OMP_NUM_THREADS" not in plan.program("server").env
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "GPU-1f2e"])
+def test_several_workers_on_one_gpu_are_refused(tmp_path: Path, device: str) -> None:
+    settings = Settings(var_dir=tmp_path, device=device)
+    with pytest.raises(StackError, match=f"2 workers cannot share {device}"):
+        make_plan(settings, port=1, redis_socket=tmp_path / "redis.sock", n_workers=2)
+
+
 def test_the_record_holds_no_password(tmp_path: Path) -> None:
     stack = Stack(Settings(var_dir=tmp_path, redis_url="redis://:hunter2@elsewhere:6379/0"), print, threading.Event())
     stack.plan = make_plan(stack.settings, port=1, redis_socket=tmp_path / "redis.sock")

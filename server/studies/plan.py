@@ -169,7 +169,7 @@ class _Planner:
             "sweep",
             JobKind.SWEEP,
             1,
-            {"configs": list(configs.values())},
+            {"configs": list(configs.values()), "split": self.config.sweep.split},
             {"calibration_id": ("calibrate", "calibration_id")},
         )
         self._gate("gate:1", 1, ["error_varies", "profiles_differ", "collection_complete"], {"sweep": "sweep"})

@@ -51,6 +51,11 @@ class CalibrationSection(SamplingSection):
     keep: Keep = "hessians"
 
 
+class SweepSection(Section):
+    #: "layer": a job a layer, shared by all workers; "none": one job. null = by layer where the calibration keeps its H
+    split: Literal["layer", "none"] | None = None
+
+
 class SensitivitySection(SamplingSection):
     samples: Annotated[int, Field(ge=1)] = 16
     #: one coarse and one fine config; default: the grid's leanest and richest
@@ -170,6 +175,7 @@ class StudyConfig(Section):
     calibration: CalibrationSection = CalibrationSection()
     sensitivity: SensitivitySection = SensitivitySection()
     grid: GridSection
+    sweep: SweepSection = SweepSection()
     baselines: BaselinesSection = BaselinesSection()
     phase0: Phase0Section | None = None
     #: default: the bytes of a uniform config (phase 0's, else the middle of the grid)
@@ -208,6 +214,15 @@ class StudyConfig(Section):
         for phase, before in needed.items():
             if phase in phases and before not in phases:
                 raise ValueError(f"phases: phase {phase} needs phase {before}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_split(self) -> Self:
+        if self.sweep.split == "layer" and self.calibration.keep == "tokens":
+            raise ValueError(
+                "sweep.split: a calibration that keeps its tokens alone is computed again layer by layer, in one pass "
+                "through the model: its sweep is one job. Leave split out, or set calibration.keep to hessians"
+            )
         return self
 
     @model_validator(mode="after")

@@ -240,6 +240,21 @@ def test_a_study_splits_its_sweep_when_its_turn_has_come(
         assert [part.position for part in parts_of(session, whole)] == [whole.position] * N_LAYERS
 
 
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_a_study_may_keep_its_sweep_in_one_job(
+    app: FastAPI, client: TestClient, study_config: dict[str, Any], run_to_end: Callable[..., None]
+) -> None:
+    study_config |= {"phases": [1], "sweep": {"split": "none"}}
+    study = client.post("/api/v1/studies", json={"config": study_config}).json()
+    run_to_end()
+    seen = client.get(f"/api/v1/studies/{study['id']}").json()
+    assert [row["step"] for row in seen["jobs"] if row["kind"] == "sweep"] == ["sweep"]
+    study_config |= {"sweep": {"split": "layer"}, "calibration": {"samples": 8, "length": 64, "keep": "tokens"}}
+    refused = client.post("/api/v1/studies", json={"config": study_config})
+    assert refused.status_code == 422
+    assert "its sweep is one job" in refused.text
+
+
 def claim_first(database: Database, worker_id: str) -> Any:
     """Claim the attempt that RQ would hand out next."""
     with database.write() as session:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from results_db.states import JobKind
 
@@ -25,14 +32,44 @@ class Params(BaseModel):
 class TextSpec(Params):
     """Where text comes from. Splits are disjoint by document, whatever the source."""
 
-    kind: Literal["stdlib", "file"] = "stdlib"
-    #: .txt, or .jsonl with a "text" field; relative to the server's working directory
-    path: str | None = None
+    kind: Literal["stdlib", "file", "dataset"] = "stdlib"
+    #: file: .txt, .jsonl (also .gz) or .parquet; dataset: a folder, or a hub id with its revision. Paths are relative
+    #: to the server's working directory
+    path: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    #: field of a JSON record, or column of Parquet or a dataset, that holds the text
+    field: Annotated[str, Field(min_length=1, max_length=200)] = "text"
+    #: configuration of a dataset, such as "en" of C4
+    config: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    #: the dataset's own split that is read; ours are made from it
+    dataset_split: Annotated[str, Field(min_length=1, max_length=200)] = "train"
+    #: commit of a hub dataset
+    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None = None
+    #: read only so many documents, the first ones; null = all
+    max_documents: Annotated[int, Field(ge=1, le=10**9)] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What a text does not use is not written: texts described before a field existed keep their hashes."""
+        fields = type(self).model_fields
+        values: dict[str, Any] = serialize(self)
+        return {
+            name: value
+            for name, value in values.items()
+            if name in ("kind", "path", "split") or value != fields[name].default
+        }
 
     @property
     def name(self) -> str:
-        """Short name for tables: "stdlib" or the file's name."""
-        return self.kind if self.path is None else self.path.rsplit("/", 1)[-1]
+        """Short name for tables: "stdlib", the file's name, or the dataset's with its configuration."""
+        if self.path is None:
+            return self.kind
+        base = self.path.rstrip("/").rsplit("/", 1)[-1]
+        return base if self.config is None else f"{base}-{self.config}"
+
+    @property
+    def identity(self) -> tuple[str | None, ...]:
+        """Two texts that differ here share no file and no split of a dataset, as far as their names tell."""
+        return (self.kind, self.path, self.config, self.dataset_split)
 
 
 class DatasetSpec(TextSpec):
@@ -43,7 +80,7 @@ class DatasetSpec(TextSpec):
     @property
     def text(self) -> TextSpec:
         """The text alone."""
-        return TextSpec(kind=self.kind, path=self.path)
+        return TextSpec(**self.model_dump(exclude={"split"}))
 
 
 class WindowSpec(Params):

@@ -118,13 +118,16 @@ def hidden_ram_bytes(context: JobContext) -> int:
 
 
 def text_source(context: JobContext, text: TextSpec) -> TextSource:
-    """The text that a job means; files must lie inside the model roots.
+    """The text that a job means; files and folders must lie inside the model roots.
 
     Raises:
         PathNotAllowed: a path outside of them.
-        ConfigError: a file without a path, or a path without a file.
+        ConfigError: fields that do not go together.
     """
-    return TextSource(text.kind, None if text.path is None else context.settings.resolve_path(text.path))
+    values = text.model_dump(exclude={"split"})
+    if text.path is not None and text.revision is None:
+        values["path"] = context.settings.resolve_path(text.path)
+    return TextSource.from_dict(values)
 
 
 def draw_windows(

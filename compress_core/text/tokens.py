@@ -117,8 +117,8 @@ def _cut(ids: NDArray[np.int32], ends: NDArray[np.int64], starts: NDArray[np.int
 def _tokenise(model_path: Path, text: str) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Token ids, and for each the UTF-8 byte at which it ends in the text.
 
-    A tokenizer takes hundreds of bytes a token while it works. Texts of more than ``_WHOLE`` characters go through it in
-    pieces that end at blank lines; where two pieces meet, a token or two may differ from those of the whole.
+    A tokenizer takes hundreds of bytes a token while it works. Texts of more than ``_WHOLE`` characters go through it
+    in pieces that end at blank lines; where two pieces meet, a token or two may differ from those of the whole.
     """
     tokenizer = load_tokenizer(model_path)
     ids: list[NDArray[np.int32]] = []
@@ -160,8 +160,7 @@ def _byte_ends(text: str, character_ends: list[int]) -> tuple[NDArray[np.int64],
     code_points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
     widths = 1 + (code_points >= 0x80) + (code_points >= 0x800) + (code_points >= 0x10000).astype(np.int64)
     byte_ends = np.concatenate([[0], np.cumsum(widths)])
-    ends = np.maximum.accumulate(np.asarray(character_ends, dtype=np.int64)) if character_ends else []
-    return byte_ends[np.asarray(ends, dtype=np.int64)], int(byte_ends[-1])
+    return byte_ends[np.maximum.accumulate(np.asarray(character_ends, dtype=np.int64))], int(byte_ends[-1])
 
 
 def load_tokenizer(model_path: Path) -> Any:

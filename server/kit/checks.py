@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
 from compress_core.config import CompressionConfig
-from compress_core.errors import ConfigError
+from compress_core.errors import CalibrationError, ConfigError
 from compress_core.matrix import PROJECTIONS, MatrixSpec
+from compress_core.text.documents import JSON_LINES, unreadable_suffix
+from compress_core.text.source import TextSource, is_hub_id, iter_documents
 from results_db.params import MatrixFilter, TextSpec
 from results_db.recording import newest_calibration
 from results_db.settings import Settings
@@ -46,20 +50,52 @@ def check_configs(configs: Sequence[Mapping[str, Any]], field: str) -> list[dict
 
 
 def check_text(text: Text, settings: Settings, field: str) -> Text:
-    """The text with its path absolute; it must exist inside the allowed folders.
+    """The text with its path absolute; what it names must exist inside the allowed folders, or be pinned on a hub.
+
+    Of JSON lines the first record is read. Parquet and datasets are opened by the worker: the server has no library for
+    them.
 
     Raises:
-        Problem: text-not-found, or a kind and a path that do not go together.
+        Problem: text-not-found, fields that do not go together, or a first record without the text; names the field.
         PathNotAllowed: the path lies outside the allowed folders.
     """
-    if (text.kind == "file") != (text.path is not None):
-        raise invalid(f"{field}.path", "a text of kind file needs a path, stdlib has none")
+    try:
+        source = TextSource.from_dict(text.model_dump(exclude={"split"}))
+    except ConfigError as error:
+        culprit, _, message = str(error).partition(": ")
+        raise invalid(f"{field}.{culprit}", message) from error
     if text.path is None:
         return text
+    if text.kind == "dataset" and is_hub_id(text.path) and not os.path.exists(text.path):
+        if text.revision is None:
+            message = f"{text.path} is no local folder, and as a hub dataset it needs the 40 hex digits of a commit"
+            raise invalid(f"{field}.revision", message, slug="text-not-found")
+        return text
     path = settings.resolve_path(text.path)
-    if not path.is_file():
-        raise invalid(f"{field}.path", f"{text.path} is no file: give a .txt or a .jsonl", slug="text-not-found")
+    if text.kind == "dataset":
+        if text.revision is not None:
+            raise invalid(f"{field}.revision", f"{text.path} is a local folder: leave its revision out")
+        if not path.is_dir():
+            raise invalid(f"{field}.path", f"{text.path} is no folder of a dataset", slug="text-not-found")
+    else:
+        _check_file(replace(source, path=path), text.path, field)
     return text.model_copy(update={"path": str(path)})
+
+
+def _check_file(source: TextSource, given: str, field: str) -> None:
+    assert source.path is not None
+    if not source.path.is_file():
+        message = f"{given} is no file: give a .txt, .jsonl, .jsonl.gz or .parquet"
+        raise invalid(f"{field}.path", message, slug="text-not-found")
+    if (suffix := unreadable_suffix(source.path)) is not None:
+        raise invalid(f"{field}.path", f"{given}: {suffix} cannot be read, give a .txt, .jsonl, .jsonl.gz or .parquet")
+    if source.path.name.endswith(JSON_LINES):
+        try:
+            first = next(iter_documents(source), None)
+        except CalibrationError as error:
+            raise core_problem(error, f"{field}.field") from error
+        if first is None:
+            raise invalid(f"{field}.path", f"{given} holds no document")
 
 
 def check_matrices(matrices: MatrixFilter, specs: Sequence[MatrixSpec], field: str) -> None:

@@ -34,7 +34,7 @@ def _check_held_out(config: StudyConfig) -> None:
         Problem: the built-in text, or the study's own, is asked for as a whole.
     """
     for i, dataset in enumerate(config.datasets):
-        if dataset.split == "whole" and (dataset.kind == "stdlib" or dataset.path == config.text.path):
+        if dataset.split == "whole" and (dataset.kind == "stdlib" or dataset.identity == config.text.identity):
             raise invalid(
                 f"evaluation.datasets.{i}.split",
                 "this text also calibrates the study: take its report split, or another file as a whole",

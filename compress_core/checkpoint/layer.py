@@ -102,7 +102,7 @@ class _Layer:
         if stacked and projection in MLP_PROJECTIONS:
             return UnsupportedArchitecture(
                 f"{self.name}.{min(stacked)} holds all experts in one tensor: expected one matrix an expert "
-                "(experts.0.gate_proj.weight …); load the model with transformers and save it again to split it"
+                "(experts.0.gate_proj.weight …), which is how transformers saves Qwen's"
             )
         matrices = {_NUMBER.sub(".N.", t) for t in self.tails if len(self.tensors[f"{self.name}.{t}"].shape) == 2}
         return UnsupportedArchitecture(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma3Config
+from transformers import AutoModelForCausalLM, Gemma3Config, Glm4MoeConfig
 
 from compress_core.checkpoint import open_checkpoint
 from compress_core.checkpoint.read import DenseWeights, read_matrix
@@ -92,4 +92,33 @@ def test_the_decoder_of_a_multimodal_model(tmp_path: Path, random_windows: Calla
     assert checkpoint.layout.prefix == "language_model.model.layers"
     assert len(checkpoint.matrices()) == 14
     assert any(tensor.name.startswith("vision_tower.") for tensor in checkpoint.other_tensors)
+    _compare(tmp_path, random_windows)
+
+
+def test_a_router_with_a_stored_bias(tmp_path: Path, random_windows: Callable[..., TokenWindows]) -> None:
+    """GLM-4-MoE: the first layer dense, a shared expert, and a buffer that is no parameter but decides the routes."""
+    config = Glm4MoeConfig(
+        hidden_size=32,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        vocab_size=320,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=24,
+        n_shared_experts=1,
+        first_k_dense_replace=1,
+        initializer_range=0.15,
+        bos_token_id=None,
+        eos_token_id=0,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    bias = model.get_buffer("model.layers.1.mlp.gate.e_score_correction_bias")
+    bias.copy_(torch.tensor([0.5, -0.5, 0.5, 0.0]))
+    model.save_pretrained(tmp_path)
+    keys = [str(spec.key) for spec in open_checkpoint(tmp_path).layer_matrices(1)]
+    assert keys[4:10] == ["1.gate", "1.up", "1.down", "1.gate.0", "1.up.0", "1.down.0"]
     _compare(tmp_path, random_windows)

@@ -43,7 +43,8 @@ FEATURES: Mapping[str, Callable[[Size], float]] = {
     "weights": lambda s: float(s.out_features) * s.in_features,
     "squares": lambda s: float(s.in_features) ** 2,
     "products": lambda s: float(s.out_features) * s.in_features**2,
-    "cubes": lambda s: float(s.in_features) ** 3,
+    # float32 takes half of what float64 does
+    "cubes": lambda s: float(s.in_features) ** 3 * (1.0 if s.in_features <= EXACT_WIDTH else 0.5),
     "rank_weights": lambda s: float(s.k) * s.out_features * s.in_features,
     "rank_squares": lambda s: float(s.k) * s.in_features**2,
 }
@@ -69,8 +70,13 @@ FLOORS: Mapping[Kind, Mapping[str, float]] = {
     "rank": {"products": 4.0, "cubes": 1 / 3, "rank_weights": 20.0, "rank_squares": 10.0},
     "rtn": {},
     "gptq": {"products": 1.0, "cubes": 2 / 3},
-    "measure": {"products": 4.0},
+    "measure": {"products": 2.0},
 }
+
+
+#: feature → so many times the floor are the most that it may take: panels of a product are slower than a large one, and
+#: factorisations of small matrices are in float64. What small matrices take beyond is not what grows
+CEILINGS: Mapping[str, float] = {"products": 2.0, "cubes": 6.0, "rank_weights": 6.0, "rank_squares": 6.0}
 
 
 def features(kind: Kind, size: Size) -> dict[str, float]:

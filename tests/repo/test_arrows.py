@@ -35,7 +35,10 @@ FORBIDDEN: dict[str, set[str]] = {
 }
 
 #: rooms of compress_core that must work where torch is not installed: the server computes fits and allocations
-TORCH_FREE = ("config", "matrix", "measurement", "errors", "version", "nbytes", "fit", "allocate", "analyze", "text")
+TORCH_FREE = (
+    *("config", "matrix", "measurement", "errors", "version", "nbytes"),
+    *("fit", "allocate", "analyze", "plan", "text"),
+)
 
 #: makes torch impossible to import, as on a machine that does not have it
 _NO_TORCH = """

@@ -199,6 +199,8 @@ class CompressParams(Params):
     model_id: str
     calibration_id: str | None = None
     allocation_id: str | None = None
+    #: how to compress a head that is not the token embedding; null = it stays as it is
+    head: ConfigFields | None = None
 
 
 class EvaluateParams(Params):

@@ -90,10 +90,10 @@ class BitbudgetQuantizer(HfQuantizer):
 
     def _dequantize(self, model: PreTrainedModel, dtype: torch.dtype | str | None = None) -> PreTrainedModel:
         """Each matrix dense, one after another; what ``model.dequantize()`` calls."""
-        if isinstance(dtype, str):  # which save_pretrained makes of the config's type
-            dtype = getattr(torch, dtype)
+        # save_pretrained leaves the name of the type in the config
+        named: torch.dtype | None = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         has_experts = any(isinstance(module, PackedExperts) for module in model.modules())
-        put_dense_modules(model, dtype or torch.get_default_dtype())
+        put_dense_modules(model, named or torch.get_default_dtype())
         if has_experts:
             _split_experts_when_saved(model)
         model.config.__dict__.pop("dequantize", None)

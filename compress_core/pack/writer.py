@@ -95,7 +95,7 @@ def write_packed_model(
             the last of them, to the same bytes. Layers of another model, of other configs, H, numerics or device are
             discarded. It is gone when the model is there.
         on_measurement: called with each matrix's errors as soon as they are known; not for what an earlier call did.
-        on_resume: called once with the number of matrices that an earlier call has finished, and of all.
+        on_resume: called with the number of matrices that an earlier call has finished, and of all, if there are any.
 
     Raises:
         ConfigError: a matrix without config, a config without matrix, a head that is tied to the embedding, or
@@ -162,16 +162,15 @@ class _Compression:
 
     def resume(self, shards: Iterable[Shard], on_resume: Callable[[int, int], None] | None) -> None:
         """Tell what an earlier call has finished; layers of whole files go."""
-        finished = 0
+        finished, all_there = 0, True
         for shard in shards:
             whole = self._has_shard(shard)
             for layer_idx, specs in shard.layers():
                 file = self._layer_file(layer_idx)
                 if whole:
                     file.unlink(missing_ok=True)
-                elif not self._has_layer(file, specs):
-                    continue
-                finished += len(specs)
+                all_there = all_there and (whole or self._has_layer(file, specs))
+                finished += len(specs) if all_there else 0
         if finished and on_resume is not None:
             on_resume(finished, self.total)
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy.orm import Session
 
-from results_db.params import CompressParams
+from compress_core.checkpoint import open_checkpoint
+from compress_core.config import CompressionConfig
+from compress_core.errors import ConfigError
+from compress_core.pack.layout import fixed_bytes
+from results_db.params import CompressParams, ConfigFields
 from results_db.queue.submit import submit_job
 from results_db.states import JobKind
 from results_db.tables import Allocation, Job, Model
@@ -16,7 +20,8 @@ from server.models.service import require_local
 
 def submit_compression(session: Session, params: CompressParams) -> Job:
     """A compress job under the calibration named, the allocation's, or the model's newest."""
-    require_local(get_row(session, Model, params.model_id))
+    model = get_row(session, Model, params.model_id)
+    require_local(model)
     if params.allocation_id is None:
         raise invalid("allocation_id", "name the allocation: POST /api/v1/allocations makes one (uniform is one too)")
     allocation = get_row(session, Allocation, params.allocation_id)
@@ -24,5 +29,16 @@ def submit_compression(session: Session, params: CompressParams) -> Job:
         raise invalid("allocation_id", f"{allocation.id} is an allocation of model {allocation.model_id}")
     wanted = params.calibration_id or allocation.calibration_id
     calibration = check_calibration(session, params.model_id, wanted)
+    if params.head is not None:
+        _check_head(model, params.head)
     checked = params.model_copy(update={"calibration_id": calibration.id})
     return submit_job(session, JobKind.COMPRESS, checked.model_dump(mode="json"))
+
+
+def _check_head(model: Model, head: ConfigFields) -> None:
+    """Refuse what the job would refuse: no config, a rank that the head cannot have, a head that is tied."""
+    assert model.local_path is not None, "require_local has seen to it"
+    try:
+        fixed_bytes(open_checkpoint(model.local_path), head=CompressionConfig.from_dict(head))
+    except ConfigError as error:
+        raise invalid("head", str(error)) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 from compress_core import NUMERICS_VERSION
@@ -11,6 +10,7 @@ from compress_core.checkpoint import Checkpoint
 from compress_core.checkpoint.read import DenseWeights
 from compress_core.evaluate.interval import perplexity_interval
 from compress_core.evaluate.perplexity import evaluate_perplexity
+from compress_core.pack.layout import stored_bytes
 from compress_core.pack.reader import PackedModel
 from compress_core.stream.model import WeightSource
 from compress_core.text import split_text
@@ -21,7 +21,6 @@ from results_db.recording import find_evaluation, record_evaluation
 from results_db.tables import Artefact, Compression, Model
 from worker.context import JobContext
 from worker.errors import MissingInput
-from worker.handlers.compress import is_whole
 from worker.inputs import content_hash, open_model, text_source
 
 _DTYPE = "float32"
@@ -95,7 +94,7 @@ def weights_of(context: JobContext, model: Model, checkpoint: Checkpoint, compre
     """The original weights, or those of a packed model.
 
     Raises:
-        MissingInput: the packed model's file is gone, or it is another model's.
+        MissingInput: this worker cannot see the packed model, files of it are gone, or it is another model's.
         NotFound: there is no such compression.
         PackedFormatError: the file is damaged.
     """
@@ -107,10 +106,10 @@ def weights_of(context: JobContext, model: Model, checkpoint: Checkpoint, compre
     if compression.model_id != model.id:
         raise MissingInput(f"compression {compression.id} belongs to model {compression.model_id}, not to {model.id}")
     artefact = context.recorder.read(lambda session: session.get_one(Artefact, compression.artefact_id))
-    folder = Path(artefact.uri)
-    if not is_whole(folder, compression.actual_bytes):
+    folder = context.store.fetch(artefact.uri)
+    if stored_bytes(folder) != compression.actual_bytes:
         raise MissingInput(
-            f"the packed model of compression {compression.id} is gone or incomplete ({folder}): submit its compress "
+            f"the packed model of compression {compression.id} is incomplete ({artefact.uri}): submit its compress "
             "job again, it packs it anew"
         )
     return PackedModel.open(folder)

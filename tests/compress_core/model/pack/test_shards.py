@@ -125,7 +125,7 @@ def test_damaged_directories_are_named(sharded: Path, qwen2: Path, tmp_path: Pat
     with pytest.raises(PackedFormatError, match=rf"lies: lm_head.weight is in {files[2]}, the index says {files[0]}"):
         PackedModel.open(lying)
     (lying / INDEX_FILE).write_text(json.dumps({"weight_map": {"lm_head.weight": "../model.safetensors"}}))
-    with pytest.raises(PackedFormatError, match="index.json is damaged"):
+    with pytest.raises(PackedFormatError, match=r"index\.json is damaged"):
         PackedModel.open(lying)
     mixed = copy("mixed")
     write_packed_model(open_checkpoint(qwen2), None, _items(qwen2), tmp_path / "other", shard_bytes=SMALL)

@@ -7,7 +7,6 @@ read. Loading scripts are refused by the library (4.0 and later), so that no cod
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any
 
 from compress_core.errors import CalibrationError
 
-#: what the library lets through from pyarrow, fsspec, json and zlib
-_OTHERS = (OSError, EOFError, ValueError, TypeError, RuntimeError, LookupError, zlib.error)
+#: errors that the library raises or lets through: Python's own, and those of the packages it stands on
+_BUILT_IN = (OSError, EOFError, ValueError, TypeError, RuntimeError, LookupError)
+_BELOW = frozenset({"datasets", "pyarrow", "huggingface_hub", "httpx", "httpcore", "fsspec", "aiohttp", "zlib"})
 
 
 def iter_dataset(path: str, *, field: str, config: str | None, split: str, revision: str | None) -> Iterator[str]:
@@ -76,15 +76,15 @@ def _check_column(path: str, field: str, columns: list[str]) -> None:
 
 @contextmanager
 def _reading(path: str, *, hub: bool) -> Iterator[None]:
-    """The library raises errors of many kinds, also of the ones below it: one name for all."""
-    import httpx
-
+    """The library raises errors of many kinds, also of the libraries below it: one name for all."""
     try:
-        from datasets.exceptions import DatasetsError
+        import datasets  # noqa: F401
     except ImportError as error:
         raise CalibrationError(f"cannot read the dataset {path}: the package datasets is missing here") from error
     try:
         yield
-    except (DatasetsError, httpx.HTTPError, *_OTHERS) as error:
+    except Exception as error:
+        if not isinstance(error, _BUILT_IN) and type(error).__module__.partition(".")[0] not in _BELOW:
+            raise
         cure = ". Where there is no network, download it elsewhere and give its folder" if hub else ""
         raise CalibrationError(f"cannot read the dataset {path}: {type(error).__name__}: {error}{cure}") from error

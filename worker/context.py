@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
@@ -74,8 +73,3 @@ class JobContext:
     batch_tokens: int
     #: where finished calibrations and packed models lie, and folders for unfinished ones
     store: ArtefactStore
-
-    @property
-    def artefacts(self) -> Path:
-        """Where calibrations and packed models are written; on its way out: ``store`` knows."""
-        return self.settings.var_dir / "artefacts"

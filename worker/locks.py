@@ -15,7 +15,8 @@ _POLL_S = 0.2
 
 
 class FileLock:
-    """A lock on ``path``; it lasts until ``release`` or the end of this process and of what it forked."""
+    """A lock on ``path``. It lasts as long as this object, until ``release``, or the end of this process and of what it
+    forked."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self.path = path

@@ -99,7 +99,10 @@ def _compute(recorder: Recorder, settings: Settings, device: Device, progress: P
         batch_tokens=_SMALL_BATCH_TOKENS if starved else _BATCH_TOKENS,
         store=ArtefactStore(settings.artefacts_url, settings.var_dir, check=progress.check),
     )
-    return handler_of(kind)(params, context)
+    result = handler_of(kind)(params, context)
+    # a job that is done has nothing left to go on with
+    context.store.workspaces.close_all()
+    return result
 
 
 def _end(

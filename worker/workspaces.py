@@ -43,8 +43,13 @@ class Workspaces:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def close_all(self) -> None:
+        """Remove every workspace of this process: its job is done."""
+        for folder in list(self._locks):
+            self.close(folder)
+
     def close(self, folder: Path) -> None:
-        """Give a workspace up whose contents were moved away."""
+        """Remove a workspace whose contents were moved away or are of no more use. Folders of others stay."""
         lock = self._locks.pop(folder, None)
         if lock is not None:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,132 @@
+"""Two hosts, each with a var folder of its own, and one object store between them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from compress_core.checkpoint import open_checkpoint
+from compress_core.config import CompressionConfig
+from compress_core.nbytes import predicted_nbytes
+from compress_core.pack.layout import fixed_bytes
+from compress_core.pack.reader import PackedModel
+from results_db.ids import new_id
+from results_db.states import JobKind, JobState
+from results_db.tables import Allocation, AllocationItem, Artefact
+from worker.artefacts import ArtefactStore
+
+pytestmark = pytest.mark.parametrize("service", ["sqlite"], indirect=True)
+
+SECRET = "not-to-be-seen-anywhere"
+CONFIG = CompressionConfig(b_q=4, codebook="rtn")
+
+
+@pytest.fixture
+def store_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """What both hosts are told: an S3 API on loopback, and how to use it."""
+    import boto3
+    import fsspec
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "NO_PROXY": "127.0.0.1",
+        "BITBUDGET_ARTEFACTS_URL": "s3://box/bitbudget",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="box")
+    yield environment
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    server.stop()
+
+
+def _allocate(service: Any, model_id: str, calibration_id: str, model: Path) -> str:
+    """One config everywhere, as the server would store it."""
+    checkpoint = open_checkpoint(model)
+    sizes = {s.key: predicted_nbytes(CONFIG, s.out_features, s.in_features) for s in checkpoint.matrices()}
+    row = Allocation(
+        id=new_id("alloc"),
+        model_id=model_id,
+        calibration_id=calibration_id,
+        name="uniform",
+        kind="uniform",
+        scope="decoder",
+        matrix_bytes=sum(sizes.values()),
+        fixed_bytes=fixed_bytes(checkpoint),
+        total_bytes=sum(sizes.values()),
+        bits_per_weight=4.0,
+        n_distinct_configs=1,
+        content_hash="two-hosts",
+        overrides_yaml="",
+        seconds=0.0,
+    )
+    shared = {"config_hash": CONFIG.config_hash, "config": CONFIG.to_dict(), "b_q": CONFIG.b_q, "rank": CONFIG.rank}
+    with service.database.write() as session:
+        session.add(row)
+        session.flush()
+        for key, nbytes in sizes.items():
+            place = {"layer_idx": key.layer_idx, "projection": key.projection}
+            session.add(AllocationItem(allocation_id=row.id, nbytes=nbytes, **place, **shared))
+    return row.id
+
+
+def _run(service: Any, kind: JobKind, params: dict[str, Any]) -> dict[str, Any]:
+    job = service.finish(service.submit(kind, params))
+    assert job.state == JobState.SUCCEEDED, job.error
+    return dict(job.result)
+
+
+def test_one_host_calibrates_and_the_other_sweeps_and_compresses(
+    service: Any, model_id: str, tiny_model: Path, text_path: Path, tmp_path: Path, store_environment: dict[str, str]
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    first = service.start_worker(**store_environment, BITBUDGET_VAR_DIR=str(one))
+    calibration_id = service.calibrate(model_id, text_path)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(timeout=60) == 0
+    service.start_worker(**store_environment, BITBUDGET_VAR_DIR=str(two))
+    shared = {"model_id": model_id, "calibration_id": calibration_id}
+    swept = _run(service, JobKind.SWEEP, shared | {"configs": [CONFIG.to_dict()]})
+    assert swept["recorded"] == len(open_checkpoint(tiny_model).matrices())
+    allocation_id = _allocate(service, model_id, calibration_id, tiny_model)
+    made = _run(service, JobKind.COMPRESS, shared | {"allocation_id": allocation_id})
+    compression_id = made["compression_id"]
+
+    # rows name the store, not a host's folder; both hosts hold copies, and nothing unfinished is left
+    with service.database.read() as session:
+        rows = {row.kind: row.uri for row in session.scalars(select(Artefact))}
+    assert rows == {
+        "calibration": f"s3://box/bitbudget/calibrations/{calibration_id}",
+        "compression": f"s3://box/bitbudget/compressions/{compression_id}",
+    }
+    for var in (one, two):
+        assert not list((var / "work").rglob("*.safetensors"))
+        assert not (var / "artefacts").exists()
+    third = ArtefactStore(store_environment["BITBUDGET_ARTEFACTS_URL"], tmp_path / "three")
+    assert third.holds(rows["compression"], made["actual_bytes"])
+    PackedModel.open(third.fetch(rows["compression"]))
+    assert SECRET not in service.logs()
+
+    # a calibration that another host keeps in a folder of its own
+    elsewhere = f"/mnt/one/artefacts/calibrations/{calibration_id}"
+    with service.database.write() as session:
+        session.execute(update(Artefact).where(Artefact.kind == "calibration").values(uri=elsewhere))
+    other = CONFIG.to_dict() | {"b_q": 3}
+    job = service.finish(service.submit(JobKind.SWEEP, shared | {"configs": [other]}))
+    assert job.state == JobState.FAILED
+    assert job.error["code"] == "missing-input"
+    for words in (os.uname().nodename, elsewhere, "BITBUDGET_ARTEFACTS_URL"):
+        assert words in job.error["message"]

@@ -1,7 +1,7 @@
 """Bytes in memory at the peak of each step, from shapes alone.
 
-Activations are float32, H float32, sums of calibration float64. What is counted is what grows with the model; libraries
-and pieces of fixed size are ``BASE`` together.
+Activations are float32 or, in calibrations, bfloat16; H is float32, and its sums float64. What is counted is what grows
+with the model; libraries and pieces of fixed size are ``BASE`` together.
 
 Shapes: T = tokens at once, I = in_features, V = vocabulary.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from compress_core.matrix import MatrixSpec
-from compress_core.plan.shapes import ModelShapes, inputs_of
+from compress_core.plan.shapes import ModelShapes, hessian_bytes, inputs_of
 
 #: interpreter, torch, transformers and pieces of fixed size: of the host, and of a card's context and libraries
 BASE, BASE_DEVICE = 700_000_000, 700_000_000
@@ -20,6 +20,10 @@ BASE, BASE_DEVICE = 700_000_000, 700_000_000
 BATCH_TOKENS = 4096
 #: reference logits and probabilities are kept up to this (compress_core.sensitivity.kl)
 REFERENCE_LIMIT = 1 << 31
+#: hidden states of a calibration beyond this are mapped from files (compress_core.stream.states)
+HIDDEN_LIMIT = 4 << 30
+#: bytes of a float32
+FLOAT32 = 4
 #: columns of H that a calibration adds up at once
 _PANEL = 1024
 #: logits that are compared at once
@@ -34,7 +38,7 @@ class Footprint:
     host: int
     #: what takes most of the device, for people
     largest: str
-    #: hidden states and Hessians that may lie in files meanwhile
+    #: of hidden states and Hessians in files meanwhile
     scratch: int = 0
 
 
@@ -72,16 +76,24 @@ def moments_bytes(specs: Iterable[MatrixSpec]) -> int:
     return sum(4 * width * (width + _PANEL) for width in widths) + 8 * _PANEL * max(widths)
 
 
-def calibrate(shapes: ModelShapes, tokens: int) -> Footprint:
-    """A layer, its activations and the sums of its inputs; the hidden states of all tokens."""
-    moments = moments_bytes(shapes.widest_layer)
+def calibrate(shapes: ModelShapes, tokens: int, size: int = FLOAT32) -> Footprint:
+    """A layer, its activations and the sums of its inputs; the hidden states of all tokens.
+
+    Args:
+        size: bytes of a weight or activation.
+    """
+    share = size / FLOAT32
     parts = {
-        "the sums of H of one layer": moments,
-        "one layer's weights": layer_bytes(shapes),
-        "embedding and head": resident_bytes(shapes),
-        "activations of a batch": activation_bytes(shapes),
+        "the sums of H of one layer": moments_bytes(shapes.widest_layer),
+        "one layer's weights": round(share * layer_bytes(shapes)),
+        "embedding and head": round(share * resident_bytes(shapes)),
+        "activations of a batch": round(share * activation_bytes(shapes)),
     }
-    return _footprint(parts, host=layer_bytes(shapes) // 2, scratch=hidden_bytes(shapes, tokens))
+    hidden = round(share * hidden_bytes(shapes, tokens))
+    host = layer_bytes(shapes) // 2
+    if hidden <= HIDDEN_LIMIT:
+        return _footprint(parts, host=host + hidden)
+    return _footprint(parts, host=host, scratch=2 * hidden)  # a layer reads one file and writes another
 
 
 def sweep(shapes: ModelShapes) -> Footprint:
@@ -105,13 +117,24 @@ def sensitivity(shapes: ModelShapes, tokens: int) -> Footprint:
 
 
 def evaluate(shapes: ModelShapes, tokens: int) -> Footprint:
-    """A layer and a batch; the hidden states of all windows."""
+    """A layer and a batch; the hidden states of all windows, in memory."""
     parts = {
         "embedding and head": resident_bytes(shapes),
         "one layer's weights": layer_bytes(shapes),
         "activations and logits": activation_bytes(shapes) + 12 * _LOGITS,
     }
-    return _footprint(parts, host=layer_bytes(shapes) // 2, scratch=hidden_bytes(shapes, tokens))
+    return _footprint(parts, host=layer_bytes(shapes) // 2 + hidden_bytes(shapes, tokens))
+
+
+def while_observing(found: Footprint, shapes: ModelShapes, tokens: int, size: int = FLOAT32) -> Footprint:
+    """A step that computes H anew as it goes: each layer is observed first, then its H is on the disk meanwhile."""
+    observing = calibrate(shapes, tokens, size)
+    return Footprint(
+        max(found.device, observing.device),
+        max(found.host, observing.host),
+        found.largest if found.device >= observing.device else observing.largest,
+        found.scratch + observing.scratch + hessian_bytes(shapes.widest_layer),
+    )
 
 
 def _footprint(parts: dict[str, int], *, host: int, scratch: int = 0) -> Footprint:

@@ -10,13 +10,11 @@ from compress_core.calibrate.inputs import input_name
 from compress_core.config import UNROTATED_CODEBOOKS, CompressionConfig
 from compress_core.matrix import NO_EXPERT, MatrixSpec
 from compress_core.plan import footprint
-from compress_core.plan.footprint import BASE, BASE_DEVICE, Footprint
+from compress_core.plan.footprint import BASE, BASE_DEVICE, FLOAT32, Footprint
 from compress_core.plan.operations import EXACT_WIDTH, Kind, Size
 from compress_core.plan.rates import Rates, Unpriced
 from compress_core.plan.shapes import ModelShapes, hessian_bytes, inputs_of
 
-#: hidden states beyond this are mapped from a file
-HIDDEN_IN_MEMORY = 2 * 2**30
 #: matrices so many times larger than those that were timed are far off, and then by what factor times may be off
 _FAR, _FAR_UNCERTAINTY = 8.0, 2.0
 #: (out_features, in_features, config_hash) → mean seconds that the database holds
@@ -60,6 +58,8 @@ class Pricer:
     known: Known = field(default_factory=dict)
     #: whether the jobs run on a card
     on_card: bool = False
+    #: bytes of a weight or activation of the calibration
+    observed_size: int = FLOAT32
     #: configs without a rate, for people
     unpriced: set[str] = field(default_factory=set)
     #: cells whose seconds the database knows
@@ -87,7 +87,7 @@ class Pricer:
     # --- the steps
 
     def calibrate(self, windows: int, length: int, *, keeps_hessians: bool = True) -> StepPrice:
-        """H of every input from so many windows of so many tokens."""
+        """H of every input from so many windows of so many tokens; or their tokens alone."""
         tokens = windows * length
         disk, seconds = 0, None if self.rates is None else 0.0
         if keeps_hessians:
@@ -95,8 +95,12 @@ class Pricer:
             seconds = self._observing_seconds(tokens, length)
             if seconds is not None and self.rates is not None:
                 seconds += disk / self.rates.disk_write
-        return self._row("calibrate", "tokens", tokens, seconds, footprint.calibrate(self.shapes, tokens),
-                         disk=disk + 4 * tokens)  # fmt: skip
+        found = (
+            footprint.calibrate(self.shapes, tokens, self.observed_size)
+            if keeps_hessians
+            else Footprint(0, 0, "the text")
+        )
+        return self._row("calibrate", "tokens", tokens, seconds, found, disk=disk + 4 * tokens)
 
     def sensitivity(
         self, anchors: Sequence[CompressionConfig], windows: int, length: int, *, observed_tokens: int = 0
@@ -118,8 +122,8 @@ class Pricer:
             seconds += forward / rates.forward + len(pairs) * tokens * shapes.vocab_size / rates.logits
             seconds += self._inputs_seconds(anchors) + self._read_seconds()
         seconds = self._plus_observing(seconds, observed_tokens, length)
-        return self._row("sensitivity", "matrix × anchor", len(pairs), seconds,
-                         footprint.sensitivity(self.shapes, tokens))  # fmt: skip
+        found = self._observing(footprint.sensitivity(self.shapes, tokens), observed_tokens)
+        return self._row("sensitivity", "matrix × anchor", len(pairs), seconds, found)
 
     def sweep(
         self, configs: Sequence[CompressionConfig], matrices: Iterable[MatrixSpec] | None = None,
@@ -132,8 +136,8 @@ class Pricer:
         if seconds is not None:
             seconds += self._inputs_seconds(configs, specs) + self._read_seconds(specs)
         seconds = self._plus_observing(seconds, observed_tokens, length)
-        return self._row("sweep", "matrix × config", sum(map(len, cells.values())), seconds,
-                         footprint.sweep(self.shapes))  # fmt: skip
+        found = self._observing(footprint.sweep(self.shapes), observed_tokens)
+        return self._row("sweep", "matrix × config", sum(map(len, cells.values())), seconds, found)
 
     def compress(
         self, menu: Sequence[CompressionConfig], nbytes: int, *, observed_tokens: int = 0, length: int = 0
@@ -149,7 +153,8 @@ class Pricer:
         if seconds is not None and self.rates is not None:
             seconds += self._inputs_seconds(menu) + self._read_seconds() + nbytes / self.rates.disk_write
         seconds = self._plus_observing(seconds, observed_tokens, length)
-        return self._row("compress", "packed models", 1, seconds, footprint.sweep(self.shapes), disk=nbytes)
+        found = self._observing(footprint.sweep(self.shapes), observed_tokens)
+        return self._row("compress", "packed models", 1, seconds, found, disk=nbytes)
 
     def evaluate(self, windows: int, length: int, *, packed: bool) -> StepPrice:
         """Perplexity on so many windows."""
@@ -169,12 +174,15 @@ class Pricer:
     def _row(
         self, step: str, unit: str, count: int, seconds: float | None, found: Footprint, *, disk: int = 0
     ) -> StepPrice:
-        in_memory = found.scratch if found.scratch <= HIDDEN_IN_MEMORY else 0
-        host = BASE + found.host + in_memory + (0 if self.on_card else found.device)
+        host = BASE + found.host + (0 if self.on_card else found.device)
         device = BASE_DEVICE + found.device if self.on_card else None
         return StepPrice(
-            step, unit, count, seconds, host, device, disk, found.scratch - in_memory, found.largest
+            step, unit, count, seconds, host, device, disk, found.scratch, found.largest
         )  # fmt: skip
+
+    def _observing(self, found: Footprint, tokens: int) -> Footprint:
+        """With H computed anew, where the calibration keeps only its tokens."""
+        return footprint.while_observing(found, self.shapes, tokens, self.observed_size) if tokens else found
 
     def _matrix_seconds(self, spec: MatrixSpec, configs: Sequence[CompressionConfig]) -> float | None:
         """All configs of one matrix in one go: one start for all ranks."""

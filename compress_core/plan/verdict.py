@@ -20,10 +20,10 @@ _MEMORY_CURES = {
 }
 _DISK_CURES = {
     "calibrate": "calibration.keep: tokens stores no Hessians (every job that needs H computes it anew, layer by "
-    "layer), or take calibration.samples down where hidden states are too many",
+    "layer); calibration.dtype: bfloat16 halves the hidden states, fewer calibration.samples take less of them too",
+    "sweep": "calibration.dtype: bfloat16 halves the hidden states, fewer calibration.samples take less of them too",
     "compress": "take fewer budgets, or smaller ones",
     "fetch": "make room for the original weights",
-    "evaluate": "take fewer evaluation.windows",
 }
 
 

@@ -13,6 +13,7 @@ from compress_core.config import CompressionConfig
 from compress_core.nbytes import predicted_nbytes
 from compress_core.plan import ModelShapes, Pricer, Rates, StepPrice, judge
 from compress_core.plan.verdict import disk_needed
+from results_db.errors import PathNotAllowed, PathNotUsable
 from results_db.params import BudgetSpec
 from results_db.settings import Settings
 from results_db.states import JobKind
@@ -38,6 +39,8 @@ _SERVER_STEP_S = 1.0
 _TOKENS = 300_000
 #: bytes of a token, and the share of a text that its report split holds
 _TOKEN_BYTES, _REPORT_SHARE = 4, 0.1
+#: bytes of a value
+_SIZES = {"float32": 4, "bfloat16": 2}
 #: rows of a plan, in the order in which a study comes to them
 _ORDER = ("fetch", "calibrate", "sensitivity", "sweep", "compress", "evaluate", "fit, allocate, gate")
 
@@ -53,7 +56,13 @@ def make_plan(session: Session, request: PlanRequest, settings: Settings) -> Pla
     rates = find_rates(session, request.device)
     steps = plan_study(request.config, "planned", fetch=fetch)
     on_card = rates is not None and rates.device_kind == "cuda"
-    pricer = Pricer(shapes, rates, measured_seconds(session, rates), on_card=on_card)
+    pricer = Pricer(
+        shapes,
+        rates,
+        measured_seconds(session, rates),
+        on_card=on_card,
+        observed_size=_SIZES[request.config.calibration.dtype],
+    )
     priced = _Priced(request.config, shapes, pricer, {step.name: step for step in steps}, settings)
     rows = priced.rows(steps)
     machine = this_machine(settings, rates)
@@ -153,7 +162,7 @@ class _Priced:
         if windows["count"] is not None:
             return int(windows["count"])
         path = text.get("path")
-        nbytes = self._size(path)
+        nbytes = self._size(path) if text["kind"] == "file" else None
         if nbytes is None:
             name = path or text["kind"]
             self._note(f"{name}: its size is not known here; {_TOKENS:,} tokens were assumed")
@@ -165,7 +174,10 @@ class _Priced:
     def _size(self, path: str | None) -> int | None:
         if path is None:
             return None
-        found: Path = self.settings.resolve_path(path)
+        try:
+            found: Path = self.settings.resolve_path(path)
+        except (PathNotAllowed, PathNotUsable):
+            return None  # a plan does not need the text; submitting the study says what is wrong with it
         return found.stat().st_size if found.is_file() else None
 
     def _note(self, text: str) -> None:

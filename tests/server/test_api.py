@@ -18,9 +18,12 @@ from server.app import create_app
 
 LISTS = (
     *("models", "calibrations", "sensitivities", "sweeps", "measurements", "fits", "allocations", "compressions"),
-    *("evaluations", "studies", "gates", "jobs", "workers"),
+    *("evaluations", "studies", "gates", "jobs", "workers", "probes"),
 )
-SINGLES = ("models", "calibrations", "sweeps", "fits", "allocations", "compressions", "evaluations", "studies", "jobs")
+SINGLES = (
+    *("models", "calibrations", "sweeps", "fits", "allocations", "compressions", "evaluations", "studies", "jobs"),
+    "probes",
+)
 
 sqlite_only = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
 

@@ -9,7 +9,7 @@ import pytest
 
 from compress_core.config import CompressionConfig
 from compress_core.errors import ConfigError
-from compress_core.plan.cards import CARDS, estimated, find_card
+from compress_core.plan.cards import CARDS, Card, estimated, find_card
 from compress_core.plan.fitting import fit_terms
 from compress_core.plan.operations import CEILINGS, FLOORS, Size, features
 from compress_core.plan.rates import Observation, Rates, TermKey, Unpriced
@@ -115,7 +115,7 @@ def test_unknown_and_ambiguous_cards() -> None:
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
-def test_an_estimate_prices_every_codebook_and_says_that_it_is_one(card) -> None:  # noqa: ANN001
+def test_an_estimate_prices_every_codebook_and_says_that_it_is_one(card: Card) -> None:
     rates = estimated(card)
     assert rates.source == "estimated"
     assert rates.uncertainty >= 2

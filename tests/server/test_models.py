@@ -56,6 +56,27 @@ def test_a_hub_id_becomes_a_fetch_job(client: TestClient) -> None:
     assert early.json()["type"] == "urn:bitbudget:problem:model-not-fetched"
 
 
+@sqlite_only
+def test_fused_and_expert_matrices(client: TestClient, checkpoint: Path) -> None:
+    """Each is a row of its own, with its own bytes."""
+    tensors = load_file(checkpoint / "model.safetensors")
+    attention = [tensors.pop(f"model.layers.0.self_attn.{p}_proj.weight") for p in ("q", "k", "v")]
+    tensors["model.layers.0.self_attn.qkv_proj.weight"] = np.concatenate(attention)
+    for projection in ("gate", "up", "down"):
+        weight = tensors.pop(f"model.layers.1.mlp.{projection}_proj.weight")
+        for expert in range(2):
+            tensors[f"model.layers.1.mlp.experts.{expert}.{projection}_proj.weight"] = weight + expert
+    save_file(tensors, checkpoint / "model.safetensors")
+    model = client.post("/api/v1/models", json={"source": str(checkpoint)}).json()
+    found = {(m["layer_idx"], m["projection"], m["expert_idx"]): m for m in model["matrices"]}
+    assert len(found) == len(model["matrices"]) == 7 + (4 + 2 * 3) + 7
+    assert [found[0, p, -1]["out_features"] for p in ("q", "k", "v")] == [len(weight) for weight in attention]
+    assert found[1, "up", 1]["expert_idx"] == 1
+    opened = open_checkpoint(checkpoint)
+    assert sum(m["nbytes"] for m in model["matrices"]) == opened.matrix_bytes
+    assert opened.matrix_bytes + opened.other_bytes == sum(weight.nbytes for weight in tensors.values())
+
+
 def _truncate(folder: Path) -> None:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])

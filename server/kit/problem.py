@@ -156,7 +156,8 @@ def _message(error: Mapping[str, Any]) -> str:
         return "unknown field"
     if error["type"] == "json_invalid":
         return f"the body is not valid JSON: {(error.get('ctx') or {}).get('error', message)}"
-    if tuple(error["loc"]) == ("body",):
+    # a value_error here is a model's own: two fields that do not go together
+    if tuple(error["loc"]) == ("body",) and error["type"] != "value_error":
         return "the body must be a JSON object, sent with Content-Type: application/json"
     given = error.get("input")
     return f"{message}, not {given!r}" if isinstance(given, str | int | float) and len(repr(given)) < 80 else message

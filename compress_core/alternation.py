@@ -31,6 +31,7 @@ from torch import Tensor
 from compress_core.config import CompressionConfig
 from compress_core.context import MatrixContext, Softening, Start
 from compress_core.descent import Curvature, make_curvature
+from compress_core.errors import NonFiniteValues
 from compress_core.ldlq import Feedback, reciprocal
 from compress_core.lowrank import (
     FactorCode,
@@ -63,17 +64,20 @@ _FLOOR = 0.04
 _SOFTENED = 0.7
 #: a rank that leaves more than this of the rank-0 error hardly helps
 _HARDLY = 0.95
+#: an estimate below this share of it means that the rank clearly helps
+_CLEARLY = 0.85
 #: damping of descent relative to the mean diagonal: for a singular H only
 _DESCENT_DAMPING = 1e-6
+#: rounds of subspace iteration for W's directions, and for those of W − Q, which are hardly others
+_FIRST_ROUNDS, _ROUNDS = 3, 1
 
 
 @dataclass(frozen=True)
 class Decomposed:
-    """Q and L·R in normalised, rotated units; the error is ‖(W − Ŵ) S‖²."""
+    """Q and L·R in normalised, rotated units."""
 
     q: RoundedRows
     factors: Factors | None
-    error: float
 
 
 def start_of(context: MatrixContext, config: CompressionConfig, rounder: Rounder) -> Start:
@@ -99,9 +103,8 @@ def decompose(
 ) -> Decomposed:
     """Q and L·R of a prepared matrix."""
     start = start_of(context, config, rounder)
-    at_rank_0 = Decomposed(start.q, None, start.error)
     if config.rank == 0:
-        return at_rank_0
+        return Decomposed(start.q, None)
     return _Alternation(context, config, rounder, start).run(progress)
 
 
@@ -125,28 +128,52 @@ class _Alternation:
         return factor_noise(self.code, self.context.shape[0], self.config.rank)
 
     def run(self, progress: Progress | None) -> Decomposed:
-        w_OI = self.context.w_OI
-        q, low = self._first()
+        q, low, residual_OI = self._first()
         for iteration in range(1, self.config.iterations):
             if progress is not None:
                 progress(iteration / self.config.iterations)
-            q = self.rounder.descend(w_OI - low.product_OI, q, self._curvature(low.directions_Ir), 1)
-            low = self._low_rank(w_OI - q.rounded.value_OI, low.directions_Ir)
-        best = self._quantized(q, low)
-        if best.error > _HARDLY * self.start.error:
+            q = self.rounder.descend(low.subtracted_from(self.context.w_OI), q, self._curvature(low.directions_Ir), 1)
+            residual_OI = self._residual(q)
+            low = self._low_rank(residual_OI, low.directions_Ir)
+        factors = self._quantized(q, low, residual_OI)
+        if self._estimate(residual_OI, factors) < _CLEARLY * self.start.error:
+            return Decomposed(q, factors)
+        error = self._error(residual_OI, factors)
+        if error > _HARDLY * self.start.error:
             # factors too coarse to help such a Q: correct the Q of rank 0 with them instead, if that is better
-            low = self._low_rank(w_OI - self.start.q.rounded.value_OI, low.directions_Ir)
-            best = min(best, self._quantized(self.start.q, low), key=lambda d: d.error)
-        return best
+            residual_OI = self._residual(self.start.q)
+            others = self._quantized(self.start.q, self._low_rank(residual_OI, low.directions_Ir), residual_OI)
+            if self._error(residual_OI, others) < error:
+                return Decomposed(self.start.q, others)
+        return Decomposed(q, factors)
 
-    def _first(self) -> tuple[RoundedRows, LowRank]:
-        """The first Q and its L·R."""
-        w_OI = self.context.w_OI
+    def _estimate(self, residual_OI: Tensor, factors: Factors) -> float:
+        """‖(W − Q − L̂ R̂) S‖² to a few per cent, at a tenth of its price.
+
+        Raises:
+            NonFiniteValues: the factors overflowed.
+        """
+        probes_Ip = self.context.input.probes_Ip
+        image_Op = residual_OI @ probes_Ip - factors.image(probes_Ip)
+        return _finite(image_Op.to(torch.float64).square().sum())
+
+    def _error(self, residual_OI: Tensor, factors: Factors) -> float:
+        """‖(W − Q − L̂ R̂) S‖²."""
+        energy_O = self.context.input.root.energies(factors.subtracted_from(residual_OI).T)
+        return _finite(energy_O.to(torch.float64).sum())
+
+    def _residual(self, q: RoundedRows) -> Tensor:
+        """W − Q."""
+        return q.rounded.subtracted_from(self.context.w_OI)
+
+    def _first(self) -> tuple[RoundedRows, LowRank, Tensor]:
+        """The first Q, its L·R, and W − Q."""
         softening = self._softening()
-        source_OI = w_OI - self._carried(softening)
+        source_OI = self._not_carried(softening)
         codes_O = shifted(self.rounder.natural_codes(source_OI), self.start.offset_O)
         q = self.rounder.round(source_OI, self._feedback(softening), codes_O)
-        return q, self._low_rank(w_OI - q.rounded.value_OI, softening.directions_Ir)
+        residual_OI = self._residual(q)
+        return q, self._low_rank(residual_OI, softening.directions_Ir), residual_OI
 
     def _softening(self) -> Softening:
         """What L·R of this rank will correct, as far as W alone says."""
@@ -156,21 +183,22 @@ class _Alternation:
             context.softening = known = None  # before the next one is made
             root = context.input.root
             start_Ik = self._start(context.input.directions(rank))
-            directions_Ir = leading_of_product(context.w_OI, root, start_Ik, rank, rounds=3).directions_Ir
+            directions_Ir = leading_of_product(context.w_OI, root, start_Ik, rank, _FIRST_ROUNDS).directions_Ir
             right_rI = root.solve_root(directions_Ir).T
             share_Or = context.w_OI @ right_rI.T
             context.softening = known = Softening(rank, self.code, directions_Ir, right_rI, gram(right_rI), share_Or)
         return known
 
-    def _carried(self, softening: Softening) -> Tensor:
-        """L₀·Vᵀ S⁻¹, the part of W that Q need not code."""
+    def _not_carried(self, softening: Softening) -> Tensor:
+        """W − L₀·Vᵀ S⁻¹: without the part that Q need not code."""
         share = _SOFTENED * self.start.error * reciprocal(self.context.energy)
         gram_rr = share * softening.gram_rr
         gram_rr.diagonal().add_(self.noise)
-        return (share.to(torch.float32) * softening.share_Or) @ solve(gram_rr, softening.right_rI)
+        left_Or = share.to(torch.float32) * softening.share_Or
+        return torch.addmm(self.context.w_OI, left_Or, solve(gram_rr, softening.right_rI), alpha=-1)
 
     def _low_rank(self, a_OI: Tensor, directions_Ir: Tensor) -> LowRank:
-        return best_low_rank(a_OI, self.context.input.root, self._start(directions_Ir), self.config.rank)
+        return best_low_rank(a_OI, self.context.input.root, self._start(directions_Ir), self.config.rank, _ROUNDS)
 
     def _start(self, directions_Ir: Tensor) -> Tensor:
         """Of a subspace iteration: these directions and a few random ones."""
@@ -196,8 +224,17 @@ class _Alternation:
         corrected_Ir = root.root_times(directions_Ir) * math.sqrt(1 - _KAPPA_DESCENT * self.noise)
         return make_curvature(root, self.rounder.codebook.block, corrected_Ir, _DESCENT_DAMPING)
 
-    def _quantized(self, q: RoundedRows, low: LowRank) -> Decomposed:
+    def _quantized(self, q: RoundedRows, low: LowRank, residual_OI: Tensor) -> Factors:
         shared = self.context.input
-        residual_OI = self.context.w_OI - q.rounded.value_OI
-        factors, error = quantize_factors(residual_OI, shared.root, shared.feedback, low, q.scale_O, self.code)
-        return Decomposed(q, factors, error)
+        return quantize_factors(residual_OI, shared.root, shared.feedback, low, q.scale_O, self.code)
+
+
+def _finite(energy: Tensor) -> float:
+    """The number in a tensor.
+
+    Raises:
+        NonFiniteValues: it is none.
+    """
+    if not math.isfinite(value := float(energy)):
+        raise NonFiniteValues("low-rank factors overflowed: the Hessian spans too many orders of magnitude")
+    return value

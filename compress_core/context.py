@@ -32,6 +32,9 @@ _ROOT_DAMPING = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 #: how much more damping may be tried where rounding in float32 has made a softened Hessian indefinite
 _FEEDBACK_LADDER = (1.0, 10.0, 100.0)
 
+#: directions (and a few more) by which errors are estimated
+_PROBES = 64
+
 _NOT_SEMIDEFINITE = "the Hessian is not positive semidefinite, so it is no E[x xᵀ]: calibrate again"
 
 #: a Hessian (in_features, in_features); or what loads it, so that it need not be in memory all the time; None: identity
@@ -93,6 +96,13 @@ class InputContext:
                 return feedback
             del h_II  # before the next try makes another square
         raise CalibrationError(_NOT_SEMIDEFINITE)
+
+    @cached_property
+    def probes_Ip(self) -> Tensor:
+        """S·Ω·√(I/p) for random orthonormal columns Ω: ‖X·probes‖² is ‖X S‖² to a few per cent."""
+        random_Ip = random_start(self.root.width, _PROBES, self.seed + 1, self.device)
+        probes_Ip = torch.linalg.qr(random_Ip)[0]
+        return self.root.root_times(probes_Ip) * math.sqrt(probes_Ip.shape[0] / probes_Ip.shape[1])
 
     def start(self, rank: int) -> Tensor:
         """Random start of a subspace iteration."""

@@ -52,7 +52,7 @@ def energies(x_OI: Tensor, minus_OI: Tensor | None, h_II: Tensor | None) -> Ener
     """Of the difference X of two matrices, in float64; None is zero, and the identity."""
     plain = torch.zeros((), dtype=torch.float64, device=x_OI.device)
     total = torch.zeros_like(plain)
-    for rows in _slices(*x_OI.shape, most=_ENTRIES):
+    for rows in _slices(x_OI.shape[0], x_OI.shape[1], most=_ENTRIES):
         x_RI = x_OI[rows].to(torch.float64)
         if minus_OI is not None:
             x_RI = x_RI - minus_OI[rows].to(torch.float64)

@@ -91,6 +91,10 @@ class Rounded:
     def value_IO(self) -> Tensor:
         return total(self.parts_PIO) * self.scale_O
 
+    def subtracted_from(self, w_OI: Tensor) -> Tensor:
+        """W without these values."""
+        return torch.addcmul(w_OI, total(self.parts_PIO).T, self.scale_O[:, None], value=-1)
+
 
 def total(parts_PXX: Tensor) -> Tensor:
     """Sum of the stages, without a copy where there is one."""
@@ -142,7 +146,8 @@ def ldlq(
     full = width - width % block
     w_IO = w_OI.T.contiguous()
     error_IO = torch.empty_like(w_IO)
-    parts_PIO = w_IO.new_zeros(codebook.stages, *w_IO.shape)
+    parts_PIO = w_IO.new_empty(codebook.stages, *w_IO.shape)
+    parts_PIO[tail.stages :, full:] = 0  # the tail may have fewer stages
     inverse_O = reciprocal(scale_O)
     weight_CR = (scale_O.square() if weight_O is None else weight_O).reshape(candidates, -1)
     scalar = codebook if isinstance(codebook, ScalarCodebook) and w_OI.device.type == "cpu" else None

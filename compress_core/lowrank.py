@@ -9,7 +9,6 @@ Shapes: O = out_features, I = in_features, r = rank, C = candidate scales. a_OI,
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,7 +16,6 @@ import torch
 from torch import Tensor
 
 from compress_core.codebooks import Codebook, codebook_for, get_codebook
-from compress_core.errors import NonFiniteValues
 from compress_core.ldlq import Feedback, ldlq, make_feedback, reciprocal
 from compress_core.rooted_hessian import RootedHessian
 
@@ -92,9 +90,13 @@ class Factors:
     right: QuantizedFactor
     scale_O: Tensor
 
-    @property
-    def product_OI(self) -> Tensor:
-        return (self.left.value @ self.right.value) * self.scale_O[:, None]
+    def subtracted_from(self, a_OI: Tensor) -> Tensor:
+        """A − diag(row scale)·L̂·R̂."""
+        return torch.addmm(a_OI, self.left.value * self.scale_O[:, None], self.right.value, alpha=-1)
+
+    def image(self, x_IX: Tensor) -> Tensor:
+        """diag(row scale)·L̂·R̂·x."""
+        return (self.left.value * self.scale_O[:, None]) @ (self.right.value @ x_IX)
 
 
 @dataclass(frozen=True)
@@ -205,12 +207,12 @@ class LowRank:
     #: V: whitened input directions that L·R corrects, orthonormal
     directions_Ir: Tensor
 
-    @property
-    def product_OI(self) -> Tensor:
-        return self.left_Or @ self.right_rI
+    def subtracted_from(self, a_OI: Tensor) -> Tensor:
+        """A − L·R."""
+        return torch.addmm(a_OI, self.left_Or, self.right_rI, alpha=-1)
 
 
-def best_low_rank(a_OI: Tensor, root: RootedHessian, start_Ik: Tensor, rank: int, rounds: int = 2) -> LowRank:
+def best_low_rank(a_OI: Tensor, root: RootedHessian, start_Ik: Tensor, rank: int, rounds: int) -> LowRank:
     """Minimise ‖(A − L R) S‖²: the leading singular directions of A S (Eckart-Young), by subspace iteration.
 
     Args:
@@ -241,33 +243,29 @@ def quantize_factors(
     low: LowRank,
     scale_O: Tensor,
     code: FactorCode,
-) -> tuple[Factors, float]:
-    """diag(row scale)·L̂·R̂ ≈ A under H, from its best L·R, and the error ‖(A − …) S‖² it leaves.
+) -> Factors:
+    """diag(row scale)·L̂·R̂ ≈ A under H, from its best L·R.
 
     R is fitted anew to the rounded L before it is rounded itself; L then to the rounded R.
 
     Args:
         feedback_of: factorisation of the (regularised) H by block width.
         scale_O: scale of each row, as stored.
-
-    Raises:
-        NonFiniteValues: the factors overflowed.
     """
     rank = low.right_rI.shape[0]
     right_rI = low.right_rI
     if code.bits_l < FLOAT_BITS:
-        scaled_Or = _left(right_rI, root, a_OI, code, scale_O).value * scale_O[:, None]
+        # the left factor of the best L·R is the least-squares answer to the right one already
+        codebook = factor_codebook(a_OI.shape[0], code.bits_l, code.codebook, code.states, a_OI.device)
+        rounded = quantize_left(low.left_Or, codebook, gram(root.times_root(right_rI)), scale_O)
+        scaled_Or = rounded.value * scale_O[:, None]
         right_rI = solve(gram(scaled_Or.T), scaled_Or.T @ a_OI)
     if code.bits_r == FLOAT_BITS:
         right = QuantizedFactor(_half(right_rI).float(), None, None)
     else:
         codebook = factor_codebook(rank, code.bits_r, code.codebook, code.states, a_OI.device)
         right = quantize_right(right_rI, codebook, feedback_of(codebook.block))
-    factors = Factors(_left(right.value, root, a_OI, code, scale_O), right, scale_O)
-    error = float(root.energies((a_OI - factors.product_OI).T).to(torch.float64).sum())
-    if not math.isfinite(error):
-        raise NonFiniteValues("low-rank factors overflowed: the Hessian spans too many orders of magnitude")
-    return factors, error
+    return Factors(_left(right.value, root, a_OI, code, scale_O), right, scale_O)
 
 
 def _left(right_rI: Tensor, root: RootedHessian, a_OI: Tensor, code: FactorCode, scale_O: Tensor) -> QuantizedFactor:

@@ -123,7 +123,8 @@ def test_factor_noise_is_what_quantising_adds(codebook: str, bits: int, rank: in
     code = FactorCode(bits, bits, codebook, 256)
     shared = prepare_input(None, width, 0, CPU)
     low = best_low_rank(a, shared.root, shared.start(rank), rank, rounds=4)
-    _, added = quantize_factors(a, shared.root, shared.feedback, low, torch.ones(rows), code)
+    factors = quantize_factors(a, shared.root, shared.feedback, low, torch.ones(rows), code)
+    added = float(factors.subtracted_from(a).square().sum())
     assert 0.5 < added / float(a.square().sum()) / factor_noise(code, rows, rank) < 2
 
 

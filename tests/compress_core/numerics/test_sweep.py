@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from compress_core import CompressionConfig, compress_matrix, sweep_matrix
+from compress_core.context import InputContext, prepare_matrix
 from compress_core.error_metrics import calibration_weighted_error, normalized_mse, raw_mse, sqnr
 from compress_core.errors import Interrupted, NonFiniteValues, RankTooLarge
+from compress_core.ldlq import Feedback
+from compress_core.sweep import in_groups
 
 GRID = [CompressionConfig(b_q=b, rank=r, iterations=3) for b in (2, 3) for r in (0, 2, 8)] + [
     CompressionConfig(b_q=4, codebook="rtn"),
@@ -87,3 +90,50 @@ def test_weighted_error_with_identity_is_the_normalized_one(make_layer) -> None:
     assert calibration_weighted_error(w, w_hat, torch.eye(9)) == pytest.approx(normalized_mse(w, w_hat), rel=1e-12)
     assert calibration_weighted_error(w, w_hat, None) == normalized_mse(w, w_hat)
     assert raw_mse(w, w_hat) == pytest.approx(1e-4, rel=1e-4)
+
+
+# --- what configs share
+
+
+def test_configs_that_differ_in_b_q_alone_come_together() -> None:
+    order = [GRID[number] for number in in_groups(GRID)]
+    assert sorted(map(str, order)) == sorted(map(str, GRID))
+    assert [(c.b_q, c.rank) for c in order[:6]] == [(2, 0), (3, 0), (2, 2), (3, 2), (2, 8), (3, 8)]
+    assert order[6:] == GRID[6:]
+
+
+def test_a_rank_is_softened_once_for_all_b_q(make_layer, monkeypatch: pytest.MonkeyPatch) -> None:
+    w, h = make_layer(24, 32)
+    ranks = []
+    softened_feedback = InputContext.softened_feedback
+
+    def counted(
+        self: InputContext, block: int, corrected_Ir: torch.Tensor | None, kappa: float, damping: float
+    ) -> Feedback:
+        if corrected_Ir is not None:
+            ranks.append(corrected_Ir.shape[1])
+        return softened_feedback(self, block, corrected_Ir, kappa, damping)
+
+    monkeypatch.setattr(InputContext, "softened_feedback", counted)
+    configs = [CompressionConfig(b_q=b, rank=r, codebook="scalar") for b in (2, 3, 4) for r in (2, 5)]
+    sweep_matrix(w, h, configs)
+    assert ranks == [2, 5]
+
+
+@pytest.mark.parametrize("width", [40, 300])
+def test_errors_are_estimated_to_a_few_per_cent(width: int, make_layer) -> None:
+    w, h = make_layer(64, width)
+    context = prepare_matrix(w, h, 0, w.device)
+    estimate = float((context.w_OI @ context.input.probes_Ip).square().sum())
+    # exact where there are as many probes as inputs
+    assert estimate == pytest.approx(context.error(torch.zeros_like(context.w_OI)), rel=1e-4 if width == 40 else 0.1)
+
+
+def test_a_hessian_that_is_not_symmetric_counts_as_its_symmetric_part(make_layer) -> None:
+    w, h = make_layer(12, 200)
+    w_hat = w + 0.1 * torch.randn(w.shape, generator=torch.Generator().manual_seed(0))
+    skewed = h + torch.randn(h.shape, generator=torch.Generator().manual_seed(1)).triu(1)
+    found = calibration_weighted_error(w, w_hat, skewed)
+    assert found == pytest.approx(calibration_weighted_error(w, w_hat, (skewed + skewed.T) / 2), rel=1e-5)
+    d, w64, h64 = (w - w_hat).double(), w.double(), skewed.double()
+    assert found == pytest.approx(float(((d @ h64) * d).sum() / ((w64 @ h64) * w64).sum()), rel=1e-5)

@@ -221,7 +221,8 @@ class _Compression:
         with SafetensorsWriter(file, _packed_entries(specs, self.items), {}) as writer:
             for spec in specs:
                 blob = self._compress(spec, self.items[spec.key]).blob()
-                writer.write(module_name(spec) + PACKED_SUFFIX, blob.numpy().tobytes())
+                # as it lies in memory: bytes would be a second copy
+                writer.write_pieces(module_name(spec) + PACKED_SUFFIX, blob.numel(), [memoryview(blob.numpy())])
                 self.done += 1
 
     def _compress(self, spec: MatrixSpec, config: CompressionConfig) -> CompressedMatrix:

@@ -12,7 +12,7 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from compress_core.config import BASELINE_CODEBOOKS
+from compress_core.config import UNROTATED_CODEBOOKS
 from compress_core.errors import FitError
 from compress_core.fit import ErrorFit, ErrorObservation, fit_additive, fit_monotone
 from compress_core.matrix import MatrixKey
@@ -81,8 +81,8 @@ def _named(params: FitParams, rows: Sequence[Measurement], calibration_id: str) 
     meant = {
         (codebook, states)
         for codebook, states in measured
-        # a baseline is fitted where it is asked for by name
-        if (codebook not in BASELINE_CODEBOOKS if params.codebook is None else codebook == params.codebook)
+        # a baseline is fitted where it is asked for by name; what is left as it is has no curve
+        if (codebook not in UNROTATED_CODEBOOKS if params.codebook is None else codebook == params.codebook)
         and params.states in (None, states)
     }
     if len(meant) == 1:

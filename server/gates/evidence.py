@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from compress_core.allocate import layer_spread
 from compress_core.analyze import Estimate, gain_from_nll
-from compress_core.config import BASELINE_CODEBOOKS
+from compress_core.config import UNROTATED_CODEBOOKS
 from compress_core.errors import FitError
 from compress_core.fit import ErrorProfiles, error_profiles
 from compress_core.version import NUMERICS_VERSION
@@ -79,7 +79,7 @@ class Evidence:
             config_hashes=sweep.config_hashes,
         )
         try:
-            return error_profiles(observations([row for row in rows if row.codebook not in BASELINE_CODEBOOKS]))
+            return error_profiles(observations([row for row in rows if row.codebook not in UNROTATED_CODEBOOKS]))
         except FitError:
             return None  # no positive error: the gate says "not measured"
 

@@ -6,6 +6,8 @@ import itertools
 import json
 import math
 import re
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -33,6 +35,7 @@ class SpecReader:
         block = re.search(r"```json\n(.*?)```", spec, re.DOTALL)
         assert block is not None
         self.upper_levels = json.loads(block[1])
+        self.fused: dict[str, dict[int, np.ndarray]] = defaultdict(dict)
 
     def read_file(self, path: Path) -> dict[str, np.ndarray]:
         data = path.read_bytes()
@@ -41,11 +44,20 @@ class SpecReader:
         described = json.loads(header["__metadata__"]["bitbudget"])
         assert described["version"] == "2"
         weights = {}
-        for name, (number, rows, columns) in described["matrices"].items():
+        for name, (number, rows, columns, *first_row) in described["matrices"].items():
             entry = header[f"{name}.packed"]
             assert entry["dtype"] == "U8"
             begin, end = (8 + n_header + offset for offset in entry["data_offsets"])
             weights[name] = self.weight(data[begin:end], described["configs"][number], rows, columns)
+            if first_row:
+                self.fused[name.rpartition(".")[0]][first_row[0]] = weights[name]
+        return weights
+
+    def read_directory(self, path: Path) -> dict[str, np.ndarray]:
+        files = sorted(set(json.loads((path / "model.safetensors.index.json").read_text())["weight_map"].values()))
+        weights = {name: weight for file in files for name, weight in self.read_file(path / file).items()}
+        for module, parts in self.fused.items():
+            weights[module] = np.concatenate([parts[first] for first in sorted(parts)])
         return weights
 
     def weight(self, blob: bytes, config: dict[str, Any], rows: int, columns: int) -> np.ndarray:
@@ -265,3 +277,18 @@ def test_a_whole_model_reads_as_the_spec_says(reader: SpecReader, qwen2: Path, t
     for name, expected in weights.items():
         got = packed.tensor(f"{name}.weight").numpy()
         np.testing.assert_allclose(got, expected, rtol=0, atol=3e-6 * np.abs(expected).max(), err_msg=name)
+
+
+def test_fused_matrices_in_several_files_read_as_the_spec_says(
+    reader: SpecReader, make_family: Callable[[str], Path], tmp_path: Path
+) -> None:
+    checkpoint = open_checkpoint(make_family("phi3"))
+    menu = (CompressionConfig(b_q=4, codebook="rtn"), CompressionConfig(b_q=16, codebook="raw"))
+    items = {spec.key: menu[n % 2] for n, spec in enumerate(checkpoint.matrices())}
+    write_packed_model(checkpoint, None, items, tmp_path / "packed", shard_bytes=1000)
+    packed = PackedModel.open(tmp_path / "packed")
+    weights = reader.read_directory(tmp_path / "packed")
+    for module in {spec.module_name for spec in checkpoint.matrices()}:
+        got = packed.tensor(f"{module}.weight").numpy()
+        assert got.shape == checkpoint.tensors[f"{module}.weight"].shape
+        np.testing.assert_allclose(got, weights[module], rtol=0, atol=1e-6, err_msg=module)

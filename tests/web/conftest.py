@@ -6,7 +6,7 @@ The numbers come from formulas: they stand in for a measured study so that the p
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -150,6 +150,26 @@ class Filler:
             if upto is None:
                 study.state, study.finished_at, study.headline = "succeeded", utc_now(), self._headline()
             return study.id
+
+    def split_sweep(self, states: Sequence[str]) -> None:
+        """Let the running sweep wait for its layers, which are in these states; ``jobs`` has them by their steps."""
+        with self.database.write() as session:
+            whole = session.get_one(Job, self.jobs["sweep"])
+            whole.state = "waiting"
+            ended = sum(state in ("succeeded", "failed") for state in states)
+            whole.progress = {"done": 50, "total": 200, "message": f"{ended} of {len(states)} layers", "eta_s": 83.0}
+            for layer, state in enumerate(states):
+                part = Job(id=new_id("job"), kind="sweep", state=state, study_id=whole.study_id, phase=whole.phase)
+                part.position, part.step = whole.position, f"sweep:layer-{layer}"
+                part.params = whole.params | {"part_of": whole.id, "matrices": {"layers": [layer]}}
+                part.started_at = None if state == "queued" else utc_now()
+                part.finished_at = utc_now() if state in ("succeeded", "failed") else None
+                part.error = {"message": "weight 2.up holds NaN"} if state == "failed" else None
+                session.add(part)
+                self.jobs[part.step] = part.id
+            session.flush()
+            parts = [self.jobs[f"sweep:layer-{layer}"] for layer in range(len(states))]
+            whole.depends_on = [self.jobs["sensitivity"], *parts]
 
     def progress(self, step: str, done: int, total: int, eta_s: float) -> None:
         """What a heartbeat does."""

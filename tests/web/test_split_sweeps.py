@@ -9,32 +9,16 @@ import pytest
 from fastapi.testclient import TestClient
 
 from results_db import Database
-from results_db.clock import utc_now
-from results_db.ids import new_id
 from results_db.tables import Job
 
 STATES = ("succeeded", "running", "failed", "queued")
 
 
 @pytest.fixture
-def study(filler: Any, database: Database) -> str:
+def study(filler: Any) -> str:
     """A study whose sweep waits for four layers: one done, one running, one failed, one queued."""
     study = filler.study("demo", upto="sweep")
-    with database.write() as session:
-        whole = session.get_one(Job, filler.jobs["sweep"])
-        whole.state = "waiting"
-        whole.progress = {"done": 50, "total": 200, "message": "2 of 4 layers", "eta_s": 83.0}
-        for layer, state in enumerate(STATES):
-            part = Job(id=new_id("job"), kind="sweep", state=state, study_id=study, phase=1, position=whole.position)
-            part.step = f"sweep:layer-{layer}"
-            part.params = whole.params | {"part_of": whole.id, "matrices": {"layers": [layer]}}
-            part.started_at = None if state == "queued" else utc_now()
-            part.finished_at = utc_now() if state in ("succeeded", "failed") else None
-            part.error = {"message": "weight 2.up holds NaN"} if state == "failed" else None
-            session.add(part)
-            filler.jobs[part.step] = part.id
-        session.flush()
-        whole.depends_on = [filler.jobs["sensitivity"], *(filler.jobs[f"sweep:layer-{n}"] for n in range(4))]
+    filler.split_sweep(STATES)
     return str(study)
 
 

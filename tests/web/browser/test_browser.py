@@ -145,6 +145,31 @@ def test_open_details_and_focus_survive_updates(open_tab: OpenTab, filler: Any) 
     tab.check()
 
 
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_layers_unfold_by_keyboard_and_stay_open(open_tab: OpenTab, filler: Any, theme: str) -> None:
+    study = filler.study("demo", upto="sweep")
+    filler.split_sweep(["succeeded", "running", "failed", *["queued"] * 25])
+    tab = open_tab(f"/studies/{study}", theme=theme, width=380)
+    expect(tab.page.locator("#stream")).to_have_attribute("data-state", "live", timeout=SLOW)
+    layers = tab.page.locator(f"#layers-{filler.jobs['sweep']}")
+    expect(layers.locator("li").first).to_be_hidden()
+    layers.locator("summary").focus()
+    tab.page.keyboard.press("Enter")
+    expect(layers.locator("li").first).to_be_visible()
+    assert tab.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    filler.progress("sweep", 150, 200, 5.0)
+    expect(tab.page.locator(f"#run-{filler.jobs['sweep']} progress")).to_have_attribute("value", "75.0", timeout=SLOW)
+    expect(layers.locator("li").first).to_be_visible()
+    expect(layers.locator("summary")).to_be_focused()
+    # what failed stands out in both themes
+    colours = [
+        layers.locator(f"#step-{filler.jobs[step]} .step-word").evaluate("e => getComputedStyle(e).color")
+        for step in ("sweep:layer-2", "sweep:layer-3")
+    ]
+    assert colours[0] != colours[1]
+    tab.check()
+
+
 def test_first_page_shows_a_new_study_without_reload(open_tab: OpenTab, filler: Any) -> None:
     tab = open_tab("/")
     expect(tab.page.locator("main")).to_contain_text("No study yet")

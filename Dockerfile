@@ -28,7 +28,7 @@ FROM base AS worker
 # empty: the default index, whose Linux builds bring CUDA along; an index of CPU builds makes the `cpu` worker small
 ARG TORCH_INDEX=
 RUN pip install --constraint constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
-RUN pip install --constraint constraints.txt --editable '.[worker]'
+RUN pip install --constraint constraints.txt --editable '.[worker,s3]'
 # Triton builds its launcher with it when a card first searches a trellis
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 # compiled kernels outlive the container: compiling those of numba takes ten seconds

@@ -271,14 +271,14 @@ def test_a_worker_does_not_start_without_the_driver(tmp_path: Path, repo: Path) 
 # --- workspaces -----------------------------------------------------------------------------------------------------
 
 _HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from worker.artefacts import ArtefactStore
 store = ArtefactStore(sys.argv[1], Path(sys.argv[2]))
 folder = store.workspace("calibrations", "key")
 (folder / "layer-00000").write_bytes(b"done")
 print("held", flush=True)
-time.sleep(600)
+sys.stdin.read()
 """
 
 
@@ -290,7 +290,9 @@ def test_a_killed_job_leaves_its_workspace_to_the_next(tmp_path: Path, repo: Pat
         raise Stopped
 
     url, var = str(tmp_path / "artefacts"), tmp_path / "var"
-    holder = subprocess.Popen([sys.executable, "-c", _HOLD, url, str(var)], cwd=repo, stdout=subprocess.PIPE)
+    command = [sys.executable, "-c", _HOLD, url, str(var)]
+    holder = subprocess.Popen(command, cwd=repo, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdin is not None
     assert holder.stdout is not None
     try:
         assert holder.stdout.readline() == b"held\n"
@@ -300,6 +302,7 @@ def test_a_killed_job_leaves_its_workspace_to_the_next(tmp_path: Path, repo: Pat
     finally:
         holder.kill()
         holder.wait()
+        holder.stdin.close()
         holder.stdout.close()
     store = ArtefactStore(url, var, check=stop)
     folder = store.workspace("calibrations", "key")

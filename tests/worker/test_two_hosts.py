@@ -121,7 +121,7 @@ def test_one_host_calibrates_and_the_other_sweeps_and_compresses(
     assert SECRET not in service.logs()
 
     # a calibration that another host keeps in a folder of its own
-    elsewhere = f"/mnt/one/artefacts/calibrations/{calibration_id}"
+    elsewhere = f"/host-one/artefacts/calibrations/{calibration_id}"
     with service.database.write() as session:
         session.execute(update(Artefact).where(Artefact.kind == "calibration").values(uri=elsewhere))
     other = CONFIG.to_dict() | {"b_q": 3}

@@ -30,8 +30,8 @@ def observe(
 
     Yields:
         A moment for each input, in the order of the layer's matrices; complete once the block has ended, which must be
-        before the layer is released. ``seen`` is false, and ``n_tokens`` 0, for the inputs of an expert that no token
-        reached: their H is of vectors that stand in (see ``compress_core.calibrate.routed``).
+        before the layer is released. ``n_tokens`` says how many vectors each saw. The H of an expert that saw few leans
+        on others' (see ``compress_core.calibrate.routed``); of one that saw none (``seen`` is false) it is these alone.
 
     Raises:
         UnsupportedArchitecture: transformers' layer has no such module, or experts of another kind.

@@ -70,45 +70,78 @@ def test_inputs_of_modules(family: Path, random_windows: Callable[..., TokenWind
             _close(moment, seen[spec.module_name])
 
 
+def _routes(path: Path, ids: np.ndarray) -> tuple[Tensor, list[list[int]]]:
+    """What enters the experts of layer 1, (N, D), and the two experts that each vector is routed to."""
+    weights = DenseWeights(open_checkpoint(path))
+    x_TD = _seen_by_modules(path, ids)["model.layers.1.mlp.gate"]
+    return x_TD, (x_TD @ weights.tensor("model.layers.1.mlp.gate.weight").T).topk(2).indices.tolist()
+
+
+def _expert(checkpoint: Checkpoint, expert: int, x_TD: Tensor) -> Tensor:
+    """What enters the down projection of an expert of layer 1, token by token."""
+    gate, up = (read_matrix(checkpoint, checkpoint.matrix(MatrixKey(1, p, expert))) for p in ("gate", "up"))
+    return torch.stack([silu(gate @ x) * (up @ x) for x in x_TD])
+
+
 @pytest.mark.parametrize("name", ["qwen2_moe", "qwen3_moe"])
 def test_inputs_of_routed_experts(
-    make_family: Callable[[str], Path], random_windows: Callable[..., TokenWindows], name: str
+    make_family: Callable[[str], Path],
+    random_windows: Callable[..., TokenWindows],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
 ) -> None:
+    monkeypatch.setattr(routed, "ENOUGH", 0)
     path, windows = make_family(name), random_windows(5, 10)
     checkpoint = open_checkpoint(path)
     moments = _observe_all(checkpoint, windows.ids)
-    x_TD = _seen_by_modules(path, windows.ids)["model.layers.1.mlp.gate"]
-    router_ED = checkpoint.tensors["model.layers.1.mlp.gate.weight"]
-    chosen_TK = (x_TD @ DenseWeights(checkpoint).tensor(router_ED.name).T).topk(2).indices
+    x_TD, chosen = _routes(path, windows.ids)
     counts = []
     for expert in range(5):
-        gate, up = (read_matrix(checkpoint, checkpoint.matrix(MatrixKey(1, p, expert))) for p in ("gate", "up"))
-        tokens = [token for token, chosen in zip(x_TD, chosen_TK.tolist(), strict=True) if expert in chosen]
-        counts.append(len(tokens))
-        assert moments[1, f"gate_up.{expert}"].n_tokens == moments[1, f"down.{expert}"].n_tokens == len(tokens)
-        _close(moments[1, f"gate_up.{expert}"], torch.stack(tokens))
-        _close(moments[1, f"down.{expert}"], torch.stack([silu(gate @ token) * (up @ token) for token in tokens]))
+        own_TD = x_TD[[expert in experts for experts in chosen]]
+        counts.append(len(own_TD))
+        assert moments[1, f"gate_up.{expert}"].n_tokens == moments[1, f"down.{expert}"].n_tokens == len(own_TD)
+        _close(moments[1, f"gate_up.{expert}"], own_TD)
+        _close(moments[1, f"down.{expert}"], _expert(checkpoint, expert, own_TD))
     assert sum(counts) == 2 * 50
     assert min(counts) > 0
 
 
-def test_stand_ins_for_experts_that_saw_no_token(
-    make_family: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+def test_experts_with_few_tokens_lean_on_the_first_vectors(
+    make_family: Callable[[str], Path], random_windows: Callable[..., TokenWindows], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(routed, "STAND_INS", 13)  # not a whole batch
+    monkeypatch.setattr(routed, "ENOUGH", 1)
+    path, windows = make_family("qwen2_moe"), random_windows(6, 10)
+    checkpoint = open_checkpoint(path)
+    moments = _observe_all(checkpoint, windows.ids)
+    x_TD, chosen = _routes(path, windows.ids)
+    leaning = set()
+    for expert in range(5):
+        own_TD = x_TD[[expert in experts for experts in chosen]]
+        own_TF, first_TF = (_expert(checkpoint, expert, x) for x in (own_TD, x_TD[:13]))
+        for group, own, first in (("gate_up", own_TD, x_TD[:13]), ("down", own_TF, first_TF)):
+            moment, width = moments[1, f"{group}.{expert}"], own.shape[1]
+            leaning.add(len(own) < width)
+            times = (width / 13) ** 0.5 if len(own) < width else 0.0
+            total = own.double().T @ own.double() + (times * first.double()).T @ (times * first.double())
+            expected = total / (len(own) + (width if times else 0))
+            torch.testing.assert_close(moment.mean().double(), expected, atol=1e-5, rtol=1e-4)
+            assert moment.n_tokens == len(own)
+    assert leaning == {True, False}
+
+
+def test_experts_that_saw_no_token(make_family: Callable[[str], Path]) -> None:
     path = make_family("qwen2_moe")
     checkpoint, ids = open_checkpoint(path), np.array([[5, 5, 5, 5]], dtype=np.int32)
-    monkeypatch.setattr(routed, "STAND_INS", 3)
     moments = _observe_all(checkpoint, ids)
     # the same token four times over: some of five experts were never among its best two
     unseen = [e for e in range(5) if not moments[1, f"gate_up.{e}"].seen]
     assert unseen
-    x_TD = _seen_by_modules(path, ids)["model.layers.1.mlp.gate"][:3]
+    x_TD, _ = _routes(path, ids)
     for expert in unseen:
         assert moments[1, f"gate_up.{expert}"].n_tokens == moments[1, f"down.{expert}"].n_tokens == 0
-        assert not moments[1, f"down.{expert}"].seen
-        gate, up = (read_matrix(checkpoint, checkpoint.matrix(MatrixKey(1, p, expert))) for p in ("gate", "up"))
         _close(moments[1, f"gate_up.{expert}"], x_TD)
-        _close(moments[1, f"down.{expert}"], silu(x_TD @ gate.T) * (x_TD @ up.T))
+        _close(moments[1, f"down.{expert}"], _expert(checkpoint, expert, x_TD))
 
 
 def test_only_what_is_wanted(make_family: Callable[[str], Path], random_windows: Callable[..., TokenWindows]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from compress_core.calibrate.second_moment import panel_rows
+from compress_core.calibrate.second_moment import is_finite, panel_rows
 from compress_core.checkpoint.headers import TensorHeader
 from compress_core.errors import CalibrationError, NonFiniteValues
 
@@ -26,6 +26,7 @@ def half_pieces(panels: Iterable[tuple[slice, Tensor]]) -> Iterator[memoryview]:
         values = panel_PI.contiguous().numpy()
         for row in range(rows.stop - rows.start):
             yield values[row, row:].data.cast("B")
+        del values, panel_PI  # before the next one is made
 
 
 def square_panels(square_II: Tensor) -> Iterator[tuple[slice, Tensor]]:
@@ -52,7 +53,7 @@ def read_square(half: TensorHeader, n: int) -> Tensor:
     for rows in panel_rows(n):
         corner_PP = out_II[rows, rows].triu()
         out_II[rows, rows] = corner_PP + corner_PP.triu(1).T
-        if not torch.isfinite(out_II[rows, rows.start :]).all():
+        if not is_finite(out_II[rows, rows.start :]):
             raise NonFiniteValues(f"H of {half.name} in {half.file} holds NaN or infinity: run calibrate again")
         out_II[rows.stop :, rows] = out_II[rows, rows.stop :].T
     return out_II

@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from compress_core.calibrate.half import half_pieces, half_size
 from compress_core.calibrate.info import CalibrationInfo
 from compress_core.calibrate.inputs import input_name
+from compress_core.calibrate.second_moment import is_finite
 from compress_core.checkpoint.checkpoint import Checkpoint
 from compress_core.checkpoint.headers import FileHeader, read_header
 from compress_core.checkpoint.writer import Entry, SafetensorsWriter
@@ -112,6 +112,7 @@ def unseen_inputs(header: FileHeader) -> list[str]:
 
 def _finite(panels: Iterator[tuple[slice, Tensor]], name: str) -> Iterator[tuple[slice, Tensor]]:
     for rows, panel_PI in panels:
-        if not torch.isfinite(panel_PI).all():
+        if not is_finite(panel_PI):
             raise NonFiniteValues(f"{name} overflowed: use dtype float32")
         yield rows, panel_PI
+        del panel_PI  # before the next one is made

@@ -33,6 +33,9 @@ def plan(
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure the worker's device first; it takes about a minute.")
     ] = False,
+    measure_for: Annotated[
+        float, typer.Option(metavar="SECONDS", min=1, max=3600, help="Measure for no more than about so long.")
+    ] = 60.0,
     timeout: TimeoutOption = None,
 ) -> None:
     """Say what a study would cost, step by step, and whether it fits; nothing is submitted.
@@ -51,7 +54,7 @@ def plan(
     with connect(server) as api:
         found = api.post("/plans", body)
         if measure:
-            _measure(api, found["probe"], quiet=as_json, timeout=timeout)
+            _measure(api, found["probe"] | {"seconds": measure_for}, quiet=as_json, timeout=timeout)
             found = api.post("/plans", body)
     if as_json:
         print_json(found)

@@ -82,7 +82,7 @@ def make_plan(session: Session, request: PlanRequest, settings: Settings) -> Pla
         fits=not findings,
         findings=[PlanFinding.model_validate(finding.to_dict()) for finding in findings],
         notes=[*priced.notes, *_notes(pricer, rates)],
-        probe=_probe(request.config),
+        probe=probe_params(request.config),
     )
 
 
@@ -299,7 +299,7 @@ def _notes(pricer: Pricer, rates: Rates | None) -> list[str]:
     return notes
 
 
-def _probe(config: StudyConfig) -> dict[str, Any]:
+def probe_params(config: StudyConfig) -> dict[str, Any]:
     """What has to be measured for this study: its grid's bits with its least and largest rank, anchors, baselines."""
     grid = config.grid
     ranks = sorted({min(grid.rank), max(grid.rank)})

@@ -38,7 +38,7 @@ def study(tmp_path: Path, shared_data: Path) -> str:
 
 @pytest.mark.xdist_group("stack")
 def test_a_plan_with_a_probe_has_times(run: Callable, study: str) -> None:
-    outcome = run("plan", study, "--measure", "--json", "--set", "grid.b_q=[3]")
+    outcome = run("plan", study, "--measure", "--measure-for", "1", "--json", "--set", "grid.b_q=[3]")
     assert outcome.code == 0, outcome.err
     found = outcome.json
     assert found["device"]["source"] == "measured"

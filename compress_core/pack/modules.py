@@ -13,20 +13,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from compress_core.checkpoint.checkpoint import HEAD_TENSOR
 from compress_core.errors import PackedFormatError
 from compress_core.matrix import MLP_PROJECTIONS
 from compress_core.pack.description import PACKED_SUFFIX, ModelDescription, PackedMatrixInfo
 from compress_core.pack.experts import PackedExperts
 from compress_core.pack.fused import FusedLinear
 from compress_core.pack.linear import CompressedLinear
+from compress_core.pack.names import ModuleNames
 from compress_core.stream.experts import STACKED
 
 if TYPE_CHECKING:  # transformers is still being imported when the quantizer imports this file
     from transformers import PreTrainedModel
 
 _EXPERT = re.compile(r"^(.*\.experts)\.(\d+)\.(gate|up|down)_proj$")
-_HEAD = HEAD_TENSOR.removesuffix(".weight")
 
 
 def put_packed_modules(model: PreTrainedModel, description: ModelDescription) -> None:
@@ -36,29 +35,31 @@ def put_packed_modules(model: PreTrainedModel, description: ModelDescription) ->
         PackedFormatError: a matrix has no place in the model, or another shape than the model's.
         UnsupportedArchitecture: experts that compute something else than ours.
     """
+    names = ModuleNames(model)
     experts: dict[str, dict[tuple[int, str], PackedMatrixInfo]] = defaultdict(dict)
     fused = description.fused()
-    of_fused = {name for names in fused.values() for name in names}
+    of_fused = {part for parts in fused.values() for part in parts}
     for name, info in description.matrices.items():
         match = _EXPERT.match(name)
-        if name in of_fused or not has_place(model, name):
+        if name in of_fused or not names.has_place(name):
             continue
-        if match is not None and _is_stacked(model, match[1]):
+        if match is not None and _is_stacked(names.module(match[1])):
             experts[match[1]][int(match[2]), match[3]] = info
         else:
-            linear = _linear(model, name, name)
+            linear = _linear(names, name, name)
             _check_shape(name, info.shape, linear)
-            _put(model, name, _packed(info, linear.weight.device, linear.bias))
-    for name, names in fused.items():
-        linear = _linear(model, name, names[0])
-        infos = {part.rpartition(".")[2]: description.matrices[part] for part in names}
+            model.set_submodule(names.path(name), _packed(info, linear.weight.device, linear.bias))
+    for name, members in fused.items():
+        linear = _linear(names, name, members[0])
+        infos = {part.rpartition(".")[2]: description.matrices[part] for part in members}
         rows = sum(info.shape[0] for info in infos.values())
         for info in infos.values():
             _check_shape(name, (rows, info.shape[1]), linear)
         parts = {projection: _packed(info, linear.weight.device) for projection, info in infos.items()}
-        _put(model, name, FusedLinear(parts, linear.bias))
+        model.set_submodule(names.path(name), FusedLinear(parts, linear.bias))
     for name, infos_of in experts.items():
-        _put(model, name, _packed_experts(name, model.get_submodule(name_in(model, name)), infos_of))
+        path = names.path(name)
+        model.set_submodule(path, _packed_experts(name, model.get_submodule(path), infos_of))
 
 
 def put_dense_modules(module: nn.Module, dtype: torch.dtype) -> None:
@@ -70,33 +71,14 @@ def put_dense_modules(module: nn.Module, dtype: torch.dtype) -> None:
             put_dense_modules(child, dtype)
 
 
-def has_place(model: PreTrainedModel, name: str) -> bool:
-    """Whether a matrix belongs into this model: the head does not where the decoder alone is loaded (AutoModel)."""
-    return name != _HEAD or hasattr(model, _HEAD)
-
-
-def name_in(model: PreTrainedModel, name: str) -> str:
-    """The module's name in ``model``: either this or what was saved may be the decoder without its head (AutoModel)."""
-    prefix = getattr(model, "base_model_prefix", "")
-    if not prefix or name == _HEAD:
-        return name
-    bare = name.removeprefix(f"{prefix}.")
-    return f"{prefix}.{bare}" if hasattr(model, prefix) else bare
-
-
-def _put(model: PreTrainedModel, name: str, module: nn.Module) -> None:
-    model.set_submodule(name_in(model, name), module)
-
-
 def _packed(info: PackedMatrixInfo, device: torch.device, bias: nn.Parameter | None = None) -> CompressedLinear:
     return CompressedLinear(info.config, info.shape[1], info.shape[0], bias=bias, device=device)
 
 
-def _linear(model: PreTrainedModel, name: str, matrix: str) -> nn.Linear:
-    try:
-        module = model.get_submodule(name_in(model, name))
-    except AttributeError as error:
-        raise PackedFormatError(f"{matrix}{PACKED_SUFFIX} has no place in {type(model).__name__}") from error
+def _linear(names: ModuleNames, name: str, matrix: str) -> nn.Linear:
+    module = names.module(name)
+    if module is None:
+        raise PackedFormatError(f"{matrix}{PACKED_SUFFIX} has no place in {names.model_name}")
     if not isinstance(module, nn.Linear):
         raise PackedFormatError(f"{matrix} is packed, but {type(module).__name__} is no linear layer")
     return module
@@ -109,12 +91,8 @@ def _check_shape(name: str, shape: tuple[int, ...], linear: nn.Linear) -> None:
         )
 
 
-def _is_stacked(model: PreTrainedModel, name: str) -> bool:
-    """Whether the model has a module there that holds all experts together, not a list of them."""
-    try:
-        module = model.get_submodule(name_in(model, name))
-    except AttributeError:
-        return False
+def _is_stacked(module: nn.Module | None) -> bool:
+    """Whether a module holds all experts together, and is not a list of them."""
     return all(isinstance(getattr(module, leaf, None), nn.Parameter) for leaf in STACKED)
 
 

@@ -26,7 +26,8 @@ from compress_core.pack.description import (
 )
 from compress_core.pack.experts import PackedExperts
 from compress_core.pack.header import read_packed
-from compress_core.pack.modules import has_place, name_in, put_dense_modules, put_packed_modules
+from compress_core.pack.modules import put_dense_modules, put_packed_modules
+from compress_core.pack.names import ModuleNames
 
 if TYPE_CHECKING:  # transformers is still being imported when it imports this file
     from transformers import PreTrainedModel
@@ -77,7 +78,7 @@ class BitbudgetQuantizer(HfQuantizer):
             raise ConfigError(f"dequantize must be true or false, not {dequantize!r}")
         self.quantization_config.dequantize = dequantize
         put_packed_modules(model, self._description)
-        n_layers = len(model.get_submodule(name_in(model, self._description.layers_prefix)))
+        n_layers = len(model.get_submodule(ModuleNames(model).path(self._description.layers_prefix)))
         if n_layers != self._description.n_layers:  # transformers would fill the others with random weights
             raise PackedFormatError(f"{self._description.n_layers} layers are packed, config.json has {n_layers}")
         return model
@@ -102,8 +103,9 @@ class BitbudgetQuantizer(HfQuantizer):
     def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[None, dict[str, str]]:
         described = self._description
         # the decoder alone (AutoModel) saves its tensors without the prefix that they have below a head
-        matrices = {name_in(model, name): info for name, info in described.matrices.items() if has_place(model, name)}
-        saved = replace(described, layers_prefix=name_in(model, described.layers_prefix), matrices=matrices)
+        names = ModuleNames(model)
+        matrices = {names.saved(name): info for name, info in described.matrices.items() if names.has_place(name)}
+        saved = replace(described, layers_prefix=names.saved(described.layers_prefix), matrices=matrices)
         return None, {DESCRIPTION_KEY: saved.to_json()}
 
     def is_serializable(self) -> bool:

@@ -222,7 +222,7 @@ class _Compression:
             for spec in specs:
                 blob = self._compress(spec, self.items[spec.key]).blob()
                 # as it lies in memory: bytes would be a second copy
-                writer.write_pieces(module_name(spec) + PACKED_SUFFIX, blob.numel(), [memoryview(blob.numpy())])
+                writer.write_pieces(module_name(spec) + PACKED_SUFFIX, blob.numel(), [blob.numpy().data])
                 self.done += 1
 
     def _compress(self, spec: MatrixSpec, config: CompressionConfig) -> CompressedMatrix:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration, PreTrainedModel
 
 from compress_core.checkpoint import open_checkpoint
 from compress_core.checkpoint.read import DenseWeights, read_matrix
@@ -136,3 +136,33 @@ def test_experts_that_do_not_fit_are_named(make_family: Callable[[str], Path], t
         path.write_text(json.dumps(config | {field: value}))
         with pytest.raises(PackedFormatError, match=message):
             AutoModelForCausalLM.from_pretrained(packed.path)
+
+
+def test_a_multimodal_model_keeps_what_is_not_its_decoder(
+    ids: torch.Tensor, random_windows: Callable[..., TokenWindows], tmp_path: Path
+) -> None:
+    text = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2, "sliding_window": 7}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 64}
+    vision = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config=text | heads,
+        vision_config=vision | {"image_size": 28, "patch_size": 14},
+        image_token_index=317,
+        boi_token_index=318,
+        eoi_token_index=319,
+        mm_tokens_per_image=4,
+    )
+    torch.manual_seed(0)
+    Gemma3ForConditionalGeneration(config).to(torch.bfloat16).save_pretrained(tmp_path / "source")
+    packed = _pack(tmp_path / "source", tmp_path / "packed", RAW)
+    dense = DenseWeights(open_checkpoint(tmp_path / "source"))
+    windows = random_windows(2, 12)
+    np.testing.assert_array_equal(evaluate_perplexity(packed, windows).nll, evaluate_perplexity(dense, windows).nll)
+    ids = ids.clamp(max=316)
+    model = _load(packed.path)
+    assert torch.equal(_logits(model, ids), _logits(_load(tmp_path / "source"), ids))
+    model.save_pretrained(tmp_path / "again")
+    again = PackedModel.open(tmp_path / "again")
+    assert again.layers_prefix == packed.layers_prefix
+    assert again.keys() == packed.keys()
+    assert torch.equal(_logits(_load(again.path), ids), _logits(model, ids))

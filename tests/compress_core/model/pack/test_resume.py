@@ -15,12 +15,16 @@ from typing import Any
 import pytest
 import torch
 
+from compress_core.calibrate.calibration import Calibration
+from compress_core.calibrate.run import keep_tokens
+from compress_core.calibrate.streamed import StreamedCalibration
 from compress_core.checkpoint import open_checkpoint
 from compress_core.config import CompressionConfig
 from compress_core.errors import Interrupted, WorkInProgress
 from compress_core.matrix import MatrixKey
 from compress_core.pack.layout import weight_files
 from compress_core.pack.writer import write_packed_model
+from compress_core.text.tokens import TokenWindows
 
 MENU = (
     CompressionConfig(b_q=2, codebook="e8"),
@@ -180,3 +184,28 @@ def test_a_folder_in_which_somebody_works_is_refused(qwen2: Path, tmp_path: Path
         with pytest.raises(WorkInProgress, match="another process compresses in"):
             compress(qwen2, tmp_path / "out", work_dir=work)
     assert compress(qwen2, tmp_path / "out", work_dir=work) == compress(qwen2, tmp_path / "plain")
+
+
+def test_h_that_is_computed_meanwhile_gives_the_same_bytes(
+    qwen2: Path, qwen2_calibration: Calibration, random_windows: Callable[..., TokenWindows], tmp_path: Path
+) -> None:
+    """H recomputed layer by layer, by a first call that is interrupted and a second one that goes on."""
+    checkpoint = open_checkpoint(qwen2)
+    keep_tokens(checkpoint, random_windows(12, 20), tmp_path / "tokens", source="random", seed=0)
+    stored = compress(qwen2, tmp_path / "stored", qwen2_calibration)
+
+    def streamed() -> StreamedCalibration:
+        return StreamedCalibration.open(tmp_path / "tokens", checkpoint, tmp_path / "scratch")
+
+    with pytest.raises(Interrupted):
+        compress(qwen2, tmp_path / "out", streamed(), work_dir=tmp_path / "work", progress=stop_at(10))
+    resumed: list[int] = []
+    again = compress(
+        qwen2,
+        tmp_path / "out",
+        streamed(),
+        work_dir=tmp_path / "work",
+        on_resume=lambda done, _: resumed.append(done),
+    )
+    assert resumed == [7]
+    assert again == stored

@@ -5,13 +5,13 @@ A part names its whole in ``params["part_of"]``; the whole waits for its parts (
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from results_db.states import JobKind
+from results_db.states import JobKind, JobState
 from results_db.tables import Job
 
 
@@ -23,6 +23,13 @@ def part_of(params: dict[str, Any]) -> str | None:
 def layer_of(part: Job) -> int:
     """The layer that a part measures."""
     return int(part.params["matrices"]["layers"][0])
+
+
+def layers_summary(states: Sequence[str]) -> str:
+    """``3 of 28 layers, 1 failed``: how many parts succeeded, and which need a look."""
+    amiss = (JobState.FAILED, JobState.DEAD, JobState.CANCELLED, JobState.PAUSED)
+    counts = [f"{states.count(state)} {state.value}" for state in amiss if state in states]
+    return ", ".join([f"{states.count(JobState.SUCCEEDED)} of {len(states)} layers", *counts])
 
 
 def is_part() -> ColumnElement[bool]:

@@ -9,9 +9,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from results_db.queries.parts import parts_among
+from results_db.queries.parts import layers_summary, parts_among
 from results_db.queue.events import record_event
-from results_db.states import TERMINAL, JobKind, JobState
+from results_db.states import JobKind, JobState
 from results_db.tables import Job, Sweep
 
 #: a whole, its new progress, its parts
@@ -42,14 +42,13 @@ def whole_progress(parts: Sequence[Job], n_cells: int) -> dict[str, Any]:
     """
     done = sum(_done(part) for part in parts)
     running = sum(part.state == JobState.RUNNING for part in parts)
-    ended = sum(JobState(part.state) in TERMINAL for part in parts)
     paces = [pace for part in parts if (pace := _seconds_per_cell(part)) is not None]
     left = max(0, n_cells - done)
     eta = left * sum(paces) / len(paces) / max(1, running) if paces and left else None if left else 0.0
     return {
         "done": min(done, n_cells),
         "total": n_cells,
-        "message": f"{ended} of {len(parts)} layers",
+        "message": layers_summary([part.state for part in parts]),
         "eta_s": None if eta is None else round(eta, 1),
     }
 

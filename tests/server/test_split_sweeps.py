@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 
 from results_db import Database
-from results_db.queries.parts import parts_of
+from results_db.queries.parts import layers_summary, parts_of
 from results_db.queue.lease import claim_attempt, heartbeat, lose_attempt
 from results_db.queue.relay import attempts_to_enqueue
 from results_db.tables import Attempt, Calibration, Job, Sweep
@@ -169,6 +169,9 @@ def test_cancel_pause_and_resume_reach_the_layers(
     running = claim_first(app.state.database, worker.worker_id)
     client.post(f"/api/v1/jobs/{whole['id']}/pause")
     assert states(client, whole) == ["running", "paused", "paused"]
+    with app.state.database.read() as session:
+        layers = [part.state for part in parts_of(session, session.get_one(Job, whole["id"]))]
+    assert layers_summary(layers) == "0 of 3 layers, 2 paused"
     with app.state.database.write() as session:
         assert heartbeat(session, running, lease_s=60, progress=None).pause_requested
     client.post(f"/api/v1/jobs/{whole['id']}/resume")

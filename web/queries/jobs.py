@@ -11,7 +11,7 @@ from sqlalchemy import and_, func, not_, or_, select
 from sqlalchemy.orm import Session
 
 from results_db.clock import utc_now
-from results_db.queries.parts import is_part, part_of, parts_among, parts_of
+from results_db.queries.parts import is_part, layers_summary, part_of, parts_among, parts_of
 from results_db.states import TERMINAL, JobState
 from results_db.tables import Attempt, Job, JobEvent, Study, Worker
 
@@ -45,10 +45,7 @@ class JobLine:
     @property
     def parts_summary(self) -> str:
         """What the folded layers show."""
-        ended = sum(part.state == JobState.SUCCEEDED for part in self.parts)
-        others = [state for state in (JobState.FAILED, JobState.DEAD) if any(p.state == state for p in self.parts)]
-        counts = [f"{sum(part.state == state for part in self.parts)} {state.value}" for state in others]
-        return ", ".join([f"{ended} of {len(self.parts)} layers", *counts])
+        return layers_summary([part.state for part in self.parts])
 
     @property
     def fraction(self) -> float:

@@ -8,6 +8,7 @@ from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from results_db.clock import utc_now
+from results_db.queries.parts import part_of
 from results_db.queue.transitions import lock_study
 from results_db.states import TERMINAL, JobState, StudyState
 from results_db.tables import Job, Study
@@ -37,6 +38,8 @@ def finish_study(session: Session, study_id: str) -> None:
 
 
 def _outcome(jobs: Sequence[Job]) -> tuple[StudyState, str | None]:
+    # a split sweep says what became of its layers
+    jobs = [job for job in jobs if part_of(job.params) is None]
     for job in jobs:
         if job.state in (JobState.FAILED, JobState.DEAD) and not _is_hopeless_baseline(job):
             message = (job.error or {}).get("message", "no cause recorded")

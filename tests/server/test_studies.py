@@ -278,7 +278,9 @@ def test_a_failed_sweep_fails_the_study_and_gates_say_not_measured(
     run_to_end(make_worker(failures={"sweep": error}))
     study = look(client, study)
     assert study["state"] == "failed"
-    assert "NaN" in study["reason"]
+    assert study["reason"].startswith("sweep (job_")
+    assert "layer 0" in study["reason"]
+    assert "(and 2 more): matrix 1.q holds NaN" in study["reason"]
     verdicts = {(gate["phase"], gate["name"]): gate["verdict"] for gate in study["gates"]}
     assert verdicts[1, "error_varies"] == verdicts[4, "optimal_beats_uniform"] == "NOT MEASURED"
     assert {job["step"]: job["state"] for job in study["jobs"]}["fit"] == "skipped"

@@ -23,7 +23,7 @@ from compress_core.text.tokens import TokenWindows
 #: hidden states above this go to mapped files
 RAM_BYTES = {"memory": 1 << 30, "mapped": 0}
 
-#: calibrates sys.argv[1] into sys.argv[2]; when the first layer's file is there it stands still in the middle of the next
+#: calibrates sys.argv[1] into sys.argv[2]; when the first layer's file is there it stands still amid the next one
 PROGRAM = """
 import signal, sys
 from pathlib import Path

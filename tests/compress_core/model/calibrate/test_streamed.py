@@ -10,8 +10,9 @@ import torch
 
 from compress_core import CompressionConfig
 from compress_core.calibrate.calibration import Calibration
+from compress_core.calibrate.inputs import input_name
 from compress_core.calibrate.recipe import TOKENS
-from compress_core.calibrate.run import keep_tokens
+from compress_core.calibrate.run import calibrate_model, keep_tokens
 from compress_core.calibrate.streamed import StreamedCalibration
 from compress_core.checkpoint import open_checkpoint
 from compress_core.checkpoint.checkpoint import Checkpoint
@@ -39,6 +40,24 @@ def test_has_the_bits_of_a_stored_one(
     assert torch.equal(streamed.hessian(MatrixKey(0, "o")), qwen2_calibration.hessian(MatrixKey(0, "o")))
     streamed.close()
     assert list((tmp_path / "s").iterdir()) == []
+
+
+def test_fused_and_expert_matrices(
+    unusual_family: Path, random_windows: Callable[..., TokenWindows], tmp_path: Path
+) -> None:
+    """So few tokens that some expert sees none: it is named, and its H is the same in both."""
+    checkpoint = open_checkpoint(unusual_family)
+    stored = calibrate_model(checkpoint, random_windows(1, 2), tmp_path / "h", source="random", seed=0)
+    unseen = stored.recipe.report["unseen"]
+    routed = {f"{s.key.layer_idx}.{input_name(s.key)}" for s in checkpoint.matrices() if s.key.expert_idx >= 0}
+    # 2 tokens go to 2 of 5 experts each
+    assert set(unseen) <= routed
+    assert bool(unseen) == bool(routed)
+    streamed = StreamedCalibration.open(tmp_path / "h", checkpoint, tmp_path / "s")
+    for spec in checkpoint.matrices():
+        hessian = stored.hessian(spec.key)
+        assert hessian.shape == (spec.in_features, spec.in_features)
+        assert torch.equal(streamed.hessian(spec.key), hessian), spec.key
 
 
 def test_tokens_alone_are_enough(

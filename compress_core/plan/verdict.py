@@ -31,6 +31,7 @@ _DISK_CURES = {
 class Finding:
     """One thing that does not fit."""
 
+    #: for the disk, which all steps share, the one that takes most
     step: str
     #: "card memory", "memory" or "disk"
     what: str
@@ -39,10 +40,9 @@ class Finding:
     cure: str
 
     def __str__(self) -> str:
-        return (
-            f"{self.step} needs {gigabytes(self.needed)} of {self.what}, there are {gigabytes(self.available)}: "
-            f"{self.cure}"
-        )
+        needs = f"needs {gigabytes(self.needed)} of {self.what}"
+        who = f"the study {needs}, {self.step} most of it" if self.what == "disk" else f"{self.step} {needs}"
+        return f"{who}; there are {gigabytes(self.available)}: {self.cure}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -62,7 +62,7 @@ def judge(steps: Sequence[StepPrice], machine: Machine) -> list[Finding]:
     if machine.disk is not None and disk > machine.disk:
         most = max(steps, key=lambda step: step.disk + step.scratch)
         cure = _DISK_CURES.get(most.step, "make room")
-        found.append(Finding(f"{most.step} most of all", "disk", disk, machine.disk, cure))
+        found.append(Finding(most.step, "disk", disk, machine.disk, cure))
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -97,17 +98,7 @@ class ArtefactStore:
             return path
         folder = self._cached(uri)
         if uri not in self._in_use:
-            lock = FileLock.acquire(folder.with_suffix(LOCK_SUFFIX), check=self._check)
-            try:
-                if not folder.exists():
-                    part = folder.with_suffix(PART_SUFFIX)
-                    RemoteFolder(uri).download(part, check=self._check)
-                    move_folder(part, folder)
-            except BaseException:
-                lock.release()
-                raise
-            lock.share()
-            self._in_use[uri] = lock
+            self._in_use[uri] = self._copy(uri, folder)
         # age counts from the last use
         os.utime(folder)
         return folder
@@ -130,10 +121,33 @@ class ArtefactStore:
             path for root in (var_dir / "work", var_dir / "cache" / "artefacts") for path in clean_stale(root, days)
         ]
 
+    def _copy(self, uri: str, folder: Path) -> FileLock:
+        """See to it that the copy is there; a lock that keeps it. One process downloads, any number read."""
+        path = folder.with_suffix(LOCK_SUFFIX)
+        while True:
+            lock = FileLock.acquire(path, shared=True, check=self._check)
+            if folder.exists():
+                return lock
+            lock.release()
+            writer = FileLock.try_acquire(path)
+            if writer is None:
+                continue  # another process got here first: its download is waited for above
+            try:
+                if not folder.exists():
+                    part = folder.with_suffix(PART_SUFFIX)
+                    RemoteFolder(uri).download(part, check=self._check)
+                    move_folder(part, folder)
+            finally:
+                writer.release()
+
     def _keep(self, folder: Path, uri: str) -> None:
         """What was uploaded need not be downloaded here again."""
         cached = self._cached(uri)
-        lock = FileLock.acquire(cached.with_suffix(LOCK_SUFFIX), check=self._check)
+        lock = FileLock.try_acquire(cached.with_suffix(LOCK_SUFFIX))
+        if lock is None:
+            # an earlier copy of the same artefact is in use
+            shutil.rmtree(folder)
+            return
         try:
             move_folder(folder, cached)
         finally:

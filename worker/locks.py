@@ -46,10 +46,6 @@ class FileLock:
             # its last holder removed it between our open and our lock
             file.close()
 
-    def share(self) -> None:
-        """Let others read too; from here on nobody else can write."""
-        fcntl.flock(self._file, fcntl.LOCK_SH)
-
     def release(self, *, remove: bool = False) -> None:
         """Let go; ``remove`` takes the file away as well, only for a lock that is not shared."""
         if remove:

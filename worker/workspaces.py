@@ -62,22 +62,29 @@ def clean_stale(root: Path, days: float) -> list[Path]:
     For workspaces (``root/<kind>/<hash>``) and for the cache of fetched artefacts (``root/<hash>``) alike.
     """
     removed = []
-    oldest = time.time() - days * _DAY_S
-    for lock_path in list(root.rglob("*" + LOCK_SUFFIX)):
+    for lock_path in list(root.rglob(f"*{LOCK_SUFFIX}")):
         lock = FileLock.try_acquire(lock_path)
         if lock is None:
             continue
-        folders = [path for path in (lock_path.with_suffix(""), lock_path.with_suffix(PART_SUFFIX)) if path.exists()]
-        touched = [path.stat().st_mtime for folder in folders for path in (folder, *folder.rglob("*"))]
-        if max([lock_path.stat().st_mtime, *touched]) > oldest:
+        try:
+            removed += _clean_one(lock_path, lock, days)
+        except OSError as error:
+            log.warning("what %s guards could not be cleared away: %s", lock_path, error)
+        finally:
             lock.release()
-            continue
-        for folder in folders:
-            shutil.rmtree(folder)
-            removed.append(folder)
-            log.info("removed %s: untouched for %g days", folder, days)
-        lock.release(remove=True)
     return removed
+
+
+def _clean_one(lock_path: Path, lock: FileLock, days: float) -> list[Path]:
+    folders = [path for path in (lock_path.with_suffix(""), lock_path.with_suffix(PART_SUFFIX)) if path.exists()]
+    touched = [path.stat().st_mtime for folder in folders for path in (folder, *folder.rglob("*"))]
+    if max([lock_path.stat().st_mtime, *touched]) > time.time() - days * _DAY_S:
+        return []
+    for folder in folders:
+        shutil.rmtree(folder)
+        log.info("removed %s: untouched for %g days", folder, days)
+    lock.release(remove=True)
+    return folders
 
 
 def _lock_of(folder: Path) -> Path:

@@ -183,6 +183,39 @@ def test_a_download_goes_on_where_it_stopped_and_is_verified(s3: str, tmp_path: 
     assert (fetched / "a.safetensors").stat().st_mtime_ns == before
 
 
+def test_workers_of_one_host_read_one_copy_at_the_same_time(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maker = ArtefactStore("s3://box/together", tmp_path / "one")
+    folder = maker.workspace("calibrations", "key")
+    _fill(folder)
+    uri = maker.publish(folder, "calibrations", "cal_1")
+    downloads = []
+    download = RemoteFolder.download
+
+    def count(self: RemoteFolder, folder: Path, **options: Any) -> None:
+        downloads.append(folder)
+        download(self, folder, **options)
+
+    monkeypatch.setattr(RemoteFolder, "download", count)
+    first = ArtefactStore("s3://box/together", tmp_path / "two")
+    second = ArtefactStore("s3://box/together", tmp_path / "two", check=_never)
+    assert first.fetch(uri) == second.fetch(uri)
+    assert len(downloads) == 1
+    # and what is read is not replaced under its reader
+    again = maker.workspace("calibrations", "key")
+    _fill(again)
+    reader = ArtefactStore("s3://box/together", tmp_path / "one")
+    copy = reader.fetch(uri)
+    before = (copy / "a.safetensors").stat().st_ino
+    assert maker.publish(again, "calibrations", "cal_1") == uri
+    assert (copy / "a.safetensors").stat().st_ino == before
+
+
+def _never() -> None:
+    raise AssertionError("nothing had to be waited for")
+
+
 def test_a_manifest_cannot_write_elsewhere(s3: str, tmp_path: Path) -> None:
     uri = "s3://box/evil/cal_1"
     entry = {"name": "../../out", "nbytes": 1, "sha256": "0"}

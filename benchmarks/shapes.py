@@ -111,8 +111,9 @@ class Passes:
 
     @classmethod
     def of(cls, config: CompressionConfig) -> Passes:
-        wide, narrow = len(alternation._WIDE_STEPS), len(alternation._NARROW_STEPS)
-        descent = narrow * alternation._NARROW_PASSES + alternation._FINAL_PASSES
+        search = alternation.narrow_search(config.codebook)
+        wide, narrow = len(alternation._WIDE_STEPS), len(search.steps)
+        descent = narrow * search.passes + alternation._FINAL_PASSES
         if not config.rank:
             return cls(wide + narrow, descent, wide + narrow + 1)
         return cls(wide + narrow + 1, descent + config.iterations - 1, wide + narrow + 2)

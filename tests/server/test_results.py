@@ -314,6 +314,9 @@ def test_requests_that_name_the_wrong_thing(client: TestClient, measured_model: 
     ask: dict[str, Any] = {"model_id": measured_model["model_id"]}
     refused(client, "compressions", ask, "invalid-request")
     refused(client, "compressions", ask | {"allocation_id": "none"}, "not-found", 404)
+    packing = ask | {"allocation_id": allocate(client, measured_model, kind="uniform", uniform={"b_q": 4})["id"]}
+    for head, why in (({"b_q": 9}, "has no b_q = 9"), ({"b_q": 4}, "tied to the token embedding")):
+        assert why in refused(client, "compressions", packing | {"head": head}, "invalid-request")["detail"]
     refused(client, "evaluations", ask | {"compression_id": "none"}, "not-found", 404)
     refused(client, "evaluations", ask | {"split": "train"}, "invalid-request")
     refused(client, "evaluations", ask | {"text": {"kind": "file"}}, "invalid-request")

@@ -109,7 +109,8 @@ def report(study: StudyConfig, before: Rates, after: Rates, predicted: tuple[flo
         f"{date.today()}; numerics version {NUMERICS_VERSION}, torch {torch.__version__}, {before.device_name}, "
         f"{before.threads} thread of 2 cores, shared with other work. `python -m benchmarks.plan_accuracy --write`.",
         "",
-        f"The sweep of `{study.name}`: {took.cells} cells. Nothing that the database holds was used.",
+        f"The sweep of `{study.name}`: {took.cells} cells. Nothing that the database holds was used. The sweep had "
+        f"{processor / took.wall:.0%} of the processor.",
         "",
         "| | predicted | measured | predicted / measured |",
         "|---|---|---|---|",

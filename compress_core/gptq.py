@@ -10,6 +10,9 @@ one of sixteen steps around absmax/2^(b−1), which is what clips outliers. Publ
 the plain error, if at all; and some store a zero point a row, for which this finer search makes up: see
 benchmarks/real_matrices.py.
 
+Up to a width of EXACT_WIDTH H is factorised in float64; beyond, where a square is gigabytes, in float32, in place, and
+for one order after the other: in memory are two squares and pieces of the weight.
+
 Shapes: O = out_features, I = in_features, C = steps that are tried. w_OI, h_II; *_IR is transposed, R = C·O rows.
 """
 
@@ -21,8 +24,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from compress_core.cholesky import lower_factor_
 from compress_core.codebooks.rtn import rtn_codes, rtn_scales, rtn_values
 from compress_core.errors import CalibrationError
+from compress_core.rooted_hessian import EXACT_WIDTH, factor_dtype, panels
 
 #: what H gets on its diagonal, relative to its mean; the larger ones only where half precision made H indefinite
 _DAMPING = (0.01, 0.1)
@@ -32,6 +37,9 @@ _COARSE = tuple(range(4, -36, -4))
 _FINE = (-3, -2, -1, 1, 2, 3)
 #: rows at once; each is rounded at every step ratio side by side
 _ROWS = 1024
+#: … and of wide weights, so many entries
+_WIDE_ENTRIES = 1 << 21
+_NOT_SEMIDEFINITE = "the Hessian is not positive semidefinite, so it is no E[x xᵀ]: calibrate again"
 #: columns between two updates of everything to the right
 _PANEL = 64
 
@@ -45,24 +53,50 @@ def gptq(w_OI: Tensor, h_II: Tensor | None, bits: int) -> tuple[Tensor, Tensor]:
     Raises:
         CalibrationError: H is not positive semidefinite.
     """
-    h64 = _second_moment(h_II, w_OI)
-    natural_I = torch.arange(w_OI.shape[1], device=w_OI.device)
-    descending_I = h64.diagonal().argsort(descending=True, stable=True)
+    width = w_OI.shape[1]
+    moment_II = _second_moment(h_II, w_OI)
+    del h_II  # one that was loaded for this is let go of
+    single_II = moment_II.to(torch.float32)
+    natural_I = torch.arange(width, device=w_OI.device)
+    descending_I = moment_II.diagonal().argsort(descending=True, stable=True)
     orders = [natural_I] if torch.equal(descending_I, natural_I) else [natural_I, descending_I]
-    units = [unit_feedback(h64[order_I][:, order_I]) for order_I in orders]
-    h_II = h64.to(torch.float32)
-    codes, steps = [], []
-    for rows_OI in w_OI.split(_ROWS):
-        tries = []
-        for order_I, unit_II in zip(orders, units, strict=True):
+    best: list[_Rounded] = []
+    n_rows = _ROWS if width <= EXACT_WIDTH else max(1, _WIDE_ENTRIES // width)
+    for order_I in orders:
+        unit_II = _unit_of_order(moment_II, order_I)
+        for number, rows_OI in enumerate(w_OI.split(n_rows)):
             whole_O = rtn_scales(rows_OI, bits).to(torch.float32)
-            coarse = _best_step(rows_OI, _around(whole_O, _COARSE), order_I, unit_II, h_II, bits)
-            tries += [coarse, _best_step(rows_OI, _around(coarse.step_O, _FINE), order_I, unit_II, h_II, bits)]
-        best = _best_rows(tries)
+            coarse = _best_step(rows_OI, _around(whole_O, _COARSE), order_I, unit_II, single_II, bits)
+            fine = _best_step(rows_OI, _around(coarse.step_O, _FINE), order_I, unit_II, single_II, bits)
+            best[number : number + 1] = [_best_rows([*best[number : number + 1], coarse, fine])]
+        del unit_II  # before the other order makes another square
+    codes_OI = torch.empty(w_OI.shape, dtype=torch.int32, device=w_OI.device)
+    steps_O = torch.cat([rows.step_O for rows in best])
+    for into_OI in codes_OI.split(n_rows):
+        rows = best.pop(0)
         # levels lie in the middle of their cells, so that their codes are read off exactly
-        codes.append(rtn_codes(best.value_OI, best.step_O, bits))
-        steps.append(best.step_O)
-    return torch.cat(codes), torch.cat(steps)
+        into_OI.copy_(rtn_codes(rows.value_OI, rows.step_O, bits))
+    return codes_OI, steps_O
+
+
+def _unit_of_order(moment_II: Tensor, order_I: Tensor) -> Tensor:
+    """U·diag(U)⁻¹ of H with its columns in this order; of a wide one, what is below the diagonal is of no use.
+
+    Raises:
+        CalibrationError: H is not positive semidefinite.
+    """
+    width = moment_II.shape[0]
+    if width <= EXACT_WIDTH:
+        return unit_feedback(moment_II[order_I][:, order_I])
+    for damping in _DAMPING:
+        square_II = torch.empty_like(moment_II)
+        for at in panels(width):
+            square_II[at] = moment_II[order_I[at]][:, order_I]
+        square_II.diagonal().add_(damping)
+        if lower_factor_(square_II):  # R = Uᵀ
+            return square_II.div_(square_II.diagonal().clone()[:, None]).T
+        del square_II  # before the next try makes another
+    raise CalibrationError(_NOT_SEMIDEFINITE)
 
 
 @dataclass(frozen=True)
@@ -133,13 +167,17 @@ def nearest_level(step_R: Tensor, bits: int) -> Callable[[Tensor], Tensor]:
 
 
 def _second_moment(h_II: Tensor | None, w_OI: Tensor) -> Tensor:
-    """H in float64, symmetric, with mean diagonal 1; the identity for None and zero."""
+    """H in the dtype for factorising, symmetric, with mean diagonal 1; the identity for None and zero."""
     width = w_OI.shape[1]
-    identity = torch.eye(width, dtype=torch.float64, device=w_OI.device)
-    if h_II is None or not bool(h_II.any()):
-        return identity
-    h64 = h_II.to(device=w_OI.device, dtype=torch.float64)
-    return (h64 + h64.T) / (2 * h64.diagonal().mean())
+    dtype, device = factor_dtype(width), w_OI.device
+    if h_II is None or not any(bool(h_II[at].any()) for at in panels(width)):
+        return torch.eye(width, dtype=dtype, device=device)
+    mean = h_II.diagonal().to(device, torch.float64).mean()
+    moment_II = torch.empty(width, width, dtype=dtype, device=device)
+    for at in panels(width):
+        rows_PI = h_II[at].to(device, torch.float64) + h_II[:, at].T.to(device, torch.float64)
+        moment_II[at] = rows_PI / (2 * mean)
+    return moment_II
 
 
 def unit_feedback(h_II: Tensor) -> Tensor:
@@ -157,4 +195,4 @@ def unit_feedback(h_II: Tensor) -> Tensor:
         if int(info) == 0:
             root_II = lower_II.flip(0, 1)
             return (root_II / root_II.diagonal()).to(torch.float32)
-    raise CalibrationError("the Hessian is not positive semidefinite, so it is no E[x xᵀ]: calibrate again")
+    raise CalibrationError(_NOT_SEMIDEFINITE)

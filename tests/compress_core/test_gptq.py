@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress_core import CompressionConfig, compress_matrix, sweep_matrix
+from compress_core import CompressionConfig, compress_matrix, rooted_hessian, sweep_matrix
 from compress_core import gptq as module
 from compress_core.codebooks.rtn import rtn_codes, rtn_scales, rtn_values
 from compress_core.config import CODEBOOK_BITS
@@ -109,6 +109,20 @@ def test_many_rows_are_rounded_as_few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ROWS", 3)
     parts = rtn_values(*gptq(w, h, 3), 3)
     torch.testing.assert_close(row_errors(w, parts, h), row_errors(w, whole, h), rtol=0.02, atol=0)
+
+
+def test_a_wide_hessian_is_factorised_in_place_to_the_same_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    w, h = layer(10, 24)
+    exact = rtn_values(*gptq(w, h, 3), 3)
+    for name in (module, rooted_hessian):
+        monkeypatch.setattr(name, "EXACT_WIDTH", 16)
+    monkeypatch.setattr(module, "_WIDE_ENTRIES", 72)  # 3 rows
+    wide = rtn_values(*gptq(w, h, 3), 3)
+    assert not torch.equal(wide, 0 * wide)
+    torch.testing.assert_close(row_errors(w, wide, h), row_errors(w, exact, h), rtol=0.02, atol=0)
+    with pytest.raises(CalibrationError, match="not positive semidefinite"):
+        gptq(w, torch.diag(torch.tensor([1.0, -0.9]).repeat(12)), 3)
+    assert torch.equal(rtn_values(*gptq(w, None, 3), 3), rtn_values(*gptq(w, 0 * h, 3), 3))
 
 
 def test_it_takes_what_half_precision_leaves_of_a_singular_hessian() -> None:

@@ -19,6 +19,7 @@ from compress_core import (
     compress_matrix,
     context,
     error_metrics,
+    gptq,
     incoherence,
     ldlq,
     rounding,
@@ -33,7 +34,7 @@ CODEBOOKS = ["scalar", "e8", "trellis"]
 @pytest.fixture
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Factorise in float32, keep no factor."""
-    for module in (rooted, context):
+    for module in (rooted, context, gptq):
         monkeypatch.setattr(module, "EXACT_WIDTH", 0)
 
 
@@ -161,3 +162,15 @@ def test_memory(shape: tuple[int, int], in_float32, monkeypatch: pytest.MonkeyPa
     with LiveBytes() as live:
         sweep_matrix(w_OI, load, [CompressionConfig(b_q=2, rank=2, codebook="scalar")])
     assert 2 * h_bytes < live.most < 3 * w_bytes + 3 * h_bytes
+
+
+def test_memory_of_gptq(in_float32, monkeypatch: pytest.MonkeyPatch) -> None:
+    """3 × H, the root of H that other codebooks would use among them, and pieces of the weight."""
+    in_small_pieces(monkeypatch)
+    monkeypatch.setattr(gptq, "_WIDE_ENTRIES", 300)  # 1 row, at 9 steps
+    w_OI = torch.randn(2, 300, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(300, 40, generator=torch.Generator().manual_seed(1))
+    with LiveBytes() as live:
+        sweep_matrix(w_OI, lambda: x @ x.T, [CompressionConfig(b_q=2, codebook="gptq")])
+    h_bytes = 4 * 300**2
+    assert 2 * h_bytes < live.most < 3.7 * h_bytes

@@ -366,7 +366,7 @@ def test_fetch_fills_in_the_row(service: Any, tiny_model: Path, tmp_path: Path, 
 
 def test_nan_weights(service: Any, broken_model: Any, text_path: Path, calibration_id: str) -> None:
     """A tensor that went bad after the model was registered; with it, registering is refused."""
-    path = broken_model(lambda tensors: tensors["model.norm.weight"].mul_(5))
+    path = broken_model(lambda tensors: tensors["model.norm.weight"].mul_(11))
     model_id = service.add_model(path)
     tensors = load_file(path / "model.safetensors")
     tensors["model.layers.1.mlp.down_proj.weight"][0, 0] = float("nan")
@@ -393,7 +393,7 @@ def test_truncated_weights(service: Any, broken_model: Any, text_path: Path, cal
 
 
 def test_changed_weights(service: Any, broken_model: Any, text_path: Path, calibration_id: str) -> None:
-    path = broken_model(lambda tensors: tensors["model.norm.weight"].mul_(5))
+    path = broken_model(lambda tensors: tensors["model.norm.weight"].mul_(13))
     model_id = service.add_model(path)
     tensors = load_file(path / "model.safetensors")
     tensors["model.norm.weight"] += 1

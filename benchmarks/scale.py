@@ -9,9 +9,11 @@ worker has imported; its memory is read from /proc every 20 ms by the process th
     calibrate   H of every input, from windows of the standard library's text, into files
     sweep       all configs of all matrices, with H from those files
     compress    a packed model with the last config everywhere, with H from those files
-    onepass     all configs of all matrices, with H computed as the sweep comes to a layer, and none kept
+    sweep-onepass, compress-onepass
+                the same, with H computed as they come to a layer, and none kept
 
-``--write`` adds the rows to benchmarks/results/scale-cpu.md, in place of older rows of the same case and phase.
+``--write`` adds the rows to benchmarks/results/scale-cpu.md, in place of older rows of the
+same case, phase and configs.
 
 The promise for a sweep is 4 × the largest matrix and 3 × its H, in float32, and 1.5 GB, of anonymous memory (pages of
 mapped files are the system's to take back), and the same whatever the number of layers.
@@ -29,7 +31,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -40,18 +42,21 @@ import torch
 from benchmarks.synthetic_checkpoint import SHAPES
 from compress_core import CompressionConfig, sweep_matrix
 from compress_core.calibrate.calibration import Calibration
-from compress_core.calibrate.run import calibrate_model
+from compress_core.calibrate.run import calibrate_model, keep_tokens
+from compress_core.calibrate.source import HessianSource
+from compress_core.calibrate.streamed import StreamedCalibration
 from compress_core.checkpoint import Checkpoint, open_checkpoint
 from compress_core.checkpoint.read import read_matrix
+from compress_core.matrix import MatrixSpec
 from compress_core.pack.writer import write_packed_model
-from compress_core.shared_inputs import SharedInputs
+from compress_core.shared_inputs import SharedInput, SharedInputs
 from compress_core.text import TextSource, split_text
 from compress_core.text.tokens import TokenWindows, sampled_windows
 from worker.handlers.sweep import plan_sweep
 from worker.main import _preload
 
 RESULTS = Path(__file__).parent / "results"
-PHASES = ("calibrate", "sweep", "compress")
+PHASES = ("calibrate", "sweep", "compress", "sweep-onepass", "compress-onepass")
 CASES = "1.5bx2,1.5bx4"
 #: what a sweep may take beside its matrix and H
 ALLOWANCE = 1.5e9
@@ -128,10 +133,13 @@ def run_child(task: Task) -> None:
     configs = [parse_config(text) for text in task.configs]
     if task.phase == "calibrate":
         calibrate(checkpoint, task)
-    elif task.phase == "sweep":
-        sweep(checkpoint, stored(checkpoint, task), configs)
-    elif task.phase == "compress":
-        compress(checkpoint, stored(checkpoint, task), configs[-1], task.folder / "packed")
+    else:
+        hessians = hessians_of(checkpoint, task)
+        if task.phase.startswith("sweep"):
+            sweep(checkpoint, hessians, configs)
+        else:
+            compress(checkpoint, hessians, configs[-1], task.folder / "packed")
+        hessians.close()
     print(json.dumps({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}), flush=True)
 
 
@@ -141,25 +149,36 @@ def windows(checkpoint: Checkpoint, task: Task) -> TokenWindows:
 
 
 def calibrate(checkpoint: Checkpoint, task: Task) -> None:
+    """H of all layers; and the tokens alone, for the phases that compute H themselves."""
     tokens = windows(checkpoint, task)
-    calibrate_model(checkpoint, tokens, task.folder / "calibration.safetensors", source="stdlib", seed=_SEED)
+    calibrate_model(checkpoint, tokens, task.folder / "hessians", source="stdlib", seed=_SEED)
+    keep_tokens(checkpoint, tokens, task.folder / "tokens", source="stdlib", seed=_SEED)
 
 
-def stored(checkpoint: Checkpoint, task: Task) -> Calibration:
-    return Calibration.open(task.folder / "calibration.safetensors", checkpoint)
+def hessians_of(checkpoint: Checkpoint, task: Task) -> HessianSource:
+    if task.phase.endswith("onepass"):
+        scratch = task.folder / "scratch"
+        scratch.mkdir(exist_ok=True)
+        return StreamedCalibration.open(task.folder / "tokens", checkpoint, scratch)
+    return Calibration.open(task.folder / "hessians", checkpoint)
 
 
-def sweep(checkpoint: Checkpoint, hessians: Calibration, configs: list[CompressionConfig]) -> None:
+def sweep(checkpoint: Checkpoint, hessians: HessianSource, configs: list[CompressionConfig]) -> None:
     """As the worker's handler goes through a model."""
-    device = torch.device("cpu")
-    inputs = SharedInputs(hessians, device)
+    inputs = SharedInputs(hessians, torch.device("cpu"))
     for spec, fitting in plan_sweep(checkpoint, configs).rows:
-        shared = inputs.of(spec)
-        for m in sweep_matrix(read_matrix(checkpoint, spec), shared.h_II, fitting, device=device, shared=shared):
-            print(f"{spec.key} {m.config} {m.calibration_weighted_error:.5f} {m.seconds:.0f} s", file=sys.stderr)
+        measure_matrix(checkpoint, spec, fitting, inputs.of(spec))
 
 
-def compress(checkpoint: Checkpoint, hessians: Calibration, config: CompressionConfig, out: Path) -> None:
+def measure_matrix(
+    checkpoint: Checkpoint, spec: MatrixSpec, configs: Sequence[CompressionConfig], shared: SharedInput
+) -> None:
+    """A function, as in the handler: nothing of one matrix is held while the next input is prepared."""
+    for m in sweep_matrix(read_matrix(checkpoint, spec), shared.h_II, configs, device=shared.device, shared=shared):
+        print(f"{spec.key} {m.config} {m.calibration_weighted_error:.5f} {m.seconds:.0f} s", file=sys.stderr)
+
+
+def compress(checkpoint: Checkpoint, hessians: HessianSource, config: CompressionConfig, out: Path) -> None:
     items = {spec.key: config.clamped(spec.out_features, spec.in_features) for spec in checkpoint.matrices()}
     write_packed_model(checkpoint, hessians, items, out)
 
@@ -247,17 +266,21 @@ def report(rows: list[Row]) -> str:
     ]
     for r in rows:
         configs = "" if r.phase == "calibrate" else ", ".join(r.configs)
-        drawn = f"{r.samples} × {r.length}" if r.phase in ("calibrate", "onepass") else ""
+        drawn = f"{r.samples} × {r.length}" if r.phase == "calibrate" or r.phase.endswith("onepass") else ""
         lines.append(
             f"| {r.case.replace('x', ' × ')} | {r.phase} | {configs} | {drawn} | {r.threads} | {r.wall_seconds:.0f} | "
             f"{r.cpu_seconds:.0f} | {r.anonymous / 1e6:.0f} | {r.before / 1e6:.0f} | {r.mapped / 1e6:.0f} | "
             f"{r.resident / 1e6:.0f} | {promised(r.case) / 1e6:.0f} | {r.anonymous / promised(r.case):.2f} | {r.made} |"
         )
     for phase in PHASES:
-        peaks = {r.case: r.anonymous for r in rows if r.phase == phase}
-        if {"1.5bx2", "1.5bx4"} <= set(peaks):
-            more = peaks["1.5bx4"] / peaks["1.5bx2"] - 1
-            lines += ["", f"{phase}: 4 layers of 1.5b take {more:+.1%} of the anonymous memory of 2."]
+        peaks = {(r.case, r.configs): r.anonymous for r in rows if r.phase == phase}
+        for (case, configs), peak in peaks.items():
+            if case == "1.5bx2" and ("1.5bx4", configs) in peaks:
+                more = peaks["1.5bx4", configs] / peak - 1
+                lines += [
+                    "",
+                    f"{phase}, {', '.join(configs)}: 4 layers of 1.5b take {more:+.1%} on top of what 2 take.",
+                ]
     return "\n".join(lines) + "\n"
 
 
@@ -269,7 +292,7 @@ def recorded(path: Path) -> list[Row]:
 
 def record(row: Row) -> None:
     store = RESULTS / "scale-cpu.json"
-    rows = [r for r in recorded(store) if (r.case, r.phase) != (row.case, row.phase)] + [row]
+    rows = [r for r in recorded(store) if (r.case, r.phase, r.configs) != (row.case, row.phase, row.configs)] + [row]
     rows.sort(key=lambda r: (list(SHAPES).index(r.case.split("x")[0]), PHASES.index(r.phase), r.case))
     store.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
     store.with_suffix(".md").write_text(report(rows))
@@ -296,8 +319,8 @@ def main() -> None:
             if not (folder / "model" / "config.json").exists():
                 make_checkpoint(case, folder / "model")
             for phase in arguments.phases.split(","):
-                if phase == "compress":
-                    shutil.rmtree(folder / "packed", ignore_errors=True)
+                for made in ("hessians", "tokens") if phase == "calibrate" else ("packed",):
+                    shutil.rmtree(folder / made, ignore_errors=True)
                 configs = tuple(arguments.configs.split(","))
                 task = Task(phase, folder, configs, arguments.samples, arguments.length, arguments.threads)
                 row = measure(case, task)

@@ -116,11 +116,11 @@ class _Stream:
     large_D: Tensor
 
 
-def write_synthetic_checkpoint(folder: Path, shape: Shape, *, seed: int = 0) -> None:
-    """Write the checkpoint into ``folder``, which must not hold one yet.
+def write_weights(folder: Path, shape: Shape, *, seed: int = 0) -> None:
+    """Write the checkpoint into ``folder``, without a tokenizer.
 
     Raises:
-        FileExistsError: it does.
+        FileExistsError: it holds one already.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "config.json").exists():
@@ -143,10 +143,14 @@ def write_synthetic_checkpoint(folder: Path, shape: Shape, *, seed: int = 0) -> 
         "weight_map": {entry.name: name for name, entries in files.items() for entry in entries},
     }
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
-    documents = (document.text for document in iter_documents("train", kinds=("docs",)))
-    train_tokenizer(documents, min(_LONGEST_VOCABULARY, shape.vocab_size)).save_pretrained(folder)
     # last: what has it is whole
     (folder / "config.json").write_text(json.dumps(shape.to_config(), indent=1) + "\n")
+
+
+def write_tokenizer(folder: Path, vocab_size: int) -> None:
+    """Write a tokenizer with ids below ``vocab_size``, for text of the standard library."""
+    documents = (document.text for document in iter_documents("train", kinds=("docs",)))
+    train_tokenizer(documents, min(_LONGEST_VOCABULARY, vocab_size)).save_pretrained(folder)
 
 
 def _layer_entries(shape: Shape, layer_idx: int) -> list[Entry]:
@@ -262,7 +266,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     shape = shape_of(arguments.shape, layers=arguments.layers, vocab=arguments.vocab)
-    write_synthetic_checkpoint(arguments.folder, shape, seed=arguments.seed)
+    write_weights(arguments.folder, shape, seed=arguments.seed)
+    write_tokenizer(arguments.folder, shape.vocab_size)
 
 
 if __name__ == "__main__":

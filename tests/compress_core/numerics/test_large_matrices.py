@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from collections import Counter
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from compress_core import (
     CompressionConfig,
@@ -113,40 +108,8 @@ def test_a_hessian_may_be_loaded_when_it_is_needed(make_layer) -> None:
     nothing_is_held(1.0)
 
 
-class LiveBytes(TorchDispatchMode):
-    """The most bytes that tensors made inside have held at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.most = 0
-        self._owners: Counter[int] = Counter()
-
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, Tensor):
-                self._add(tensor)
-        return out
-
-    def _add(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage.data_ptr(), storage.nbytes()
-        if not self._owners[key]:
-            self.now += size
-            self.most = max(self.most, self.now)
-        self._owners[key] += 1
-        weakref.finalize(tensor, self._drop, key, size)
-
-    def _drop(self, key: int, size: int) -> None:
-        self._owners[key] -= 1
-        if not self._owners[key]:
-            self.now -= size
-
-
 @pytest.mark.parametrize("shape", [(112, 592), (32, 924)], ids=["3584 × 18944", "1024 × 29568"])
-def test_memory(shape: tuple[int, int], in_float32, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory(shape: tuple[int, int], live_bytes, in_float32, monkeypatch: pytest.MonkeyPatch) -> None:
     """4 × W + 3 × H, with H loaded where it is needed, at a 32nd of both sides."""
     in_small_pieces(monkeypatch)
     g = torch.Generator().manual_seed(0)
@@ -159,18 +122,18 @@ def test_memory(shape: tuple[int, int], in_float32, monkeypatch: pytest.MonkeyPa
         return h_II
 
     w_bytes, h_bytes = 4 * shape[0] * shape[1], 4 * shape[1] ** 2
-    with LiveBytes() as live:
+    with live_bytes() as live:
         sweep_matrix(w_OI, load, [CompressionConfig(b_q=2, rank=2, codebook="scalar")])
     assert 2 * h_bytes < live.most < 3 * w_bytes + 3 * h_bytes
 
 
-def test_memory_of_gptq(in_float32, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_gptq(live_bytes, in_float32, monkeypatch: pytest.MonkeyPatch) -> None:
     """3 × H, the root of H that other codebooks would use among them, and pieces of the weight."""
     in_small_pieces(monkeypatch)
     monkeypatch.setattr(gptq, "_WIDE_ENTRIES", 300)  # 1 row, at 9 steps
     w_OI = torch.randn(2, 300, generator=torch.Generator().manual_seed(0))
     x = torch.randn(300, 40, generator=torch.Generator().manual_seed(1))
-    with LiveBytes() as live:
+    with live_bytes() as live:
         sweep_matrix(w_OI, lambda: x @ x.T, [CompressionConfig(b_q=2, codebook="gptq")])
     h_bytes = 4 * 300**2
     assert 2 * h_bytes < live.most < 3.7 * h_bytes

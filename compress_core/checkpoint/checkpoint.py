@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from compress_core.checkpoint.beside import check_parameter
+from compress_core.checkpoint.decoder_config import DecoderConfig
 from compress_core.checkpoint.fingerprint import fingerprint
 from compress_core.checkpoint.headers import DTYPE_BYTES, TensorHeader, read_header
 from compress_core.checkpoint.layout import DecoderLayout, check_config, find_layout
@@ -132,7 +134,11 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
         raise UnsupportedArchitecture(f"{root}: the head is {elsewhere[0]}; expected {HEAD_TENSOR}, or a tied head")
     if config.get("tie_word_embeddings") is False and HEAD_TENSOR not in tensors:
         raise CheckpointError(f"{root}: config.json says the head is not tied, but there is no tensor {HEAD_TENSOR}")
-    return Checkpoint(root, config, tensors, layout)
+    checkpoint = Checkpoint(root, config, tensors, layout)
+    if not checkpoint.tied_head:
+        decoder = DecoderConfig.of(config)
+        check_parameter(tensors[HEAD_TENSOR], (decoder.vocab_size, decoder.hidden_size))
+    return checkpoint
 
 
 def check_checkpoint(path: Path | str) -> None:

@@ -39,12 +39,23 @@ class DecoderConfig:
         return found
 
     @property
+    def hidden_size(self) -> int | None:
+        return self._size("hidden_size")
+
+    @property
+    def n_chosen_experts(self) -> int | None:
+        """Experts that each token goes through."""
+        return self._size("num_experts_per_tok")
+
+    @property
     def vocab_size(self) -> int | None:
         return self._size("vocab_size")
 
     def attention_widths(self, layer_idx: int) -> tuple[int | None, int | None]:
         """Rows of q, and of k and v each."""
         heads = self._size("num_attention_heads", layer_idx)
+        if heads == 0:
+            raise CheckpointError("config.json says num_attention_heads = 0: expected at least one")
         kv_heads = self._size("num_key_value_heads", layer_idx) or heads
         hidden, head_dim = self._size("hidden_size"), self._size("head_dim", layer_idx)
         if not head_dim and hidden and heads:

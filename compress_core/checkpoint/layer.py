@@ -23,7 +23,9 @@ from compress_core.matrix import ATTENTION_PROJECTIONS, MLP_PROJECTIONS, NO_EXPE
 
 #: tensors that hold several projections as rows, one after another
 FUSED: dict[str, tuple[str, ...]] = {"qkv": ("q", "k", "v"), "gate_up": ("gate", "up")}
-_PROJECTION = re.compile(r"^(?:.*?\.)?(?:experts\.(\d+)\.)?(q|k|v|o|gate|up|down|qkv|gate_up)_proj\.weight$")
+_PROJECTION = re.compile(
+    r"^(?:.*?\.)?(?:experts\.(0|[1-9][0-9]{0,5})\.)?(q|k|v|o|gate|up|down|qkv|gate_up)_proj\.weight$"
+)
 #: all experts of a layer in one tensor of three dimensions
 _STACKED = re.compile(r"(?:^|\.)experts\.\w+$")
 _NUMBER = re.compile(r"\.\d+\.")

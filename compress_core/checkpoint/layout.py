@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from compress_core.checkpoint.beside import check_beside, check_parameter, check_routing
 from compress_core.checkpoint.decoder_config import DecoderConfig
 from compress_core.checkpoint.headers import TensorHeader
 from compress_core.checkpoint.layer import find_matrices, projections_in
 from compress_core.errors import CheckpointError, UnsupportedArchitecture
 from compress_core.matrix import MatrixSpec
 
-_NUMBERED = re.compile(r"^(.*?)\.(\d+)\.(.+)$")
+#: a number as module lists write it: without zeros in front, and no longer than any list is
+_NUMBERED = re.compile(r"^(.*?)\.(0|[1-9][0-9]{0,17})\.(.+)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ def check_config(config: Mapping[str, Any], layout: DecoderLayout, tensors: Mapp
                 f"config.json and tensors disagree: layer {layout.prefix}.{layer_idx} has {n_experts} experts, "
                 f"config.json asks for {promised}"
             )
+        check_routing(decoder, layer_idx, n_experts)
         for spec in specs:
             want = decoder.shape(spec.key, beside_experts=n_experts > 0)
             have = (spec.out_features, spec.in_features)
@@ -98,5 +101,12 @@ def check_config(config: Mapping[str, Any], layout: DecoderLayout, tensors: Mapp
     if embedding is None:
         raise UnsupportedArchitecture("no tensor *.embed_tokens.weight: the token embedding was not found")
     vocab = decoder.vocab_size
-    if vocab is not None and embedding.shape[0] != vocab:
-        raise CheckpointError(f"config.json says vocab_size = {vocab}, {embedding.name} has {embedding.shape[0]} rows")
+    if vocab is not None and embedding.shape[:1] != (vocab,):
+        raise CheckpointError(
+            f"config.json says vocab_size = {vocab}, {embedding.name} has shape {list(embedding.shape)}"
+        )
+    check_parameter(embedding, (None, decoder.hidden_size))
+    norm = tensors.get(f"{layout.prefix.rpartition('.')[0]}.norm.weight")
+    if norm is not None:
+        check_parameter(norm, (decoder.hidden_size,))
+    check_beside(layout.prefix, dict(layout.layers()), tensors)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -287,7 +288,16 @@ def _build_on_meta(path: Path, dtype: torch.dtype) -> Any:
                 experts_implementation="eager",
                 trust_remote_code=False,
             )
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        OSError,
+        StrictDataclassError,
+    ) as error:
         raise CheckpointError(
             f"transformers cannot build the model that {path}/config.json describes: {error}"
         ) from error

@@ -110,8 +110,8 @@ class Passes:
     errors: int
 
     @classmethod
-    def of(cls, config: CompressionConfig) -> Passes:
-        search = alternation.narrow_search(config.codebook)
+    def of(cls, config: CompressionConfig, width: int) -> Passes:
+        search = alternation.narrow_search(config.codebook, width)
         wide, narrow = len(alternation._WIDE_STEPS), len(search.steps)
         descent = narrow * search.passes + alternation._FINAL_PASSES
         if not config.rank:
@@ -125,7 +125,7 @@ def product_operations(out_features: int, in_features: int, config: CompressionC
     With n² m for half a product with H (rounding, S) and 2 n² m for a whole one (descent, measuring).
     """
     m, n, r = out_features, in_features, config.rank
-    passes = Passes.of(config)
+    passes = Passes.of(config, in_features)
     factors = 2 + (2 if r and n > EXACT_WIDTH else 1 if r else 0)
     total = factors * n**3 / 3 * (2 if n <= EXACT_WIDTH else 1)
     total += n * n * m * (passes.rounding + passes.errors + 2 * passes.descent)
@@ -140,7 +140,7 @@ def search_operations(out_features: int, in_features: int, config: CompressionCo
     """Subtract, square, add, compare: once for each state, weight and pass."""
     if config.codebook != "trellis":
         return 0.0
-    passes = Passes.of(config)
+    passes = Passes.of(config, in_features)
     return 4.0 * config.states * out_features * in_features * (passes.rounding + passes.descent)
 
 

@@ -44,6 +44,7 @@ from compress_core.lowrank import (
     quantize_factors,
     solve,
 )
+from compress_core.rooted_hessian import EXACT_WIDTH
 from compress_core.rounding import RoundedRows, Rounder
 from compress_core.row_scales import shifted
 
@@ -85,9 +86,9 @@ _SCALAR_SEARCH = NarrowSearch((-5, -4, -3, -2, -1, 0, 1, 2, 3), 4)
 _SEARCH = NarrowSearch((-4, -2, -1, 0, 2), 2)
 
 
-def narrow_search(codebook: str) -> NarrowSearch:
-    """How far rows' scales are searched with a codebook."""
-    return _SCALAR_SEARCH if codebook == "scalar" else _SEARCH
+def narrow_search(codebook: str, width: int) -> NarrowSearch:
+    """How far rows' scales are searched with a codebook; every try costs products that grow with the width's square."""
+    return _SCALAR_SEARCH if codebook == "scalar" and width <= EXACT_WIDTH else _SEARCH
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def start_of(context: MatrixContext, config: CompressionConfig, rounder: Rounder
         curvature = make_curvature(root, rounder.codebook.block)
         natural_O = rounder.natural_codes(w_OI)
         codes_O = rounder.search_rows(w_OI, feedback, root, natural_O, _WIDE_STEPS)
-        narrow = narrow_search(config.codebook)
+        narrow = narrow_search(config.codebook, w_OI.shape[1])
         q = rounder.search_units(w_OI, feedback, curvature, codes_O, narrow.steps, narrow.passes)
         del feedback  # a large one is a square that nobody else keeps
         q = rounder.descend(w_OI, q, curvature, _FINAL_PASSES)

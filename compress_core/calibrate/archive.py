@@ -6,6 +6,8 @@ Nothing is ever unpickled: arrays of objects are refused by their headers, and n
 from __future__ import annotations
 
 import hashlib
+import lzma
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -80,10 +82,11 @@ class Archive:
 
 
 def _read_header(path: Path, name: str, stream: IO[bytes]) -> ArrayHeader:
-    if npy.read_magic(stream) == (1, 0):
-        shape, _, dtype = npy.read_array_header_1_0(stream)
-    else:
-        shape, _, dtype = npy.read_array_header_2_0(stream)
+    read = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
+    try:
+        shape, _, dtype = read(stream)
+    except (MemoryError, tokenize.TokenError) as error:  # a header nests too deep to be parsed, or never ends
+        raise CalibrationError(f"{path}: the header of array {name!r} is damaged") from error
     if dtype.hasobject:
         raise CalibrationError(
             f"{path}: array {name!r} holds Python objects, which would have to be unpickled: refused"
@@ -96,5 +99,14 @@ def _readable(path: Path) -> Iterator[None]:
     """Turn what zipfile and numpy say of a bad file into one error."""
     try:
         yield
-    except (OSError, ValueError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+    ) as error:
         raise CalibrationError(f"{path} is no readable .npz archive: {error}") from error

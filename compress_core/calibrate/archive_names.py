@@ -48,7 +48,9 @@ _FILLER_WORDS = """
 """
 #: words that say nothing more
 _FILLERS = frozenset(_FILLER_WORDS.split())
-_NUMBERED = re.compile(r"^(layers?|blocks?|l|h|experts?|e)(\d+)$")
+_NUMBERED = re.compile(r"^(layers?|blocks?|l|h|experts?|e)([0-9]+)$")
+#: longer numbers count neither layers nor experts
+_DIGITS = 9
 _EXPERT_WORDS = frozenset({"expert", "experts", "e"})
 
 
@@ -114,6 +116,8 @@ def parse_name(name: str) -> Input | None:
     before = ""
     for word in words:
         if word.isdecimal():
+            if len(word) > _DIGITS:
+                return None
             if before in _EXPERT_WORDS or layer is not None:
                 if expert != NO_EXPERT:
                     return None

@@ -51,7 +51,8 @@ def import_calibration(
 
     Raises:
         CalibrationError: an input is missing and ``fill`` is None (lists them); shapes of another model; an array that
-            is not finite, not symmetric, negative on its diagonal, or disagrees with another one of the same input;
+            is not finite, no second moment (not symmetric, negative on its diagonal, larger beside it than the
+            diagonal allows), or disagrees with another one of the same input;
             ``out_dir`` holds another calibration.
         Interrupted: by ``progress``; layers that are done stay in ``out_dir``.
     """
@@ -129,6 +130,7 @@ def _read_moment(archive: Archive, name: str) -> Tensor:
         square_II[rows, rows.start :] = mean_PI
         square_II[rows.start :, rows] = mean_PI.T
     _check_diagonal(archive, name, square_II.diagonal())
+    _check_bounded(archive, name, square_II, largest)
     return square_II
 
 
@@ -154,6 +156,20 @@ def _check_diagonal(archive: Archive, name: str, diagonal_I: Tensor) -> None:
         )
     if float(diagonal_I.amax()) == 0:
         raise CalibrationError(f"array {name!r} of {archive.path} has nothing but zeros on its diagonal")
+
+
+def _check_bounded(archive: Archive, name: str, square_II: Tensor, largest: float) -> None:
+    """|E[xᵢxⱼ]| ≤ √(E[xᵢ²]·E[xⱼ²]): what breaks it has directions of negative length."""
+    root_I = square_II.diagonal().sqrt()
+    for rows in panel_rows(square_II.shape[0]):
+        above_PI = square_II[rows, rows.start :].abs()
+        above_PI.addr_(root_I[rows], root_I[rows.start :], alpha=-1)
+        excess = float(above_PI.amax())
+        if excess > _TOLERANCE * largest:
+            raise CalibrationError(
+                f"array {name!r} of {archive.path} is no second moment E[x xᵀ]: an entry is {excess:.3g} larger than "
+                "the diagonal allows, |E[xᵢxⱼ]| ≤ √(E[xᵢ²]·E[xⱼ²])"
+            )
 
 
 def _check_equal(name: str, values: Tensor, other_name: str, others: Tensor) -> None:

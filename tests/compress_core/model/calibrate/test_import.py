@@ -51,6 +51,7 @@ NAMES = {
     "down": None,
     "3.q.down": None,
     "3.4.5.q": None,
+    "9" * 5000 + ".q": None,
     "layer3_lm_head": None,
 }
 
@@ -166,6 +167,10 @@ DAMAGE = {
         damaged(DOWN, lambda a: a.astype(np.float64) * 1e300),
         "or values that float32 cannot hold",
     ),
+    "larger than the diagonal allows": (
+        damaged(DOWN, lambda a: a - 0.5 * np.diag(np.diag(a))),
+        "larger than the diagonal allows",
+    ),
     "not symmetric": (damaged(DOWN, lambda a: a + np.triu(np.full_like(a, a.max()), 1)), "is not symmetric"),
     "negative": (damaged(DOWN, lambda a: -a), "on its diagonal: a mean of squares"),
     "zero": (damaged(DOWN, lambda a: 0 * a), "nothing but zeros"),
@@ -228,3 +233,24 @@ def test_files_that_are_no_archives(tmp_path: Path, arrays: Arrays) -> None:
     name = next(name for name in arrays if name.endswith("down_proj"))
     with pytest.raises(CalibrationError, match="no readable"):
         Archive.open(path).read(name)
+
+
+@pytest.mark.parametrize(
+    "header", [b"(" * 100, b"'", b"{'descr': '<f4', 'shape': (48,48", b"-" * 9000 + b"1"], ids=["(", "quote", "{", "-"]
+)
+def test_headers_that_cannot_be_parsed(tmp_path: Path, header: bytes) -> None:
+    with zipfile.ZipFile(tmp_path / "h.npz", "w") as file:
+        file.writestr("0.qkv.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    with pytest.raises(CalibrationError, match=r"header of array .0\.qkv. is damaged|is no readable \.npz archive"):
+        Archive.open(tmp_path / "h.npz")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damaged_streams(tmp_path: Path, method: int) -> None:
+    with zipfile.ZipFile(tmp_path / "h.npz", "w", method) as file, file.open("0.qkv.npy", "w") as stream:
+        np.save(stream, np.random.default_rng(0).normal(size=(48, 48)).astype(np.float32))
+    content = bytearray((tmp_path / "h.npz").read_bytes())
+    content[60:4000] = bytes(3940)
+    (tmp_path / "h.npz").write_bytes(content)
+    with pytest.raises(CalibrationError, match=r"is no readable \.npz archive"):
+        Archive.open(tmp_path / "h.npz").read("0.qkv")

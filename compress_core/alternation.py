@@ -109,7 +109,7 @@ def start_of(context: MatrixContext, config: CompressionConfig, rounder: Rounder
         curvature = make_curvature(root, rounder.codebook.block)
         natural_O = rounder.natural_codes(w_OI)
         codes_O = rounder.search_rows(w_OI, feedback, root, natural_O, _WIDE_STEPS)
-        narrow = narrow_search(config.codebook, w_OI.shape[1])
+        narrow = narrow_search(rounder.codebook.name, w_OI.shape[1])
         q = rounder.search_units(w_OI, feedback, curvature, codes_O, narrow.steps, narrow.passes)
         del feedback  # a large one is a square that nobody else keeps
         q = rounder.descend(w_OI, q, curvature, _FINAL_PASSES)

@@ -126,15 +126,26 @@ class SafetensorsWriter:
     ) -> None:
         assert self._stream is not None
         complete = kind is None and self._n_written == len(self._entries)
-        if complete:
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-        self._stream.close()
+        try:
+            self._close(self._stream, complete)
+        except OSError:
+            complete = False
+            if kind is None:  # else the error that ended the block is the one to tell
+                raise
+        finally:
+            if not complete:
+                self._temporary.unlink()
         if complete:
             self._temporary.replace(self._path)
-            return
-        self._temporary.unlink()
-        if kind is None:
+        elif kind is None:
             raise PackedFormatError(
                 f"{self._path}: {self._n_written} of {len(self._entries)} tensors were written; nothing was kept"
             )
+
+    @staticmethod
+    def _close(stream: IO[bytes], sync: bool) -> None:
+        """Closing writes what is left, so it fails on a full disk."""
+        with stream:
+            if sync:
+                stream.flush()
+                os.fsync(stream.fileno())

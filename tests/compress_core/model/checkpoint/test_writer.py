@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -76,3 +80,30 @@ def test_a_wrong_sequence_leaves_the_old_file(tmp_path: Path, writes: list[tuple
 def test_a_header_that_does_not_fit() -> None:
     with pytest.raises(PackedFormatError, match="64 were set aside"):
         encode_header(ENTRIES, {}, header_bytes=64)
+
+
+@contextmanager
+def files_of_at_most(nbytes: int) -> Iterator[None]:
+    """Writing more fails as on a full disk."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("nbytes", [5_000, 500_000], ids=["when it is closed", "while it is written"])
+def test_a_full_disk_leaves_what_was_there_and_no_more(tmp_path: Path, nbytes: int) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"before")
+    data = bytes(nbytes)
+    with (
+        files_of_at_most(1000),
+        pytest.raises(OSError, match="File too large"),
+        SafetensorsWriter(path, [Entry("a", "U8", (nbytes,))], {}) as writer,
+    ):
+        writer.write("a", data)
+    assert [file.name for file in tmp_path.iterdir()] == ["x"]
+    assert path.read_bytes() == b"before"

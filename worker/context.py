@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from results_db import Database
@@ -41,14 +41,15 @@ class Recorder:
 
         Raises:
             LeaseLost: another attempt owns the job; nothing was written.
-            OperationalError: the database stayed away.
+            DBAPIError: the database stayed away, or refused what was written.
         """
         for pause_s in _PAUSES_S:
             try:
                 with self.database.write() as session:
                     return record(session, self.claim)
-            except (OperationalError, InterfaceError, IntegrityError) as error:
-                # IntegrityError: another worker recorded the same thing between our look and our insert
+            except DBAPIError as error:
+                if not _may_pass(error):
+                    raise
                 log.warning("a write failed and is tried again in %s s: %s", pause_s, error)
                 time.sleep(pause_s)
         with self.database.write() as session:
@@ -58,6 +59,15 @@ class Recorder:
         """Run ``question(session)`` in a transaction that writes nothing."""
         with self.database.read() as session:
             return question(session)
+
+
+def _may_pass(error: DBAPIError) -> bool:
+    """Whether the same write may succeed a moment later.
+
+    The connection is gone where PostgreSQL ended a transaction that stood still for a lease: this process was frozen.
+    IntegrityError: another worker recorded the same thing between our look and our insert.
+    """
+    return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError | IntegrityError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,19 +88,28 @@ def _open_lock(work_dir: Path) -> IO[bytes]:
 
 
 def _put(folder: Path, out_dir: Path) -> None:
-    """Give a finished folder its name; what was there before is gone once it is there."""
+    """Give a finished folder its name; what was there before is gone once it is there, and back if it cannot be."""
     old = None
     if out_dir.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", suffix=".old", dir=out_dir.parent))
         os.replace(out_dir, old)
+    try:
+        _move(folder, out_dir)
+    except BaseException:
+        if old is not None and not out_dir.exists():
+            os.replace(old, out_dir)
+        raise
+    if old is not None:
+        shutil.rmtree(old)
+
+
+def _move(folder: Path, out_dir: Path) -> None:
     try:
         os.replace(folder, out_dir)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
         _copy(folder, out_dir)
-    if old is not None:
-        shutil.rmtree(old)
 
 
 def _copy(folder: Path, out_dir: Path) -> None:

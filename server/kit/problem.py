@@ -87,6 +87,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(PathNotUsable, _answer(lambda e: Problem(422, "path-not-usable", str(e), path=e.path)))
     app.add_exception_handler(CompressCoreError, _answer(core_problem))
     app.add_exception_handler(DataError, _answer(_from_data))
+    app.add_exception_handler(UnicodeEncodeError, _answer(_from_unicode))
     app.add_exception_handler(IntegrityError, _answer(_from_integrity))
     app.add_exception_handler(OperationalError, _answer(_from_operational))
     app.add_exception_handler(Exception, _answer(_from_unexpected))
@@ -120,6 +121,12 @@ def _from_integrity(error: IntegrityError) -> Problem:
 def _from_data(error: DataError) -> Problem:
     log.warning("the database cannot hold a value: %s", error.orig)
     return invalid("", "a value cannot be stored: a number beyond its column, or a text that holds a NUL")
+
+
+def _from_unicode(error: UnicodeEncodeError) -> Problem:
+    """A lone surrogate, which JSON may escape and no database takes."""
+    log.warning("a text is no valid Unicode: %s", error)
+    return invalid("", "a text holds a lone surrogate (\\ud800 to \\udfff), which is no character: leave it out")
 
 
 def _from_operational(error: OperationalError) -> Problem:

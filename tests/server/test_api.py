@@ -257,3 +257,13 @@ def test_a_body_that_is_no_json_object_says_so(client: TestClient, body: bytes, 
     answer = client.post("/api/v1/models", content=body, headers={"Content-Type": media_type})
     assert answer.status_code in (400, 422)
     assert says in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("resource", ["sweeps", "calibrations", "compressions", "sensitivities", "fits"])
+def test_lone_surrogates_are_refused(client: TestClient, resource: str) -> None:
+    body = rb'{"model_id": "\ud800", "configs": [{"b_q": 2}], "anchors": [{"b_q": 2}]}'
+    if resource in ("calibrations", "compressions", "fits"):
+        body = rb'{"model_id": "\ud800"}'
+    answer = client.post(f"/api/v1/{resource}", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"

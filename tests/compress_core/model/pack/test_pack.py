@@ -32,6 +32,7 @@ from compress_core.measurement import MatrixMeasurement
 from compress_core.pack.layout import FILE_NAME, fixed_bytes
 from compress_core.pack.reader import PackedModel
 from compress_core.pack.report import expected_bytes
+from compress_core.pack.work import work_folder
 from compress_core.pack.writer import write_packed_model
 from compress_core.text.tokens import TokenWindows
 
@@ -245,3 +246,12 @@ def test_a_real_model(shared_data: Path, tmp_path: Path) -> None:
     report = write_packed_model(checkpoint, None, items, tmp_path / "packed")
     assert report.exact
     assert PackedModel.open(tmp_path / "packed").weight(MatrixKey(4, "down")).shape == (64, 172)
+
+
+def test_a_model_that_cannot_be_put_leaves_the_one_that_was_there(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.safetensors").write_bytes(b"before")
+    with pytest.raises(FileNotFoundError), work_folder(tmp_path / "out", None, "") as folder:
+        folder.rmdir()  # whatever keeps it from being moved
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == b"before"

@@ -14,7 +14,7 @@ name: small
 model: {{source: {model}}}
 text: {{kind: file, path: {text}}}
 calibration: {{samples: 2, length: 32}}
-grid: {{b_q: [2, 3, 4], rank: [0], iterations: 1}}
+grid: {{codebook: scalar, b_q: [2, 3, 4], rank: [0], iterations: 1}}
 baselines: {{rtn: [2]}}
 budgets: [{{uniform: {{b_q: 3, rank: 0}}}}]
 objective: error

@@ -38,7 +38,7 @@ torch.set_num_threads(1)
 
 #: seconds; generous, since every wait ends as soon as its state is there
 PATIENCE_S = 90.0
-LEASE_S = 1.5
+LEASE_S = 3.0
 HEARTBEAT_S = 0.2
 
 

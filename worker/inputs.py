@@ -13,6 +13,8 @@ from compress_core.calibrate.calibration import Calibration as CalibrationFolder
 from compress_core.calibrate.source import HessianSource
 from compress_core.calibrate.streamed import StreamedCalibration
 from compress_core.checkpoint import Checkpoint, open_checkpoint
+from compress_core.checkpoint.decoder_config import DecoderConfig
+from compress_core.errors import CalibrationError
 from compress_core.matrix import MatrixKey
 from compress_core.text import Split, TextSource, split_text
 from compress_core.text.tokens import TokenWindows, fixed_windows, sampled_windows
@@ -136,8 +138,14 @@ def draw_windows(
     """Windows drawn by seed; all windows in order where no count is given.
 
     Raises:
-        CalibrationError: the split is too short; says how many windows it has.
+        CalibrationError: windows longer than the model's positions; the split is too short: says how many it has.
     """
+    n_positions = DecoderConfig.of(checkpoint.config).n_positions
+    if n_positions is not None and windows.length > n_positions:
+        raise CalibrationError(
+            f"windows of {windows.length} tokens: config.json says max_position_embeddings = {n_positions}, and beyond "
+            "that nothing that is measured means anything; choose windows.length up to it"
+        )
     content = split_text(text_source(context, text), split)
     if windows.count is None:
         return fixed_windows(checkpoint.path, content, windows.length)

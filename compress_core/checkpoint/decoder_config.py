@@ -43,6 +43,11 @@ class DecoderConfig:
         return self._size("hidden_size")
 
     @property
+    def n_positions(self) -> int | None:
+        """The longest text that the model was made for."""
+        return self._size("max_position_embeddings")
+
+    @property
     def n_chosen_experts(self) -> int | None:
         """Experts that each token goes through."""
         return self._size("num_experts_per_tok")

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from compress_core.errors import CalibrationError
 from compress_core.text import TextSource
 from results_db.errors import PathNotAllowed
-from results_db.params import DatasetSpec, TextSpec
+from results_db.params import DatasetSpec, TextSpec, WindowSpec
 from results_db.settings import Settings
-from worker.inputs import text_source
+from worker.inputs import draw_windows, text_source
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -40,3 +41,9 @@ def test_paths_outside_the_roots_are_refused(context: Any, tmp_path: Path, kind:
     for path in (tmp_path / "x.txt", tmp_path / "data" / "link" / "x.txt"):
         with pytest.raises(PathNotAllowed):
             text_source(context, TextSpec(kind=kind, path=str(path)))
+
+
+def test_windows_beyond_the_positions_are_refused_before_the_text_is_read(context: Any) -> None:
+    checkpoint: Any = SimpleNamespace(config={"text_config": {"max_position_embeddings": 128}})
+    with pytest.raises(CalibrationError, match=r"windows of 129 tokens: .* max_position_embeddings = 128"):
+        draw_windows(context, checkpoint, TextSpec(), "calibrate", WindowSpec(length=129, count=2))

@@ -20,7 +20,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from compress_core.checkpoint import open_checkpoint
-from compress_core.matrix import MatrixSpec
+from compress_core.config import CompressionConfig
+from compress_core.matrix import MatrixKey, MatrixSpec
+from compress_core.nbytes import predicted_nbytes
 from compress_core.pack.layout import fixed_bytes
 from results_db import Database
 from results_db.ids import new_id
@@ -30,7 +32,7 @@ from results_db.queue.lease import reap_expired
 from results_db.queue.promote import promote_waiting
 from results_db.queue.submit import submit_job
 from results_db.states import TERMINAL, JobKind, JobState
-from results_db.tables import Attempt, Calibration, Job, JobEvent, Measurement, Model, Sweep
+from results_db.tables import Allocation, AllocationItem, Attempt, Calibration, Job, JobEvent, Measurement, Model, Sweep
 from server.relay import Relay
 from server.sweeps.service import submit_sweep
 
@@ -133,6 +135,50 @@ class Service:
             if known is None:
                 session.add(model)
         return known or model.id
+
+    def allocate(
+        self, model_id: str, calibration_id: str, path: Path, config_of: Callable[[MatrixKey], CompressionConfig]
+    ) -> str:
+        """An allocation, as the server would store it; its id."""
+        checkpoint = open_checkpoint(path)
+        configs = {spec.key: config_of(spec.key) for spec in checkpoint.matrices()}
+        sizes = {
+            spec.key: predicted_nbytes(configs[spec.key], spec.out_features, spec.in_features)
+            for spec in checkpoint.matrices()
+        }
+        row = Allocation(
+            id=new_id("alloc"),
+            model_id=model_id,
+            calibration_id=calibration_id,
+            name="given",
+            kind="manual",
+            scope="decoder",
+            matrix_bytes=sum(sizes.values()),
+            fixed_bytes=fixed_bytes(checkpoint),
+            total_bytes=sum(sizes.values()),
+            bits_per_weight=4.0,
+            n_distinct_configs=len(set(configs.values())),
+            content_hash=uuid4().hex,
+            overrides_yaml="",
+            seconds=0.0,
+        )
+        with self.database.write() as session:
+            session.add(row)
+            session.flush()
+            for key, config in configs.items():
+                session.add(
+                    AllocationItem(
+                        allocation_id=row.id,
+                        layer_idx=key.layer_idx,
+                        projection=key.projection,
+                        config_hash=config.config_hash,
+                        config=config.to_dict(),
+                        b_q=config.b_q,
+                        rank=config.rank,
+                        nbytes=sizes[key],
+                    )
+                )
+        return row.id
 
     def submit(self, kind: JobKind, params: dict[str, Any], **options: Any) -> str:
         with self.database.write() as session:

@@ -14,12 +14,10 @@ from compress_core.calibrate.calibration import Calibration as CalibrationFolder
 from compress_core.checkpoint import open_checkpoint
 from compress_core.config import CompressionConfig
 from compress_core.matrix import MatrixKey
-from compress_core.nbytes import predicted_nbytes
-from compress_core.pack.layout import FILE_NAME, fixed_bytes
+from compress_core.pack.layout import FILE_NAME
 from compress_core.pack.writer import write_packed_model
-from results_db.ids import new_id
 from results_db.states import AttemptState, JobKind, JobState
-from results_db.tables import Allocation, AllocationItem, Artefact, Calibration, Compression
+from results_db.tables import Artefact, Calibration, Compression
 
 pytestmark = pytest.mark.parametrize("service", ["sqlite"], indirect=True)
 
@@ -38,46 +36,7 @@ def items(tiny_model: Path) -> dict[MatrixKey, CompressionConfig]:
 def allocation_id(
     service: Any, model_id: str, calibration_id: str, tiny_model: Path, items: dict[MatrixKey, CompressionConfig]
 ) -> str:
-    """These items, as the server would store them."""
-    checkpoint = open_checkpoint(tiny_model)
-    sizes = {
-        spec.key: predicted_nbytes(items[spec.key], spec.out_features, spec.in_features)
-        for spec in checkpoint.matrices()
-    }
-    row = Allocation(
-        id=new_id("alloc"),
-        model_id=model_id,
-        calibration_id=calibration_id,
-        name="manual",
-        kind="manual",
-        scope="decoder",
-        matrix_bytes=sum(sizes.values()),
-        fixed_bytes=fixed_bytes(checkpoint),
-        total_bytes=sum(sizes.values()),
-        bits_per_weight=4.0,
-        n_distinct_configs=2,
-        content_hash="quick-and-slow",
-        overrides_yaml="",
-        seconds=0.0,
-    )
-    with service.database.write() as session:
-        session.add(row)
-        session.flush()
-        for key, nbytes in sizes.items():
-            config = items[key]
-            session.add(
-                AllocationItem(
-                    allocation_id=row.id,
-                    layer_idx=key.layer_idx,
-                    projection=key.projection,
-                    config_hash=config.config_hash,
-                    config=config.to_dict(),
-                    b_q=config.b_q,
-                    rank=config.rank,
-                    nbytes=nbytes,
-                )
-            )
-    return row.id
+    return str(service.allocate(model_id, calibration_id, tiny_model, items.__getitem__))
 
 
 def test_kill_9_in_mid_compression(

@@ -17,14 +17,11 @@ from sqlalchemy import func, select
 from compress_core import CompressionConfig, MatrixKey
 from compress_core.checkpoint import open_checkpoint
 from compress_core.checkpoint.read import read_finite
-from compress_core.nbytes import predicted_nbytes
-from compress_core.pack.layout import FILE_NAME, fixed_bytes
+from compress_core.pack.layout import FILE_NAME
 from compress_core.pack.reader import PackedModel
 from results_db.ids import new_id
 from results_db.states import JobKind, JobState
 from results_db.tables import (
-    Allocation,
-    AllocationItem,
     Artefact,
     Calibration,
     Compression,
@@ -62,43 +59,9 @@ def fail(service: Any, kind: JobKind, params: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def allocation_id(service: Any, model_id: str, calibration_id: str, tiny_model: Path) -> str:
-    """A uniform allocation, as the server would store it."""
-    checkpoint = open_checkpoint(tiny_model)
+    """A uniform allocation."""
     config = CompressionConfig.from_dict(UNIFORM)
-    sizes = {s.key: predicted_nbytes(config, s.out_features, s.in_features) for s in checkpoint.matrices()}
-    row = Allocation(
-        id=new_id("alloc"),
-        model_id=model_id,
-        calibration_id=calibration_id,
-        name="uniform",
-        kind="uniform",
-        scope="decoder",
-        matrix_bytes=sum(sizes.values()),
-        fixed_bytes=fixed_bytes(checkpoint),
-        total_bytes=sum(sizes.values()),
-        bits_per_weight=4.0,
-        n_distinct_configs=1,
-        content_hash="uniform-77",
-        overrides_yaml="",
-        seconds=0.0,
-    )
-    with service.database.write() as session:
-        session.add(row)
-        session.flush()
-        for key, nbytes in sizes.items():
-            session.add(
-                AllocationItem(
-                    allocation_id=row.id,
-                    layer_idx=key.layer_idx,
-                    projection=key.projection,
-                    config_hash=config.config_hash,
-                    config=config.to_dict(),
-                    b_q=config.b_q,
-                    rank=config.rank,
-                    nbytes=nbytes,
-                )
-            )
-    return row.id
+    return str(service.allocate(model_id, calibration_id, tiny_model, lambda _: config))
 
 
 @pytest.fixture

@@ -13,12 +13,9 @@ from sqlalchemy import select, update
 
 from compress_core.checkpoint import open_checkpoint
 from compress_core.config import CompressionConfig
-from compress_core.nbytes import predicted_nbytes
-from compress_core.pack.layout import fixed_bytes
 from compress_core.pack.reader import PackedModel
-from results_db.ids import new_id
 from results_db.states import JobKind, JobState
-from results_db.tables import Allocation, AllocationItem, Artefact
+from results_db.tables import Artefact
 from worker.artefacts import ArtefactStore
 
 pytestmark = pytest.mark.parametrize("service", ["sqlite"], indirect=True)
@@ -53,36 +50,6 @@ def store_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str
     server.stop()
 
 
-def _allocate(service: Any, model_id: str, calibration_id: str, model: Path) -> str:
-    """One config everywhere, as the server would store it."""
-    checkpoint = open_checkpoint(model)
-    sizes = {s.key: predicted_nbytes(CONFIG, s.out_features, s.in_features) for s in checkpoint.matrices()}
-    row = Allocation(
-        id=new_id("alloc"),
-        model_id=model_id,
-        calibration_id=calibration_id,
-        name="uniform",
-        kind="uniform",
-        scope="decoder",
-        matrix_bytes=sum(sizes.values()),
-        fixed_bytes=fixed_bytes(checkpoint),
-        total_bytes=sum(sizes.values()),
-        bits_per_weight=4.0,
-        n_distinct_configs=1,
-        content_hash="two-hosts",
-        overrides_yaml="",
-        seconds=0.0,
-    )
-    shared = {"config_hash": CONFIG.config_hash, "config": CONFIG.to_dict(), "b_q": CONFIG.b_q, "rank": CONFIG.rank}
-    with service.database.write() as session:
-        session.add(row)
-        session.flush()
-        for key, nbytes in sizes.items():
-            place = {"layer_idx": key.layer_idx, "projection": key.projection}
-            session.add(AllocationItem(allocation_id=row.id, nbytes=nbytes, **place, **shared))
-    return row.id
-
-
 def _run(service: Any, kind: JobKind, params: dict[str, Any]) -> dict[str, Any]:
     job = service.finish(service.submit(kind, params))
     assert job.state == JobState.SUCCEEDED, job.error
@@ -101,7 +68,7 @@ def test_one_host_calibrates_and_the_other_sweeps_and_compresses(
     shared = {"model_id": model_id, "calibration_id": calibration_id}
     swept = _run(service, JobKind.SWEEP, shared | {"configs": [CONFIG.to_dict()]})
     assert swept["recorded"] == len(open_checkpoint(tiny_model).matrices())
-    allocation_id = _allocate(service, model_id, calibration_id, tiny_model)
+    allocation_id = service.allocate(model_id, calibration_id, tiny_model, lambda _: CONFIG)
     made = _run(service, JobKind.COMPRESS, shared | {"allocation_id": allocation_id})
     compression_id = made["compression_id"]
 

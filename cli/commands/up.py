@@ -24,7 +24,7 @@ WorkersOption = Annotated[
 
 
 def up(port: PortOption = None, workers: WorkersOption = 1) -> None:
-    """Run Redis, the server and one worker until Ctrl-C.
+    """Run Redis, the server and one worker, or several, until Ctrl-C.
 
     The server brings the database to the newest schema. Everything lives in ./var (BITBUDGET_VAR_DIR): the database,
     the logs, calibrations and packed models. A program that dies is named with the end of its log and started again. A

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from compress_core.errors import ConfigError, DeviceNotFound
@@ -37,3 +39,13 @@ def find_dtype(name: str) -> torch.dtype:
     if name not in _DTYPES:
         raise ConfigError(f"dtype {name!r} is unknown: choose one of {', '.join(_DTYPES)}")
     return _DTYPES[name]
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that a device has left: of a card, or of this machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return 1024 * int(line.split()[1])
+    raise DeviceNotFound("this kernel does not tell how much memory is available (/proc/meminfo)")

@@ -20,6 +20,8 @@ BASE, BASE_DEVICE = 700_000_000, 700_000_000
 BATCH_TOKENS = 4096
 #: reference logits and probabilities are kept up to this (compress_core.sensitivity.kl)
 REFERENCE_LIMIT = 1 << 31
+#: hidden states of replacements that go through the later layers together (compress_core.sensitivity.kl)
+WAITING_LIMIT = 1 << 32
 #: hidden states of a calibration beyond this are mapped from files (compress_core.stream.states)
 HIDDEN_LIMIT = 4 << 30
 #: bytes of a float32
@@ -104,16 +106,21 @@ def sweep(shapes: ModelShapes) -> Footprint:
 
 
 def sensitivity(shapes: ModelShapes, tokens: int) -> Footprint:
-    """The whole model, and a matrix that is compressed beside it; cached states of every layer."""
+    """A layer, and a matrix that is compressed beside it; hidden states of several replacements wait on the host.
+
+    That is what it takes at least: layers stay in memory where half of what is free holds them.
+    """
     reference = 8 * tokens * shapes.vocab_size
     parts = {
-        "the whole model in float32": 4 * shapes.n_weights + resident_bytes(shapes),
         "the largest matrix: 4 W + 3 H": matrix_bytes(shapes.largest),
+        "one layer's weights": layer_bytes(shapes),
+        "embedding and head": resident_bytes(shapes),
         "activations and logits": activation_bytes(shapes)
         + 12 * _LOGITS
         + (reference if reference <= REFERENCE_LIMIT else 0),
     }
-    return _footprint(parts, host=(shapes.n_layers + 2) * hidden_bytes(shapes, tokens))
+    hidden = hidden_bytes(shapes, tokens)
+    return _footprint(parts, host=layer_bytes(shapes) // 2 + 3 * hidden + max(hidden, WAITING_LIMIT))
 
 
 def evaluate(shapes: ModelShapes, tokens: int) -> Footprint:

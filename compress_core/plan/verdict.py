@@ -12,8 +12,7 @@ from compress_core.plan.prices import StepPrice
 #: what would make a step fit its memory
 _MEMORY_CURES = {
     "calibrate": "take shorter samples, or a device with more memory: the sums of H of one layer must fit",
-    "sensitivity": "take objective: error and leave phase 0 out (the whole model must be in memory to measure KL), or "
-    "fewer and shorter sensitivity samples where the cached states are too many",
+    "sensitivity": "take fewer or shorter sensitivity samples, or objective: error without phase 0",
     "sweep": "take a device with more memory: the largest matrix needs 4 W + 3 H",
     "compress": "take a device with more memory: the largest matrix needs 4 W + 3 H",
     "evaluate": "take shorter evaluation windows, or a device with more memory",

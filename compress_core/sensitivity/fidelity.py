@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from compress_core.calibrate.source import HessianSource
 from compress_core.checkpoint.checkpoint import Checkpoint
@@ -16,7 +17,7 @@ from compress_core.decompose import compress_matrix
 from compress_core.device import find_device, find_dtype
 from compress_core.matrix import MatrixKey
 from compress_core.progress import Progress, silent
-from compress_core.sensitivity.resident import ResidentModel
+from compress_core.sensitivity.replacements import Replacements
 from compress_core.shared_inputs import SharedInputs
 from compress_core.stream.hidden import DEFAULT_BATCH_TOKENS
 from compress_core.text.tokens import TokenWindows
@@ -53,35 +54,39 @@ def layer_fidelity(
         NonFiniteValues, CalibrationError, DeviceNotFound, Interrupted: as ``kl_sensitivity``.
     """
     torch_device = find_device(device)
-    resident = ResidentModel(checkpoint, tokens, torch_device, find_dtype(dtype), batch_tokens)
+    model = Replacements(checkpoint, tokens, torch_device, find_dtype(dtype), batch_tokens)
     inputs = SharedInputs(calibration, torch_device)
     results = []
     for layer_idx in range(checkpoint.n_layers):
         progress(layer_idx, checkpoint.n_layers, f"fidelity of layer {layer_idx}")
-        with ExitStack() as stack:
+        states = model.states(layer_idx)
+        with model.layer(layer_idx) as layer, ExitStack() as stack:
+            before = model.after(layer_idx)
             for spec in checkpoint.layer_matrices(layer_idx):
                 config = items if isinstance(items, CompressionConfig) else items[spec.key]
                 config = config.clamped(spec.out_features, spec.in_features)
                 weight = read_matrix(checkpoint, spec).to(torch_device)
                 shared = inputs.of(spec)
                 compressed = compress_matrix(weight, shared.h_II, config, device=torch_device, shared=shared)
-                stack.enter_context(resident.replaced(spec, compressed.dequantize()))
-            results.append(_fidelity(resident, layer_idx))
+                stack.enter_context(model.replaced(layer, spec, compressed.dequantize()))
+            after = model.after(layer_idx)
+        parts = [tuple(hidden[part] for hidden in (states, before, after)) for part in model.parts()]
+        results.append(_fidelity(layer_idx, parts))
         if on_result is not None:
             on_result(results[-1])
     progress(checkpoint.n_layers, checkpoint.n_layers, f"measured {checkpoint.n_layers} layers")
     return results
 
 
-@torch.inference_mode()
-def _fidelity(resident: ResidentModel, layer_idx: int) -> LayerFidelity:
+def _fidelity(layer_idx: int, parts: Sequence[tuple[Tensor, ...]]) -> LayerFidelity:
+    """From the hidden states (B, T, D) before the block, after it, and after the compressed block."""
     cosine = change = energy = 0.0
-    for part in resident.parts():
-        residual = resident.inputs[layer_idx][part].to(resident.model.device).double()
-        before = resident.inputs[layer_idx + 1][part].to(resident.model.device).double() - residual
-        after = resident.run_from(layer_idx, part, until=layer_idx + 1).double() - residual
+    n_positions = 0
+    for states, original, compressed in parts:
+        residual = states.double()
+        before, after = original.double() - residual, compressed.double() - residual
         cosine += float(torch.nn.functional.cosine_similarity(before, after, dim=-1).sum())
         change += float((after - before).square().sum())
         energy += float(before.square().sum())
-    n_positions = resident.n_sequences * resident.length
+        n_positions += states.shape[0] * states.shape[1]
     return LayerFidelity(layer_idx, cosine / n_positions, change / energy if energy > 0 else float(change > 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from compress_core.errors import NonFiniteValues
 from compress_core.evaluate.kl import token_kl
 from compress_core.matrix import MatrixKey, MatrixSpec
 from compress_core.progress import Progress, silent
-from compress_core.sensitivity.resident import ResidentModel
+from compress_core.sensitivity.replacements import Replacements
 from compress_core.shared_inputs import SharedInputs
 from compress_core.stream.hidden import DEFAULT_BATCH_TOKENS
 from compress_core.text.tokens import TokenWindows
@@ -29,6 +30,8 @@ from compress_core.text.tokens import TokenWindows
 _LOGITS_AT_ONCE = 1 << 22
 #: reference logits and probabilities are kept if they take no more than this; else computed again each time
 _REFERENCE_LIMIT = 1 << 31
+#: hidden states of replacements that wait to go through the later layers together, where layers are not held
+_WAITING_LIMIT = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ def kl_sensitivity(
     device: str | torch.device = "cpu",
     dtype: str = "float32",
     batch_tokens: int = DEFAULT_BATCH_TOKENS,
+    hold: bool | None = None,
     done: Collection[tuple[MatrixKey, str]] = (),
     on_result: Callable[[SensitivityResult], None] | None = None,
     progress: Progress = silent,
@@ -84,6 +88,8 @@ def kl_sensitivity(
     Args:
         tokens: windows of the *measure* split.
         anchors: configs; ranks are cut to min(out, in) of each matrix.
+        hold: whether all layers stay in memory; None = where they take no more than half of what is free. Else each is
+            read when it is needed, and the replacements of one layer go through the later ones together.
         done: (matrix, config_hash of the cut config) pairs that are known and left out.
         on_result: called with each result as soon as it is known; may raise Interrupted to stop.
 
@@ -99,60 +105,84 @@ def kl_sensitivity(
     if not work:
         return []
     progress(0, len(work), "running the original model")
-    resident = ResidentModel(checkpoint, tokens, torch_device, find_dtype(dtype), batch_tokens)
-    reference = _Reference(resident)
+    model = Replacements(checkpoint, tokens, torch_device, find_dtype(dtype), batch_tokens, hold=hold)
+    reference = _Reference(model)
     inputs = SharedInputs(calibration, torch_device)
-    results = []
-    for number, (spec, config) in enumerate(work):
-        progress(number, len(work), f"sensitivity of {spec.key} at {config}")
-        weight = read_matrix(checkpoint, spec).float().to(torch_device)
-        shared = inputs.of(spec)
-        compressed = compress_matrix(weight, shared.h_II, config, device=torch_device, shared=shared)
-        approximation = compressed.dequantize().to(torch_device)
-        result = SensitivityResult(
-            spec.key,
-            config,
-            replacement_kl(resident, reference, spec, approximation),
-            calibration_weighted_error(weight, approximation, shared.hessian),
-        )
-        if not all(math.isfinite(kl) for kl in result.kl_per_sequence):
-            raise NonFiniteValues(f"the KL of matrix {spec.key} at {config} is NaN or infinite: use dtype float32")
-        results.append(result)
-        if on_result is not None:
-            on_result(result)
+    at_once = 1 if model.holds else max(1, _WAITING_LIMIT // model.hidden_bytes)
+    results: list[SensitivityResult] = []
+    for group in _groups(work, at_once):
+        layer_idx = group[0][0].key.layer_idx
+        model.states(layer_idx)
+        changed: list[Tensor] = []
+        errors: list[float] = []
+        with model.layer(layer_idx) as layer:
+            for spec, config in group:
+                progress(len(results), len(work), f"sensitivity of {spec.key} at {config}")
+                weight = read_matrix(checkpoint, spec).float().to(torch_device)
+                shared = inputs.of(spec)
+                compressed = compress_matrix(weight, shared.h_II, config, device=torch_device, shared=shared)
+                approximation = compressed.dequantize().to(torch_device)
+                errors.append(calibration_weighted_error(weight, approximation, shared.hessian))
+                with model.replaced(layer, spec, approximation):
+                    changed.append(model.after(layer_idx))
+        model.through(layer_idx, changed)
+        for (spec, config), error in zip(group, errors, strict=True):
+            result = SensitivityResult(spec.key, config, sequence_kl(model, reference, changed.pop(0)), error)
+            if not all(math.isfinite(kl) for kl in result.kl_per_sequence):
+                raise NonFiniteValues(f"the KL of matrix {spec.key} at {config} is NaN or infinite: use dtype float32")
+            results.append(result)
+            if on_result is not None:
+                on_result(result)
     progress(len(work), len(work), f"measured {len(work)} sensitivities")
     return results
 
 
-@torch.inference_mode()
+def _groups(
+    work: Sequence[tuple[MatrixSpec, CompressionConfig]], at_once: int
+) -> Iterator[Sequence[tuple[MatrixSpec, CompressionConfig]]]:
+    """Runs of at most so many that are of one layer."""
+    for _, of_layer in groupby(work, key=lambda item: item[0].key.layer_idx):
+        items = list(of_layer)
+        for first in range(0, len(items), at_once):
+            yield items[first : first + at_once]
+
+
 def replacement_kl(
-    resident: ResidentModel, reference: _Reference, spec: MatrixSpec, weight_OI: Tensor
+    model: Replacements, reference: _Reference, spec: MatrixSpec, weight_OI: Tensor
 ) -> tuple[float, ...]:
     """Mean KL of each sequence, nats a token, with one weight replaced by ``weight_OI``."""
+    layer_idx = spec.key.layer_idx
+    model.states(layer_idx)
+    with model.layer(layer_idx) as layer, model.replaced(layer, spec, weight_OI):
+        changed = model.after(layer_idx)
+    model.through(layer_idx, [changed])
+    return sequence_kl(model, reference, changed)
+
+
+@torch.inference_mode()
+def sequence_kl(model: Replacements, reference: _Reference, final_NTD: Tensor) -> tuple[float, ...]:
+    """Mean KL of each sequence, nats a token, from the hidden states that left the last layer."""
     per_sequence: list[float] = []
-    with resident.replaced(spec, weight_OI):
-        for part in resident.parts():
-            hidden = resident.run_from(spec.key.layer_idx, part)
-            flat = hidden.reshape(-1, hidden.shape[-1])
-            begin = part.start * resident.length
-            chunks = []
-            for piece, logits_ref, p_ref in reference.pieces(begin, flat.shape[0]):
-                logits = resident.model.logits(flat[piece])
-                chunks.append(token_kl(logits_ref, logits, p_ref))
-            kl = torch.cat(chunks).double().reshape(hidden.shape[0], -1).mean(1)
-            per_sequence += kl.tolist()
+    for part in model.parts():
+        hidden = final_NTD[part].to(model.model.device)
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        chunks = []
+        for piece, logits_ref, p_ref in reference.pieces(part.start * model.length, flat.shape[0]):
+            chunks.append(token_kl(logits_ref, model.model.logits(flat[piece]), p_ref))
+        kl = torch.cat(chunks).double().reshape(hidden.shape[0], -1).mean(1)
+        per_sequence += kl.tolist()
     return tuple(per_sequence)
 
 
 class _Reference:
     """Logits and probabilities of the original model at every position, kept where they fit."""
 
-    def __init__(self, resident: ResidentModel) -> None:
-        self._model = resident.model
-        self._hidden_ND = resident.inputs[-1].reshape(-1, resident.model.hidden_size)
-        self._step = max(1, _LOGITS_AT_ONCE // resident.model.vocab_size)
+    def __init__(self, model: Replacements) -> None:
+        self._model = model.model
+        self._hidden_ND = model.final.reshape(-1, model.final.shape[-1])
+        self._step = max(1, _LOGITS_AT_ONCE // self._model.vocab_size)
         n_positions = self._hidden_ND.shape[0]
-        self._keep = 2 * 4 * n_positions * resident.model.vocab_size <= _REFERENCE_LIMIT
+        self._keep = 2 * 4 * n_positions * self._model.vocab_size <= _REFERENCE_LIMIT
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def pieces(self, begin: int, count: int) -> Iterator[tuple[slice, Tensor, Tensor]]:

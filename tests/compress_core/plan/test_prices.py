@@ -143,15 +143,12 @@ def test_memory_is_the_promise_of_the_largest_matrix() -> None:
 
 def test_a_layer_is_what_counts_not_the_number_of_layers() -> None:
     few, many = (Pricer(shapes(num_hidden_layers=n), None) for n in (2, 20))
-    for step in ("calibrate", "evaluate"):
-        first, second = (
-            p.calibrate(4, 16) if step == "calibrate" else p.evaluate(4, 16, packed=True) for p in (few, many)
-        )
+    for first, second in (
+        [p.calibrate(4, 16) for p in (few, many)],
+        [p.evaluate(4, 16, packed=True) for p in (few, many)],
+        [p.sensitivity(GRID[:1], 4, 16) for p in (few, many)],
+    ):
         assert first.memory == pytest.approx(second.memory, rel=1e-4)  # norms alone
-    one, other = (p.sensitivity(GRID[:1], 4, 16).memory for p in (few, many))
-    assert one is not None
-    assert other is not None
-    assert other > one
 
 
 def test_what_fits_is_not_complained_about() -> None:
@@ -181,7 +178,7 @@ def test_scratch_of_steps_after_each_other_is_not_added_up() -> None:
     assert disk_needed(steps) == 15
 
 
-def test_a_7b_does_not_fit_a_3090_for_kl_and_fits_for_error() -> None:
+def test_a_7b_fits_a_3090() -> None:
     card = find_card("RTX 3090")
     assert card is not None
     seven = shapes(
@@ -190,11 +187,9 @@ def test_a_7b_does_not_fit_a_3090_for_kl_and_fits_for_error() -> None:
     )  # fmt: skip
     priced = Pricer(seven, estimated(card), on_card=True)
     machine = Machine(device_memory=card.memory)
-    others = [priced.calibrate(256, 2048), priced.sweep(GRID), priced.compress(GRID, 10**9),
-              priced.evaluate(150, 2048, packed=True)]  # fmt: skip
-    assert judge(others, machine) == []
-    (finding,) = judge([*others, priced.sensitivity(GRID[:2], 8, 2048)], machine)
-    assert "objective: error" in finding.cure
+    steps = [priced.calibrate(256, 2048), priced.sweep(GRID), priced.compress(GRID, 10**9),
+             priced.evaluate(150, 2048, packed=True), priced.sensitivity(GRID[:2], 8, 2048)]  # fmt: skip
+    assert judge(steps, machine) == []
 
 
 def test_far_larger_matrices_make_a_plan_less_certain() -> None:

@@ -100,4 +100,5 @@ def test_plans_know_the_limits_of_those_who_compute() -> None:
     assert operations.EXACT_WIDTH == rooted_hessian.EXACT_WIDTH
     assert footprint.HIDDEN_LIMIT == states.DEFAULT_RAM_BYTES
     assert footprint.REFERENCE_LIMIT == kl._REFERENCE_LIMIT
+    assert footprint.WAITING_LIMIT == kl._WAITING_LIMIT
     assert footprint.BATCH_TOKENS == hidden.DEFAULT_BATCH_TOKENS

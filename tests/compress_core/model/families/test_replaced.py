@@ -14,7 +14,7 @@ from compress_core.config import CompressionConfig
 from compress_core.evaluate.kl import evaluate_kl
 from compress_core.sensitivity.fidelity import layer_fidelity
 from compress_core.sensitivity.kl import _Reference, kl_sensitivity, replacement_kl
-from compress_core.sensitivity.resident import ResidentModel
+from compress_core.sensitivity.replacements import Replacements
 from compress_core.text.tokens import TokenWindows
 
 ANCHOR = CompressionConfig(b_q=2, codebook="rtn")
@@ -36,7 +36,7 @@ class _OneReplaced(DenseWeights):
 
 def test_equals_a_model_with_another_weight(unusual_family: Path, random_windows: Callable[..., TokenWindows]) -> None:
     checkpoint, windows = open_checkpoint(unusual_family), random_windows(3, 12)
-    resident = ResidentModel(checkpoint, windows, torch.device("cpu"), torch.float32, 24)
+    resident = Replacements(checkpoint, windows, torch.device("cpu"), torch.float32, 24)
     reference = _Reference(resident)
     unusual = [s for s in checkpoint.layer_matrices(1) if s.rows is not None or s.key.expert_idx in (0, 4)]
     assert {spec.key.projection for spec in unusual} >= {"gate", "up"}

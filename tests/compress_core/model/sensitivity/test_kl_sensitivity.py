@@ -22,7 +22,8 @@ from compress_core.matrix import MatrixKey
 from compress_core.sensitivity import kl as kl_module
 from compress_core.sensitivity.fidelity import layer_fidelity
 from compress_core.sensitivity.kl import SensitivityResult, _Reference, kl_sensitivity, replacement_kl
-from compress_core.sensitivity.resident import ResidentModel
+from compress_core.sensitivity.replacements import Replacements
+from compress_core.stream.model import StreamedModel
 from compress_core.text.tokens import TokenWindows
 
 ANCHORS = (CompressionConfig(b_q=2, codebook="rtn"), CompressionConfig(b_q=4, codebook="rtn"))
@@ -41,7 +42,7 @@ class _OneReplaced(DenseWeights):
 
 def test_restoring_the_original_costs_nothing(qwen2: Path, random_windows: Callable[..., TokenWindows]) -> None:
     checkpoint = open_checkpoint(qwen2)
-    resident = ResidentModel(checkpoint, random_windows(5, 16), torch.device("cpu"), torch.float32, 32)
+    resident = Replacements(checkpoint, random_windows(5, 16), torch.device("cpu"), torch.float32, 32)
     reference = _Reference(resident)
     for spec in checkpoint.matrices():
         weight = read_tensor(checkpoint.tensors[spec.tensor_name])
@@ -80,6 +81,45 @@ def test_equals_the_kl_of_two_whole_models(
         assert result.nats_per_error == pytest.approx(result.kl_mean / error)
     coarse, fine = results[0::2], results[1::2]
     assert sum(r.kl_mean for r in coarse) > 5 * sum(r.kl_mean for r in fine)
+
+
+def test_layers_that_are_not_held_give_the_same(
+    qwen2: Path,
+    qwen2_calibration: Calibration,
+    random_windows: Callable[..., TokenWindows],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    checkpoint, windows = open_checkpoint(qwen2), random_windows(4, 16)
+    held = kl_sensitivity(checkpoint, qwen2_calibration, windows, ANCHORS, batch_tokens=48, hold=True)
+    # all replacements of a layer together, and few at a time
+    for limit in (kl_module._WAITING_LIMIT, 3 * 4 * 4 * 16 * 24):
+        monkeypatch.setattr(kl_module, "_WAITING_LIMIT", limit)
+        assert kl_sensitivity(checkpoint, qwen2_calibration, windows, ANCHORS, batch_tokens=48, hold=False) == held
+
+
+def test_one_layer_is_loaded_at_a_time(
+    qwen2: Path, random_windows: Callable[..., TokenWindows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: set[int] = set()
+    most = 0
+    load, release = StreamedModel.load_layer, StreamedModel.release_layer
+
+    def noting_load(model: StreamedModel, layer_idx: int) -> torch.nn.Module:
+        nonlocal most
+        loaded.add(layer_idx)
+        most = max(most, len(loaded))
+        return load(model, layer_idx)
+
+    def noting_release(model: StreamedModel, layer_idx: int) -> None:
+        loaded.discard(layer_idx)
+        release(model, layer_idx)
+
+    monkeypatch.setattr(StreamedModel, "load_layer", noting_load)
+    monkeypatch.setattr(StreamedModel, "release_layer", noting_release)
+    kl_sensitivity(open_checkpoint(qwen2), None, random_windows(1, 8), ANCHORS[:1], hold=False)
+    assert (most, loaded) == (1, set())
+    kl_sensitivity(open_checkpoint(qwen2), None, random_windows(1, 8), ANCHORS[:1], hold=True)
+    assert most == open_checkpoint(qwen2).n_layers
 
 
 def test_results_are_told_at_once_and_known_ones_left_out(

@@ -16,8 +16,8 @@ from compress_core.matrix import NO_EXPERT, MatrixSpec
 
 #: what a module's parameters are called; other tensors of a layer are buffers, which may be of any kind
 _PARAMETERS = (".weight", ".bias")
-#: a part of a layer, and its matrices
-_Kind = tuple[str, tuple[tuple[str, int, int, int], ...]]
+#: a part of a layer, and its matrices: where they lie in the layer, and their shapes
+_Kind = tuple[str, tuple[tuple[str, int, int], ...]]
 
 
 def check_beside(
@@ -43,7 +43,7 @@ def check_beside(
         # attention and MLP are compared by themselves: layers may differ in one of them
         for part, found in groupby(sorted(parameters[layer_idx]), key=lambda tail: tail.partition(".")[0]):
             own = tuple(spec for spec in specs if spec.tensor_name.startswith(f"{layer}.{part}."))
-            kind = tuple((s.key.projection, s.key.expert_idx, s.out_features, s.in_features) for s in own or specs)
+            kind = tuple((s.name.removeprefix(f"{layer}."), s.out_features, s.in_features) for s in own or specs)
             alike[part if own else "", kind].setdefault(layer_idx, {}).update(
                 {tail: parameters[layer_idx][tail] for tail in found}
             )

@@ -66,8 +66,11 @@ def test_fused_and_expert_matrices(client: TestClient, checkpoint: Path) -> None
         weight = tensors.pop(f"model.layers.1.mlp.{projection}_proj.weight")
         for expert in range(2):
             tensors[f"model.layers.1.mlp.experts.{expert}.{projection}_proj.weight"] = weight + expert
+    tensors["model.layers.1.mlp.gate.weight"] = np.ones((2, attention[0].shape[1]), attention[0].dtype)
     save_file(tensors, checkpoint / "model.safetensors")
-    model = client.post("/api/v1/models", json={"source": str(checkpoint)}).json()
+    answer = client.post("/api/v1/models", json={"source": str(checkpoint)})
+    assert answer.status_code == 201, answer.text
+    model = answer.json()
     found = {(m["layer_idx"], m["projection"], m["expert_idx"]): m for m in model["matrices"]}
     assert len(found) == len(model["matrices"]) == 7 + (4 + 2 * 3) + 7
     assert [found[0, p, -1]["out_features"] for p in ("q", "k", "v")] == [len(weight) for weight in attention]

@@ -392,7 +392,8 @@ def test_parameters_that_cannot_work(
 
 
 def test_a_text_outside_the_roots(service: Any, model_id: str, calibration_id: str, repo: Path) -> None:
-    params = {"model_id": model_id, "text": {"kind": "file", "path": str(repo / "pyproject.toml")}}
+    text = {"kind": "file", "path": str(repo / "pyproject.toml")}
+    params = {"model_id": model_id, "text": text, "windows": {"count": 2, "length": 32}}
     error = fail(service, JobKind.CALIBRATE, params)
     assert "pyproject.toml" in error["message"]
 

@@ -42,7 +42,9 @@ def measurements(
     projection: Annotated[str | None, typer.Option(help="Only this projection: q, k, v, o, gate, up, down.")] = None,
     b_q: Annotated[int | None, typer.Option("--b-q", help="Only this b_q.")] = None,
     rank: Annotated[int | None, typer.Option(help="Only this rank.")] = None,
-    codebook: Annotated[str | None, typer.Option(help="Only this codebook: trellis, e8, scalar, raw, rtn, gptq.")] = None,
+    codebook: Annotated[
+        str | None, typer.Option(help="Only this codebook: trellis, e8, scalar, raw, rtn, gptq.")
+    ] = None,
     states: Annotated[int | None, typer.Option(help="Only so many states of the trellis.")] = None,
 ) -> None:
     """Export measurements: the error and the bytes of every (matrix, config).

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -125,7 +126,7 @@ def kl_sensitivity(
                 errors.append(calibration_weighted_error(weight, approximation, shared.hessian))
                 with model.replaced(layer, spec, approximation):
                     changed.append(model.after(layer_idx))
-        model.through(layer_idx, changed)
+        model.through(layer_idx, changed, partial(_tell, progress, len(results), len(work), layer_idx))
         for (spec, config), error in zip(group, errors, strict=True):
             result = SensitivityResult(spec.key, config, sequence_kl(model, reference, changed.pop(0)), error)
             if not all(math.isfinite(kl) for kl in result.kl_per_sequence):
@@ -135,6 +136,11 @@ def kl_sensitivity(
                 on_result(result)
     progress(len(work), len(work), f"measured {len(work)} sensitivities")
     return results
+
+
+def _tell(progress: Progress, done: int, total: int, replaced: int, layer_idx: int) -> None:
+    """Where the replacements of a layer have come to: of a model that is read from the disk each layer takes long."""
+    progress(done, total, f"replacements of layer {replaced} run through layer {layer_idx}")
 
 
 def _groups(

@@ -6,7 +6,7 @@ replacements of one layer have become goes through the later layers together, so
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -121,9 +121,15 @@ class Replacements:
         self._run(layer_idx, out)
         return out
 
-    def through(self, layer_idx: int, changed: Sequence[Tensor]) -> None:
-        """Take hidden states that left a layer through all later ones, in place; each layer is loaded once."""
+    def through(self, layer_idx: int, changed: Sequence[Tensor], on_layer: Callable[[int], None] | None = None) -> None:
+        """Take hidden states that left a layer through all later ones, in place; each layer is loaded once.
+
+        Args:
+            on_layer: called with the number of each layer before it runs; may raise Interrupted to stop.
+        """
         for index in range(layer_idx + 1, self.model.n_layers):
+            if on_layer is not None:
+                on_layer(index)
             with self.layer(index):
                 for hidden in changed:
                     self._run(index, hidden)

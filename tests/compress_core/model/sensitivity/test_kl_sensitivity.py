@@ -97,6 +97,19 @@ def test_layers_that_are_not_held_give_the_same(
         assert kl_sensitivity(checkpoint, qwen2_calibration, windows, ANCHORS, batch_tokens=48, hold=False) == held
 
 
+def test_it_stops_between_two_layers(qwen2: Path, random_windows: Callable[..., TokenWindows]) -> None:
+    seen: list[SensitivityResult] = []
+
+    def stop(done: int, total: int, message: str) -> None:
+        if message == "replacements of layer 0 run through layer 2":
+            raise Interrupted("cancelled")
+
+    arguments = (open_checkpoint(qwen2), None, random_windows(1, 8), ANCHORS)
+    with pytest.raises(Interrupted):
+        kl_sensitivity(*arguments, hold=False, progress=stop, on_result=seen.append)
+    assert seen == []
+
+
 def test_one_layer_is_loaded_at_a_time(
     qwen2: Path, random_windows: Callable[..., TokenWindows], monkeypatch: pytest.MonkeyPatch
 ) -> None:

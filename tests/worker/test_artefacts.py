@@ -24,33 +24,6 @@ from worker.remote import MANIFEST, RemoteFolder, check_store
 SECRET = "not-to-be-seen-anywhere"
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The address of an S3 API with the bucket ``box``; the environment names it, as an operator would."""
-    import boto3
-    import fsspec
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    values = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_MAX_ATTEMPTS": "1",
-        "NO_PROXY": "127.0.0.1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
-            patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="box")
-        yield values["AWS_ENDPOINT_URL"]
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    server.stop()
-
-
 @pytest.fixture(params=["folder", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "folder":
@@ -141,7 +114,7 @@ def test_two_hosts_with_folders_of_their_own(tmp_path: Path) -> None:
 # --- object stores --------------------------------------------------------------------------------------------------
 
 
-def test_half_an_upload_is_no_artefact(s3: str, tmp_path: Path) -> None:
+def test_half_an_upload_is_no_artefact(s3: dict[str, str], tmp_path: Path) -> None:
     store = ArtefactStore("s3://box/half", tmp_path / "var")
     folder = store.workspace("calibrations", "key")
     _fill(folder)
@@ -164,7 +137,7 @@ def test_half_an_upload_is_no_artefact(s3: str, tmp_path: Path) -> None:
     assert store.holds(remote.url, 1500)
 
 
-def test_a_download_goes_on_where_it_stopped_and_is_verified(s3: str, tmp_path: Path) -> None:
+def test_a_download_goes_on_where_it_stopped_and_is_verified(s3: dict[str, str], tmp_path: Path) -> None:
     store = ArtefactStore("s3://box/verified", tmp_path / "one")
     folder = store.workspace("calibrations", "key")
     _fill(folder)
@@ -184,7 +157,7 @@ def test_a_download_goes_on_where_it_stopped_and_is_verified(s3: str, tmp_path: 
 
 
 def test_workers_of_one_host_read_one_copy_at_the_same_time(
-    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     maker = ArtefactStore("s3://box/together", tmp_path / "one")
     folder = maker.workspace("calibrations", "key")
@@ -216,7 +189,7 @@ def _never() -> None:
     raise AssertionError("nothing had to be waited for")
 
 
-def test_a_manifest_cannot_write_elsewhere(s3: str, tmp_path: Path) -> None:
+def test_a_manifest_cannot_write_elsewhere(s3: dict[str, str], tmp_path: Path) -> None:
     uri = "s3://box/evil/cal_1"
     entry = {"name": "../../out", "nbytes": 1, "sha256": "0"}
     RemoteFolder(uri)._fs().pipe_file(f"{uri}/{MANIFEST}", json.dumps({"files": [entry]}).encode())
@@ -227,7 +200,7 @@ def test_a_manifest_cannot_write_elsewhere(s3: str, tmp_path: Path) -> None:
         ArtefactStore("s3://box/evil", tmp_path / "var").fetch(uri)
 
 
-def test_a_bucket_that_is_not_there_is_said_before_any_work(s3: str, tmp_path: Path) -> None:
+def test_a_bucket_that_is_not_there_is_said_before_any_work(s3: dict[str, str], tmp_path: Path) -> None:
     store = ArtefactStore("s3://nobody/x", tmp_path / "var")
     with pytest.raises(MissingInput, match=r"cannot write to s3://nobody/x: .*credentials and endpoint") as raised:
         store.workspace("calibrations", "key")
@@ -236,7 +209,7 @@ def test_a_bucket_that_is_not_there_is_said_before_any_work(s3: str, tmp_path: P
 
 
 def test_a_store_that_does_not_answer_may_be_tried_again(
-    s3: str, tmp_path: Path, break_driver: Callable[..., None]
+    s3: dict[str, str], tmp_path: Path, break_driver: Callable[..., None]
 ) -> None:
     async def refuse(*_: Any, **__: Any) -> None:
         raise ConnectionError(f"http://key:{SECRET}@127.0.0.1:9/?X-Amz-Signature={SECRET} does not answer")
@@ -248,7 +221,7 @@ def test_a_store_that_does_not_answer_may_be_tried_again(
     assert SECRET not in str(raised.value)
 
 
-def test_a_full_disk_stays_a_full_disk(s3: str, tmp_path: Path, break_driver: Callable[..., None]) -> None:
+def test_a_full_disk_stays_a_full_disk(s3: dict[str, str], tmp_path: Path, break_driver: Callable[..., None]) -> None:
     store = ArtefactStore("s3://box/full", tmp_path / "one")
     folder = store.workspace("calibrations", "key")
     _fill(folder)
@@ -367,7 +340,7 @@ def test_only_what_nobody_touched_or_holds_is_cleared_away(tmp_path: Path) -> No
     assert held.exists()
 
 
-def test_copies_in_use_are_not_cleared_away(s3: str, tmp_path: Path) -> None:
+def test_copies_in_use_are_not_cleared_away(s3: dict[str, str], tmp_path: Path) -> None:
     store, other = (ArtefactStore("s3://box/used", tmp_path / name) for name in ("one", "two"))
     folder = store.workspace("calibrations", "key")
     _fill(folder)

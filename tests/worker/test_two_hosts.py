@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,34 +19,14 @@ from worker.artefacts import ArtefactStore
 
 pytestmark = pytest.mark.parametrize("service", ["sqlite"], indirect=True)
 
-SECRET = "not-to-be-seen-anywhere"
 CONFIG = CompressionConfig(b_q=4, codebook="rtn")
 
 
 @pytest.fixture
-def store_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """What both hosts are told: an S3 API on loopback, and how to use it."""
-    import boto3
-    import fsspec
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": SECRET,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "NO_PROXY": "127.0.0.1",
-        "BITBUDGET_ARTEFACTS_URL": "s3://box/bitbudget",
-    }
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="box")
-    yield environment
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    server.stop()
+def store_environment(s3: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What both hosts are told: an S3 API, and to keep artefacts there."""
+    monkeypatch.setenv("BITBUDGET_ARTEFACTS_URL", "s3://box/bitbudget")
+    return s3 | {"BITBUDGET_ARTEFACTS_URL": "s3://box/bitbudget"}
 
 
 def _run(service: Any, kind: JobKind, params: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +64,7 @@ def test_one_host_calibrates_and_the_other_sweeps_and_compresses(
     third = ArtefactStore(store_environment["BITBUDGET_ARTEFACTS_URL"], tmp_path / "three")
     assert third.holds(rows["compression"], made["actual_bytes"])
     PackedModel.open(third.fetch(rows["compression"]))
-    assert SECRET not in service.logs()
+    assert store_environment["AWS_SECRET_ACCESS_KEY"] not in service.logs()
 
     # a calibration that another host keeps in a folder of its own
     elsewhere = f"/host-one/artefacts/calibrations/{calibration_id}"

@@ -4,10 +4,12 @@ from compress_core.allocate.allocation import Allocation, AllocationItem, alloca
 from compress_core.allocate.budget import Budget
 from compress_core.allocate.cells import FilledCells, fill_cells
 from compress_core.allocate.certificate import lagrangian_bound, reduced_costs
+from compress_core.allocate.constraints import Constraints, Group, Limit, Pin, Veto
 from compress_core.allocate.frontier import Frontier, frontier
 from compress_core.allocate.manual import ManualRecipe, layer_sensitivities, manual_allocation
 from compress_core.allocate.optimal import optimal_allocation
 from compress_core.allocate.overrides import overrides_from_yaml, overrides_to_yaml
+from compress_core.allocate.patterns import ConfigPattern, MatrixPattern
 from compress_core.allocate.problem import AllocationProblem, Cell
 from compress_core.allocate.sensitivity import KLAnchor, Sensitivity, Spread, estimate_sensitivities, layer_spread
 from compress_core.allocate.solution import AllocationSolution
@@ -21,13 +23,20 @@ __all__ = [
     "AllocationSolution",
     "Budget",
     "Cell",
+    "ConfigPattern",
+    "Constraints",
     "FilledCells",
     "Frontier",
+    "Group",
     "KLAnchor",
+    "Limit",
     "ManualRecipe",
+    "MatrixPattern",
+    "Pin",
     "Sensitivity",
     "Spread",
     "UniformCandidate",
+    "Veto",
     "allocation_from_choice",
     "best_uniform",
     "estimate_sensitivities",

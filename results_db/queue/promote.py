@@ -9,17 +9,22 @@ from sqlalchemy.orm import Session
 
 from results_db.clock import utc_now
 from results_db.queries.parts import layer_of, parts_among
+from results_db.queue.inputs import can_do_without, not_needed, resolve_inputs
 from results_db.queue.split import split_waiting
 from results_db.queue.transitions import change_state, get_job, queue_job
 from results_db.states import TERMINAL, WORKER_KINDS, JobKind, JobState
 from results_db.tables import Job
 
+#: code of a job that is skipped since a job before it found that there is nothing to do
+_NOT_NEEDED = "not-needed"
+
 
 def promote_waiting(session: Session) -> int:
     """Queue every waiting job whose dependencies have ended well, skip those that cannot run; the number changed.
 
-    A job with ``run_when = "finished"`` (a gate) runs whatever became of its dependencies. A sweep is split into its
-    layers first, and fails where one of them did.
+    A job with ``run_when = "finished"`` (a gate) runs whatever became of its dependencies, any other may do without
+    those that its inputs call optional. What turns out not to be needed is skipped too, and what builds on it. A sweep
+    is split into its layers first, and fails where one of them did.
     """
     changed = 0
     waiting = session.scalars(
@@ -37,14 +42,15 @@ def promote_waiting(session: Session) -> int:
             cause = _cause(broken, len(parts))
             changed += change_state(session, job, JobState.FAILED, payload=cause, error=cause)
             continue
-        if failed and job.run_when != "finished":
-            first = failed[0]
-            why = f"it needs {first.step or first.kind} ({first.id}), which is {first.state}"
-            changed += change_state(
-                session, job, JobState.SKIPPED, payload={"message": why}, error={"code": "skipped", "message": why}
-            )
+        optional = can_do_without(job.inputs)
+        missed = [dep for dep in failed if dep.id not in optional]
+        if missed and job.run_when != "finished":
+            changed += _skip(session, job, _because_of(missed[0]))
             continue
-        params = job.params | _resolve(job, states)
+        if why := not_needed(job.inputs, states):
+            changed += _skip(session, job, {"code": _NOT_NEEDED, "message": why})
+            continue
+        params = job.params | resolve_inputs(job.inputs, states)
         if job.kind == JobKind.SWEEP and not parts and split_waiting(session, job, params):
             changed += 1
             continue
@@ -82,6 +88,19 @@ def requeue_server_jobs(session: Session) -> int:
     return sum(queue_job(session, get_job(session, job.id, lock=True)) for job in orphans)
 
 
+def _skip(session: Session, job: Job, why: dict[str, Any]) -> bool:
+    return change_state(session, job, JobState.SKIPPED, payload={"message": why["message"]}, error=why)
+
+
+def _because_of(needed: Job) -> dict[str, Any]:
+    """Why a job is skipped that builds on one which did not succeed."""
+    error = needed.error or {}
+    if needed.state == JobState.SKIPPED and error.get("code") == _NOT_NEEDED:
+        return {"code": _NOT_NEEDED, "message": error["message"]}
+    why = f"it needs {needed.step or needed.kind} ({needed.id}), which is {needed.state}"
+    return {"code": "skipped", "message": why}
+
+
 def _cause(broken: list[Job], n_parts: int) -> dict[str, Any]:
     """Why a split sweep fails: what the first of its broken layers says."""
     first = broken[0]
@@ -102,8 +121,3 @@ def _by_id(session: Session, ids: set[str]) -> dict[str, Job]:
     if not ids:
         return {}
     return {job.id: job for job in session.scalars(select(Job).where(Job.id.in_(ids)))}
-
-
-def _resolve(job: Job, states: dict[str, Job]) -> dict[str, object]:
-    """Parameters that come from the results of dependencies; null where a dependency did not succeed."""
-    return {name: (states[source["job"]].result or {}).get(source["key"]) for name, source in job.inputs.items()}

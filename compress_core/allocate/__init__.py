@@ -11,6 +11,7 @@ from compress_core.allocate.optimal import optimal_allocation
 from compress_core.allocate.overrides import overrides_from_yaml, overrides_to_yaml
 from compress_core.allocate.patterns import ConfigPattern, MatrixPattern
 from compress_core.allocate.problem import AllocationProblem, Cell
+from compress_core.allocate.random_allocations import random_allocations
 from compress_core.allocate.sensitivity import KLAnchor, Sensitivity, Spread, estimate_sensitivities, layer_spread
 from compress_core.allocate.solution import AllocationSolution
 from compress_core.allocate.solver import solve_allocation
@@ -49,6 +50,7 @@ __all__ = [
     "optimal_allocation",
     "overrides_from_yaml",
     "overrides_to_yaml",
+    "random_allocations",
     "reduced_costs",
     "solve_allocation",
     "uniform_allocation",

@@ -8,6 +8,20 @@ from compress_core.config import CompressionConfig
 
 
 @dataclass(frozen=True, slots=True)
+class ResidualSpectrum:
+    """Shares of ‖D·H^½‖² that the best rank-r term captures."""
+
+    #: 1, 2, 4, … and the largest one asked for
+    ranks: tuple[int, ...]
+    #: for each of these ranks, 0 … 1, rising
+    captured: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, list[float] | list[int]]:
+        """{"ranks": […], "captured": […]}, as the database keeps it."""
+        return {"ranks": list(self.ranks), "captured": list(self.captured)}
+
+
+@dataclass(frozen=True, slots=True)
 class MatrixMeasurement:
     """Error and bytes of one (matrix, config).
 
@@ -27,3 +41,5 @@ class MatrixMeasurement:
     bits_per_weight: float
     #: wall seconds spent on this config
     seconds: float
+    #: of a config of rank 0 in a sweep with ranks: what low-rank terms of W − Ŵ would capture
+    residual_spectrum: ResidualSpectrum | None = None

@@ -17,6 +17,7 @@ from compress_core.error_metrics import Energies, energies, errors
 from compress_core.errors import NonFiniteValues
 from compress_core.measurement import MatrixMeasurement
 from compress_core.precision import exact_float32
+from compress_core.residual_spectrum import residual_spectrum
 from compress_core.shared_inputs import SharedInput
 
 
@@ -28,6 +29,7 @@ def sweep_matrix(
     *,
     device: torch.device | str | None = None,
     shared: SharedInput | None = None,
+    spectrum_rank: int | None = None,
     on_measurement: Callable[[MatrixMeasurement], None] | None = None,
 ) -> list[MatrixMeasurement]:
     """Measure each config on a weight (out_features, in_features); same order as ``configs``.
@@ -39,6 +41,8 @@ def sweep_matrix(
             scarce: it is called once to prepare and once for each measurement, and H is let go of afterwards.
         shared: what other matrices with the same input have prepared, and this one prepares for them; made from
             this very ``hessian``. The results are the same without.
+        spectrum_rank: how far the spectrum of what rank 0 leaves is told; None = twice the largest rank of ``configs``;
+            0 = not at all. Its time is not in the measurement's seconds.
         on_measurement: called with each measurement as soon as it is known, in the order of :func:`in_groups`; may
             raise Interrupted to stop.
 
@@ -52,6 +56,8 @@ def sweep_matrix(
     target = torch.device(device) if device is not None else weight.device
     if shared is not None and weight.ndim == 2:
         shared.check(hessian, weight.shape[1], target)
+    if spectrum_rank is None:
+        spectrum_rank = 2 * max((config.rank for config in configs), default=0)
     contexts: dict[int, MatrixContext] = {}
     yardstick: Yardstick | None = None
     found: dict[int, MatrixMeasurement] = {}
@@ -67,7 +73,8 @@ def sweep_matrix(
             context = contexts[seed]
             compressed = compress_prepared(context, config)
             yardstick = yardstick or Yardstick(context.raw_w_OI, context.hessian)
-            found[number] = yardstick.measure(compressed, time.perf_counter() - started)
+            measured = yardstick.measure(compressed, time.perf_counter() - started)
+            found[number] = replace(measured, residual_spectrum=residual_spectrum(context, config, spectrum_rank))
             if on_measurement is not None:
                 on_measurement(found[number])
     return [found[number] for number in range(len(configs))]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 from results_db.engine import Database
 from results_db.views import create_statements, drop_statements
@@ -38,7 +38,7 @@ def upgrade(database: Database, revision: str = "head") -> None:
             if not database.is_sqlite:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
             config.attributes["connection"] = connection
-            _run(connection, drop_statements())
+            _run(connection, drop_statements(inspect(connection).get_view_names()))
             command.upgrade(config, revision)
             if revision == "head":
                 _run(connection, create_statements())
@@ -52,7 +52,7 @@ def downgrade(database: Database, revision: str) -> None:
             connection = connection.execution_options(bitbudget_sqlite_begin="IMMEDIATE")
         with connection.begin():
             config.attributes["connection"] = connection
-            _run(connection, drop_statements())
+            _run(connection, drop_statements(inspect(connection).get_view_names()))
             command.downgrade(config, revision)
 
 

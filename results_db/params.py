@@ -126,6 +126,10 @@ class CalibrateParams(Params):
         return self
 
 
+#: how a matrix's nats of KL are measured, or predicted
+SensitivityMethod = Literal["kl_anchor", "fisher_diagonal", "fisher_output", "higgs", "reanchored"]
+
+
 class SensitivityParams(Params):
     model_id: str
     calibration_id: str | None = None
@@ -134,6 +138,27 @@ class SensitivityParams(Params):
     text: TextSpec = TextSpec()
     #: windows are drawn from the "measure" split
     windows: WindowSpec = WindowSpec(count=16)
+    #: those besides kl_anchor are there for comparison; "reanchored" goes alone, with incumbent_allocation_id
+    methods: Annotated[list[SensitivityMethod], Field(min_length=1, max_length=5)] = ["kl_anchor"]
+    #: config at which each block's fidelity is measured; null = it is not
+    fidelity: ConfigFields | None = None
+    #: of method higgs: Frobenius norms of the noise relative to the matrix's
+    noise: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1, max_length=8)] = [
+        0.05,
+        0.1,
+    ]
+    #: the allocation around which method "reanchored" measures, one matrix restored at a time
+    incumbent_allocation_id: str | None = None
+
+    @model_validator(mode="after")
+    def _check_incumbent(self) -> Self:
+        if len(set(self.methods)) < len(self.methods):
+            raise ValueError("methods must differ")
+        if ("reanchored" in self.methods) != (self.incumbent_allocation_id is not None):
+            raise ValueError("method reanchored goes with incumbent_allocation_id: give both or neither")
+        if "reanchored" in self.methods and len(self.methods) > 1:
+            raise ValueError("method reanchored goes alone: ask for the others in a job of their own")
+        return self
 
 
 class MatrixFilter(Params):
@@ -157,11 +182,15 @@ class SweepParams(Params):
 class FitParams(Params):
     model_id: str
     calibration_id: str | None = None
-    form: Literal["additive", "monotone"] = "additive"
+    #: "auto" fits all and chooses by cross-validation
+    form: Literal["auto", "additive", "multiplicative", "log_linear", "monotone"] = "additive"
     #: only measurements of this codebook; null = the only one that was measured, the baselines rtn and gptq aside
     codebook: str | None = None
     #: and with so many states of the trellis; null = the only number that was measured
     states: int | None = None
+    #: and with factors of so many bits; null = the only number that was measured
+    factor_bits_l: int | None = None
+    factor_bits_r: int | None = None
 
 
 class BudgetSpec(Params):
@@ -170,19 +199,44 @@ class BudgetSpec(Params):
     bytes: Annotated[int, Field(gt=0, le=10**18)] | None = None
     gb: Annotated[float, Field(gt=0, le=10**9)] | None = None
     bits_per_weight: Annotated[float, Field(gt=0, le=64)] | None = None
+    #: of the original's bytes in the scope
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     #: the bytes of this config on every matrix
     uniform: ConfigFields | None = None
 
 
+#: what Σ over the matrices is minimised: "error" = Σ ε; the others weigh the error with a method's sensitivities
+Objective = Literal["kl", "error", "higgs", "fisher_diagonal", "fisher_output", "reanchored"]
+AllocationKind = Literal[
+    "optimal",
+    "greedy",
+    "minimax",
+    "discretised_dp",
+    "uniform",
+    "best_uniform",
+    "uniforms",
+    "manual",
+    "random",
+    "winner",
+    "overrides",
+]
+
+
 class AllocateParams(Params):
-    """kind: "optimal" solves over the menu; "uniform" is one config everywhere; "best_uniform" the best uniform config
-    of the menu within the budget; "manual" the plan's high/low split; "overrides" takes the YAML as it is."""
+    """Which config each matrix gets, by ``kind``.
+
+    "optimal" solves over the menu, with a proof; "greedy", "minimax" and "discretised_dp" are baselines over the same
+    menu. "uniform" is one config everywhere; "best_uniform" the best uniform config of the menu within the budget;
+    "uniforms" writes the best ``count`` of them, an allocation each. "manual" is the plan's high/low split. "random"
+    writes ``count`` seeded allocations just below the budget. "winner" copies the allocation that a validation found
+    best. "overrides" takes the YAML as it is.
+    """
 
     model_id: str
     calibration_id: str | None = None
     name: str
-    kind: Literal["optimal", "uniform", "best_uniform", "manual", "overrides"] = "optimal"
-    objective: Literal["kl", "error"] = "kl"
+    kind: AllocationKind = "optimal"
+    objective: Objective = "kl"
     scope: Literal["decoder", "model"] = "decoder"
     budget: BudgetSpec | None = None
     #: an allocation that the new one must not exceed either: for a comparison at no more bytes
@@ -193,6 +247,17 @@ class AllocateParams(Params):
     high: ConfigFields | None = None
     low: ConfigFields | None = None
     overrides_yaml: str | None = None
+    #: of kinds random and uniforms: at most so many allocations
+    count: Annotated[int, Field(ge=1, le=1000)] | None = None
+    #: of kind random
+    seed: Seed = 0
+    #: of kind random: no further below the budget than this share of it
+    within: Annotated[float, Field(gt=0, le=1)] = 0.005
+    #: of kind random: how many of count are optima of noised sensitivities
+    near: Annotated[int, Field(ge=0, le=1000)] = 0
+    #: of kind winner: the validation, and the names of its allocations to choose among; empty = all
+    validation_id: str | None = None
+    among: list[str] = []
 
 
 class CompressParams(Params):
@@ -212,6 +277,23 @@ class EvaluateParams(Params):
     #: "whole" = every document, for a file that is a held-out set by itself (WikiText-2's test set)
     split: Literal["measure", "select", "report", "whole"] = "report"
     windows: WindowSpec = WindowSpec()
+
+
+class ValidateParams(Params):
+    """Measure the joint KL and PPL of allocations, beside what was predicted."""
+
+    model_id: str
+    calibration_id: str | None = None
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+    allocation_ids: Annotated[list[str], Field(min_length=1, max_length=1000)]
+    text: TextSpec = TextSpec()
+    #: never "report": what chooses must not be what judges
+    split: Literal["measure", "select"] = "select"
+    windows: WindowSpec = WindowSpec(count=32)
+    #: ask for re-anchored sensitivities when the calibration check fails
+    reanchor: bool = False
+    #: the allocation that they are anchored at
+    incumbent: str | None = None
 
 
 class ProbeParams(Params):
@@ -242,6 +324,7 @@ PARAMS: dict[JobKind, type[Params]] = {
     JobKind.ALLOCATE: AllocateParams,
     JobKind.COMPRESS: CompressParams,
     JobKind.EVALUATE: EvaluateParams,
+    JobKind.VALIDATE: ValidateParams,
     JobKind.PROBE: ProbeParams,
     JobKind.GATE: GateParams,
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, insert, inspect, select
+from sqlalchemy import delete, func, insert, inspect, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -23,10 +23,15 @@ from results_db.tables import (
     Compression,
     Evaluation,
     EvaluationItem,
+    LayerFidelityRow,
     Measurement,
-    Sensitivity,
+    SensitivityAnchor,
+    SensitivityEstimate,
     Sweep,
     Throughput,
+    Validation,
+    ValidationItem,
+    ValidationWindow,
 )
 
 #: (layer_idx, projection, expert_idx, config_hash)
@@ -171,14 +176,17 @@ def recorded_sensitivities(
     """(matrix, anchor) pairs whose sensitivity is known for these very tokens."""
     rows = session.execute(
         select(
-            Sensitivity.layer_idx, Sensitivity.projection, Sensitivity.expert_idx, Sensitivity.anchor_config_hash
+            SensitivityAnchor.layer_idx,
+            SensitivityAnchor.projection,
+            SensitivityAnchor.expert_idx,
+            SensitivityAnchor.anchor_config_hash,
         ).where(
-            Sensitivity.model_id == model_id,
-            Sensitivity.calibration_id == calibration_id,
-            Sensitivity.method == method,
-            Sensitivity.token_hash == token_hash,
-            Sensitivity.numerics_version == numerics_version,
-            Sensitivity.device_kind == device_kind,
+            SensitivityAnchor.model_id == model_id,
+            SensitivityAnchor.calibration_id == calibration_id,
+            SensitivityAnchor.method == method,
+            SensitivityAnchor.token_hash == token_hash,
+            SensitivityAnchor.numerics_version == numerics_version,
+            SensitivityAnchor.device_kind == device_kind,
         )
     )
     return {(row[0], row[1], row[2], row[3]) for row in rows}
@@ -192,7 +200,78 @@ def record_sensitivity(session: Session, claim: Claim, **values: Any) -> bool:
     """
     hold_lease(session, claim)
     row = {"job_id": claim.job_id, "attempt_id": claim.attempt_id, "created_at": utc_now(), "expert_idx": -1}
-    return insert_or_ignore(session, Sensitivity, row | values)
+    return insert_or_ignore(session, SensitivityAnchor, row | values)
+
+
+def record_estimates(
+    session: Session,
+    claim: Claim,
+    *,
+    model_id: str,
+    calibration_id: str,
+    method: str,
+    metric: str,
+    token_hash: str,
+    numerics_version: int,
+    device_kind: str,
+    estimates: Sequence[Mapping[str, Any]],
+) -> None:
+    """Keep what a job concluded from its anchors, in place of what was concluded from the same tokens before.
+
+    Args:
+        estimates: layer_idx, projection, expert_idx, value, log_se, low, high, raw, raw_log_se, own_weight, n_anchors,
+            n_floored of every matrix.
+
+    Raises:
+        LeaseLost: nothing is written.
+    """
+    hold_lease(session, claim)
+    shared = {
+        "model_id": model_id,
+        "calibration_id": calibration_id,
+        "method": method,
+        "metric": metric,
+        "token_hash": token_hash,
+        "numerics_version": numerics_version,
+        "device_kind": device_kind,
+    }
+    session.execute(delete(SensitivityEstimate).filter_by(**shared))
+    stamp = {"job_id": claim.job_id, "created_at": utc_now(), "expert_idx": -1}
+    if estimates:
+        session.execute(insert(SensitivityEstimate), [shared | stamp | dict(values) for values in estimates])
+
+
+def record_layer_fidelity(session: Session, claim: Claim, **values: Any) -> bool:
+    """Keep how true one block's output stayed; False where it was known already.
+
+    Raises:
+        LeaseLost: nothing is written.
+    """
+    hold_lease(session, claim)
+    row = {"job_id": claim.job_id, "attempt_id": claim.attempt_id, "created_at": utc_now()}
+    return insert_or_ignore(session, LayerFidelityRow, row | values)
+
+
+def recorded_fidelities(
+    session: Session,
+    *,
+    model_id: str,
+    calibration_id: str,
+    config_hash: str,
+    token_hash: str,
+    numerics_version: int,
+    device_kind: str,
+) -> set[int]:
+    """Layers whose fidelity at this config is known for these very tokens."""
+    known = select(LayerFidelityRow.layer_idx).filter_by(
+        model_id=model_id,
+        calibration_id=calibration_id,
+        config_hash=config_hash,
+        token_hash=token_hash,
+        numerics_version=numerics_version,
+        device_kind=device_kind,
+    )
+    return set(session.scalars(known))
 
 
 # --- compressions and evaluations ----------------------------------------------------------------------------------
@@ -260,6 +339,42 @@ def record_evaluation(session: Session, claim: Claim, *, items: Sequence[tuple[f
             for number, (nll, n_tokens) in enumerate(items)
         ],
     )
+    return str(row["id"])
+
+
+# --- validations ---------------------------------------------------------------------------------------------------
+
+
+def record_validation(
+    session: Session,
+    claim: Claim,
+    *,
+    items: Sequence[Mapping[str, Any]],
+    **values: Any,
+) -> str:
+    """The id of what this job's validation found: one row a job.
+
+    Args:
+        items: allocation_id (None: the original), name, kind, matrix_bytes, predicted_kl, kl, kl_se, nll, ppl of each,
+            in order; and ``windows``: (mean kl, summed nll, number of tokens) of each window.
+
+    Raises:
+        LeaseLost: nothing is written.
+    """
+    hold_lease(session, claim)
+    row = {"id": new_id("val"), "job_id": claim.job_id, "created_at": utc_now()} | values
+    if not insert_or_ignore(session, Validation, row):
+        return session.scalars(select(Validation.id).where(Validation.job_id == claim.job_id)).one()
+    for position, item in enumerate(items):
+        columns = {name: value for name, value in item.items() if name != "windows"}
+        statement = insert(ValidationItem).values(validation_id=row["id"], position=position, **columns)
+        item_id = session.scalars(statement.returning(ValidationItem.id)).one()
+        windows = [
+            {"validation_item_id": item_id, "item_idx": number, "kl": kl, "nll": nll, "n_tokens": n_tokens}
+            for number, (kl, nll, n_tokens) in enumerate(item["windows"])
+        ]
+        if windows:
+            session.execute(insert(ValidationWindow), windows)
     return str(row["id"])
 
 

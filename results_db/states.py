@@ -61,6 +61,7 @@ class JobKind(StrEnum):
     SWEEP = "sweep"
     COMPRESS = "compress"
     EVALUATE = "evaluate"
+    VALIDATE = "validate"
     PROBE = "probe"
     FIT = "fit"
     ALLOCATE = "allocate"
@@ -76,6 +77,7 @@ WORKER_KINDS = frozenset(
         JobKind.SWEEP,
         JobKind.COMPRESS,
         JobKind.EVALUATE,
+        JobKind.VALIDATE,
         JobKind.PROBE,
     }
 )

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from results_db.tables import Measurement, Sensitivity
+from results_db.tables import Measurement, SensitivityAnchor, SensitivityEstimate
 
 
 def measured_cells(
@@ -45,19 +45,20 @@ def measured_cells(
 
 
 def measured_sensitivities(
-    session: Session, *, model_id: str, calibration_id: str, numerics_version: int
-) -> Sequence[Sensitivity]:
+    session: Session, *, model_id: str, calibration_id: str, numerics_version: int, method: str = "kl_anchor"
+) -> Sequence[SensitivityAnchor]:
     """The anchors of one measuring text: the one that covers most matrices, of equal ones the latest."""
     rows = session.scalars(
-        select(Sensitivity)
+        select(SensitivityAnchor)
         .where(
-            Sensitivity.model_id == model_id,
-            Sensitivity.calibration_id == calibration_id,
-            Sensitivity.numerics_version == numerics_version,
+            SensitivityAnchor.model_id == model_id,
+            SensitivityAnchor.calibration_id == calibration_id,
+            SensitivityAnchor.numerics_version == numerics_version,
+            SensitivityAnchor.method == method,
         )
-        .order_by(Sensitivity.id)
+        .order_by(SensitivityAnchor.id)
     ).all()
-    by_text: dict[str, list[Sensitivity]] = {}
+    by_text: dict[str, list[SensitivityAnchor]] = {}
     for row in rows:
         by_text.setdefault(row.token_hash, []).append(row)
     if not by_text:
@@ -68,3 +69,34 @@ def measured_sensitivities(
     )
     newest = {(r.layer_idx, r.projection, r.expert_idx, r.anchor_config_hash): r for r in chosen}
     return list(newest.values())
+
+
+def sensitivity_estimates(
+    session: Session,
+    *,
+    model_id: str,
+    calibration_id: str,
+    numerics_version: int,
+    method: str = "kl_anchor",
+    metric: str | None = None,
+) -> list[SensitivityEstimate]:
+    """a_i of every matrix as the newest job concluded them: one job, one text, one kind of device, never a mixture."""
+    where = [
+        SensitivityEstimate.model_id == model_id,
+        SensitivityEstimate.calibration_id == calibration_id,
+        SensitivityEstimate.numerics_version == numerics_version,
+        SensitivityEstimate.method == method,
+    ]
+    if metric is not None:
+        where.append(SensitivityEstimate.metric == metric)
+    newest = session.scalar(select(SensitivityEstimate).where(*where).order_by(SensitivityEstimate.id.desc()).limit(1))
+    if newest is None:
+        return []
+    query = select(SensitivityEstimate).where(
+        *where,
+        SensitivityEstimate.job_id == newest.job_id,
+        SensitivityEstimate.metric == newest.metric,
+        SensitivityEstimate.token_hash == newest.token_hash,
+        SensitivityEstimate.device_kind == newest.device_kind,
+    )
+    return list(session.scalars(query.order_by(SensitivityEstimate.id)))

@@ -8,10 +8,12 @@ from results_db.tables.compressions import Compression
 from results_db.tables.evaluations import Evaluation, EvaluationItem
 from results_db.tables.fits import Fit, FitParameter
 from results_db.tables.jobs import Attempt, Job, JobEvent, Worker
-from results_db.tables.measurements import Measurement, Sensitivity, Sweep
+from results_db.tables.measurements import Measurement, Sweep
 from results_db.tables.models import Artefact, Calibration, Model
+from results_db.tables.sensitivities import LayerFidelityRow, SensitivityAnchor, SensitivityEstimate
 from results_db.tables.studies import Gate, Study
 from results_db.tables.throughputs import Throughput
+from results_db.tables.validations import Validation, ValidationItem, ValidationWindow
 
 __all__ = [
     "Allocation",
@@ -28,12 +30,17 @@ __all__ = [
     "IdempotencyKey",
     "Job",
     "JobEvent",
+    "LayerFidelityRow",
     "Measurement",
     "Model",
-    "Sensitivity",
+    "SensitivityAnchor",
+    "SensitivityEstimate",
     "Study",
     "Sweep",
     "Throughput",
     "Token",
+    "Validation",
+    "ValidationItem",
+    "ValidationWindow",
     "Worker",
 ]

@@ -24,9 +24,9 @@ class Allocation(CreatedAt, Base):
     study_id: Mapped[str | None] = mapped_column(ForeignKey("studies.id"))
     #: label within a study, for example "optimal", "uniform", "rank0", "rtn", "gptq", "manual"
     name: Mapped[str]
-    #: "optimal", "uniform", "best_uniform", "manual" or "overrides"
+    #: as in results_db.params.AllocateParams; the members of kinds "random" and "uniforms" are a row each
     kind: Mapped[str]
-    #: "kl" = Σ a·ε in nats, "error" = Σ ε, null where nothing was minimised
+    #: "kl" = Σ a·ε in nats, "error" = Σ ε, or another method's sensitivities; null where nothing was minimised
     objective: Mapped[str | None]
     #: "decoder" or "model"
     scope: Mapped[str]
@@ -52,12 +52,19 @@ class Allocation(CreatedAt, Base):
     #: solver figures, candidates, what was clamped
     details: Mapped[dict[str, Any]] = mapped_column(default=dict)
     seconds: Mapped[float]
+    #: Σ a·ε in nats with the KL sensitivities, whatever was minimised; null where they or an error are not measured
+    predicted_kl: Mapped[float | None]
+    #: results_db.params.ConstraintSpec as it was asked for; null = none
+    constraints: Mapped[dict[str, Any] | None]
+    #: of a random allocation
+    seed: Mapped[int | None]
 
 
 class AllocationItem(Base):
     """The config of one matrix in an allocation."""
 
-    __tablename__ = "allocation_items"
+    # the view that joins the allocation's name to it is called allocation_items
+    __tablename__ = "allocation_choices"
     __table_args__ = (UniqueConstraint("allocation_id", "layer_idx", "projection", "expert_idx"),)
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
@@ -76,3 +83,6 @@ class AllocationItem(Base):
     error: Mapped[float | None]
     #: nats per unit of error that the solver was given
     sensitivity: Mapped[float | None]
+    #: what the objective loses at least if the matrix takes the next best config at the shadow price; null where
+    #: nothing was proven
+    regret: Mapped[float | None]

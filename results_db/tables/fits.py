@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ForeignKey, UniqueConstraint
+from sqlalchemy import ForeignKey, UniqueConstraint, true
 from sqlalchemy.orm import Mapped, mapped_column
 
 from results_db.base import Base, CreatedAt
 
 
 class Fit(CreatedAt, Base):
-    """E_i(b, r) = s_i·(α·2^(−βb) + γ·(r+1)^(−δ)), or the interpolation that replaces it."""
+    """One form of error model, fitted to the cells of one codebook. Forms that are compared share a group."""
 
     __tablename__ = "fits"
 
@@ -19,7 +19,7 @@ class Fit(CreatedAt, Base):
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
     calibration_id: Mapped[str] = mapped_column(ForeignKey("calibrations.id"))
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
-    #: "additive" or "monotone"
+    #: "additive", "multiplicative", "log_linear" or "monotone"
     form: Mapped[str]
     #: the error that was fitted
     metric: Mapped[str]
@@ -39,6 +39,19 @@ class Fit(CreatedAt, Base):
     #: [{layer_idx, projection, expert_idx, b_q, rank, error, predicted}, …]
     residuals: Mapped[list[Any]]
     seconds: Mapped[float]
+    #: only measurements with factors of so many bits were used; null = all
+    factor_bits_l: Mapped[int | None]
+    factor_bits_r: Mapped[int | None]
+    #: root mean square of the log error, leaving one layer out
+    cv_layer_error: Mapped[float | None]
+    #: what cross-validation found, in whole and by group
+    cv: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    #: the one of its group that allocations and gates go by
+    chosen: Mapped[bool] = mapped_column(default=True, server_default=true())
+    #: of the fits that were made together and compared; null = alone
+    group_id: Mapped[str | None]
+    #: the selection with its reasons, clusters of layers, what was pooled
+    details: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
 
 
 class FitParameter(Base):
@@ -55,3 +68,6 @@ class FitParameter(Base):
     expert_idx: Mapped[int | None]
     value: Mapped[float]
     standard_error: Mapped[float | None]
+    #: 95 % interval
+    low: Mapped[float | None]
+    high: Mapped[float | None]

@@ -1,4 +1,4 @@
-"""What was measured: errors and bytes of (matrix, config), and how much each matrix matters."""
+"""What was measured: errors and bytes of (matrix, config)."""
 
 from __future__ import annotations
 
@@ -76,52 +76,6 @@ class Measurement(CreatedAt, Base):
     nbytes: Mapped[int] = mapped_column(BigInteger)
     bits_per_weight: Mapped[float]
     seconds: Mapped[float]
-
-
-class Sensitivity(CreatedAt, Base):
-    """KL of the model's output when one matrix alone is compressed at an anchor config; one row per anchor."""
-
-    __tablename__ = "sensitivities"
-    __table_args__ = (
-        UniqueConstraint(
-            "model_id",
-            "layer_idx",
-            "projection",
-            "expert_idx",
-            "method",
-            "anchor_config_hash",
-            "calibration_id",
-            "token_hash",
-            "numerics_version",
-            "device_kind",
-            name="uq_sensitivities_key",
-        ),
-    )
-
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
-    calibration_id: Mapped[str] = mapped_column(ForeignKey("calibrations.id"))
-    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
-    attempt_id: Mapped[str] = mapped_column(ForeignKey("attempts.id"))
-    #: "kl_anchor"
-    method: Mapped[str]
-    layer_idx: Mapped[int]
-    projection: Mapped[str]
-    expert_idx: Mapped[int] = mapped_column(default=-1)
-    anchor_config_hash: Mapped[str]
-    anchor_config: Mapped[dict[str, Any]]
-    #: calibration_weighted_error of the matrix at the anchor
-    anchor_error: Mapped[float]
-    #: nats per token
-    kl: Mapped[float]
-    #: standard error over sequences, nats per token
-    kl_se: Mapped[float]
-    #: kl / anchor_error: nats of KL per unit of calibration_weighted_error
-    sensitivity: Mapped[float]
-    n_sequences: Mapped[int]
-    n_tokens: Mapped[int] = mapped_column(BigInteger)
-    token_hash: Mapped[str]
-    text: Mapped[dict[str, Any]]
-    numerics_version: Mapped[int]
-    device_kind: Mapped[str]
-    seconds: Mapped[float]
+    #: {"ranks": […], "captured": […]}: share of the weighted residual's energy that its best rank-r part holds; on
+    #: cells of rank 0 alone
+    residual_spectrum: Mapped[dict[str, Any] | None]

@@ -64,9 +64,11 @@ def choose(
             problem = _problem(params, measured, sensitivities)
             chosen = best_uniform(problem, _budget(matrix_budget))
             return Choice(chosen, minimised=True, details={"candidates": _candidates(problem, _budget(matrix_budget))})
-        case _:
+        case "optimal":
             problem = _problem(params, measured, sensitivities)
             return _optimal(problem, _budget(matrix_budget))
+        case _:
+            raise invalid("kind", f"kind {params.kind} is not served yet")
 
 
 def _fitting(chosen: Allocation, matrix_budget: int | None) -> Allocation:

@@ -126,6 +126,8 @@ def budget_bytes(budget: BudgetSpec, specs: Sequence[MatrixSpec], *, outside: in
         return budget.bytes
     if budget.gb is not None:
         return round(budget.gb * 10**9)
+    if budget.fraction is not None:
+        raise invalid("budget.fraction", "a fraction is not served yet")
     if budget.bits_per_weight is not None:
         return int(budget.bits_per_weight * sum(s.n_weights for s in specs) / 8) + outside
     return uniform_bytes(check_config(budget.uniform or {}, "budget.uniform"), specs) + outside

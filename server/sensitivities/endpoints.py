@@ -9,7 +9,7 @@ from sqlalchemy import select
 from starlette.responses import Response
 
 from results_db.params import SensitivityParams
-from results_db.tables import Sensitivity
+from results_db.tables import SensitivityAnchor
 from server.jobs.schemas import JobRow, job_accepted
 from server.kit.answers import Answer
 from server.kit.checks import check_projection
@@ -44,9 +44,9 @@ def list_sensitivities(
 ) -> Response:
     check_projection(projection)
     filters = {
-        Sensitivity.model_id: model_id,
-        Sensitivity.calibration_id: calibration_id,
-        Sensitivity.layer_idx: layer_idx,
-        Sensitivity.projection: projection,
+        SensitivityAnchor.model_id: model_id,
+        SensitivityAnchor.calibration_id: calibration_id,
+        SensitivityAnchor.layer_idx: layer_idx,
+        SensitivityAnchor.projection: projection,
     }
-    return Answer(paginate(session, filtered(select(Sensitivity), filters), Sensitivity.id, page))
+    return Answer(paginate(session, filtered(select(SensitivityAnchor), filters), SensitivityAnchor.id, page))

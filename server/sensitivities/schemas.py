@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from results_db.tables import Sensitivity
+from results_db.tables import SensitivityAnchor
 from server.kit.answers import page_model, row_model
 
-SensitivityRow = row_model(Sensitivity)
+SensitivityRow = row_model(SensitivityAnchor)
 SensitivityPage = page_model(SensitivityRow)

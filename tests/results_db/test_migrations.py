@@ -36,11 +36,34 @@ COLUMNS = {
         "peak_gpu_bytes"
     ),
     "fits_overview": (
-        "id model form metric codebook n_observations r2 r2_log cv_error calibration_id model_id created_at states"
+        "id model form metric codebook n_observations r2 r2_log cv_error calibration_id model_id created_at states "
+        "factor_bits_l factor_bits_r cv_layer_error chosen group_id"
     ),
     "allocations_overview": (
         "id model study name kind objective scope budget_bytes total_bytes matrix_bytes fixed_bytes bits_per_weight "
-        "objective_value lower_bound optimal shadow_price n_distinct_configs model_id study_id created_at"
+        "objective_value lower_bound optimal shadow_price n_distinct_configs model_id study_id created_at "
+        "predicted_kl calibration_id seed"
+    ),
+    "sensitivities": (
+        "id model layer_idx projection expert_idx method metric value low high log_se raw raw_log_se own_weight "
+        "n_anchors n_floored token_hash calibration_id model_id job_id numerics_version device_kind created_at"
+    ),
+    "allocation_items": (
+        "id model study allocation layer_idx projection expert_idx b_q rank requested_rank nbytes error sensitivity "
+        "regret config_hash allocation_id model_id study_id"
+    ),
+    "predicted_vs_realised": (
+        "id model study validation allocation kind matrix_bytes predicted_kl realised_kl realised_se ratio nll ppl "
+        "split n_windows n_tokens position allocation_id validation_id model_id study_id created_at"
+    ),
+    "validations_overview": (
+        "id model study name dataset split n_windows n_tokens n_allocations spearman spearman_low spearman_high "
+        "log_slope log_slope_low log_slope_high kappa residual_sd calibrated winner winner_allocation_id model_id "
+        "study_id created_at"
+    ),
+    "layer_fidelity": (
+        "id model layer_idx cosine cosine_se relative_error relative_error_se n_sequences config_hash calibration_id "
+        "model_id job_id created_at"
     ),
     "evaluations_overview": (
         "id model allocation task dataset split metric value ci_low ci_high nll bits_per_byte n_items n_tokens "

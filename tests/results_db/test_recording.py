@@ -28,7 +28,7 @@ from results_db.recording import (
     recorded_cells,
     recorded_sensitivities,
 )
-from results_db.tables import Allocation, Artefact, EvaluationItem, Measurement, Model, Sensitivity, Sweep
+from results_db.tables import Allocation, Artefact, EvaluationItem, Measurement, Model, SensitivityAnchor, Sweep
 
 HERE = {"numerics_version": 1, "device_kind": "cpu"}
 CALIBRATION = HERE | {
@@ -271,7 +271,7 @@ def test_a_stale_worker_records_nothing(
 ) -> None:
     queue.expire(claim)
     queue.do(reap_expired)
-    before = [count(queue, table) for table in (Artefact, Sweep, Measurement, Sensitivity)]
+    before = [count(queue, table) for table in (Artefact, Sweep, Measurement, SensitivityAnchor)]
     writes: list[Callable[[], Any]] = [
         lambda: queue.do(record_measurement, claim, **measurement),
         lambda: queue.do(record_sensitivity, claim, **sensitivity),
@@ -280,4 +280,4 @@ def test_a_stale_worker_records_nothing(
     for write in writes:
         with pytest.raises(LeaseLost):
             write()
-    assert [count(queue, table) for table in (Artefact, Sweep, Measurement, Sensitivity)] == before
+    assert [count(queue, table) for table in (Artefact, Sweep, Measurement, SensitivityAnchor)] == before

@@ -35,7 +35,7 @@ from results_db.tables import (
     Job,
     Measurement,
     Model,
-    Sensitivity,
+    SensitivityAnchor,
     Study,
     Sweep,
     Worker,
@@ -267,7 +267,7 @@ class Filler:
         nats = (0.4 + 2.5 * math.sin(1 + matrix["layer_idx"] * 1.7) ** 2) * (
             2.2 if matrix["projection"] in "vdown" else 0.7
         )
-        row = Sensitivity(**key, model_id=model.id, calibration_id=self.jobs["calibration"], job_id=job.id)
+        row = SensitivityAnchor(**key, model_id=model.id, calibration_id=self.jobs["calibration"], job_id=job.id)
         row.attempt_id, row.method, row.anchor_config_hash, row.anchor_config = (
             attempt.id,
             "kl_anchor",

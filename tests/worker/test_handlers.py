@@ -28,7 +28,7 @@ from results_db.tables import (
     Evaluation,
     EvaluationItem,
     Measurement,
-    Sensitivity,
+    SensitivityAnchor,
     Sweep,
 )
 
@@ -242,7 +242,7 @@ def test_sensitivity_records_every_matrix_and_anchor_once(
         "reused": N_MATRICES,
     }
     with service.database.read() as session:
-        rows = session.scalars(select(Sensitivity)).all()
+        rows = session.scalars(select(SensitivityAnchor)).all()
     assert len(rows) == 2 * N_MATRICES
     assert all(row.kl > 0 and row.kl_se > 0 and row.n_sequences == 4 and row.n_tokens == 128 for row in rows)
     assert all(row.sensitivity == pytest.approx(row.kl / row.anchor_error) for row in rows)

@@ -20,7 +20,7 @@ from results_db.tables import (
     Job,
     Measurement,
     Model,
-    Sensitivity,
+    SensitivityAnchor,
     Study,
     Sweep,
 )
@@ -47,7 +47,9 @@ def figure_versions(session: Session, study: Study, jobs: list[Job]) -> dict[str
         errors = f"{sweep.id}:{n}"
     calibration_id = _calibration_of(sensitivity)
     n = session.scalar(
-        select(func.count()).where(Sensitivity.model_id == study.model_id, Sensitivity.calibration_id == calibration_id)
+        select(func.count()).where(
+            SensitivityAnchor.model_id == study.model_id, SensitivityAnchor.calibration_id == calibration_id
+        )
     )
     return {
         "outcome": _ids(_results(jobs, JobKind.EVALUATE, "evaluation_id").values()),
@@ -99,10 +101,10 @@ def anchor_results(session: Session, model: Model, jobs: list[Job]) -> list[Anch
     if job is None or calibration_id is None:
         return []
     rows = session.scalars(
-        select(Sensitivity)
-        .where(Sensitivity.model_id == model.id, Sensitivity.calibration_id == calibration_id)
+        select(SensitivityAnchor)
+        .where(SensitivityAnchor.model_id == model.id, SensitivityAnchor.calibration_id == calibration_id)
         # this job's own rows win over those of another text, later ones over earlier ones
-        .order_by(Sensitivity.job_id == job.id, Sensitivity.numerics_version, Sensitivity.id)
+        .order_by(SensitivityAnchor.job_id == job.id, SensitivityAnchor.numerics_version, SensitivityAnchor.id)
     ).all()
     found = {(r.layer_idx, r.projection, r.expert_idx, _config_key(r.anchor_config)): r for r in rows}
     results = []

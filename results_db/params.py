@@ -255,6 +255,8 @@ class AllocateParams(Params):
     within: Annotated[float, Field(gt=0, le=1)] = 0.005
     #: of kind random: how many of count are optima of noised sensitivities
     near: Annotated[int, Field(ge=0, le=1000)] = 0
+    #: of objective reanchored: the allocation that the sensitivities were measured at; null = the newest measured
+    incumbent_allocation_id: str | None = None
     #: of kind winner: the validation, and the names of its allocations to choose among; empty = all
     validation_id: str | None = None
     among: list[str] = []

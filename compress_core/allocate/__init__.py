@@ -1,6 +1,7 @@
 """Allocation: which config for which matrix, under a byte budget. Needs numpy, scipy and yaml only."""
 
 from compress_core.allocate.allocation import Allocation, AllocationItem, allocation_from_choice
+from compress_core.allocate.baselines import BASELINES, Baseline, baseline_allocation
 from compress_core.allocate.budget import Budget
 from compress_core.allocate.cells import FilledCells, fill_cells
 from compress_core.allocate.certificate import lagrangian_bound, reduced_costs
@@ -18,10 +19,12 @@ from compress_core.allocate.solver import solve_allocation
 from compress_core.allocate.uniform import UniformCandidate, best_uniform, uniform_allocation, uniform_candidates
 
 __all__ = [
+    "BASELINES",
     "Allocation",
     "AllocationItem",
     "AllocationProblem",
     "AllocationSolution",
+    "Baseline",
     "Budget",
     "Cell",
     "ConfigPattern",
@@ -39,6 +42,7 @@ __all__ = [
     "UniformCandidate",
     "Veto",
     "allocation_from_choice",
+    "baseline_allocation",
     "best_uniform",
     "estimate_sensitivities",
     "fill_cells",

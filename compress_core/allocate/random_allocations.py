@@ -13,6 +13,7 @@ from compress_core.allocate.budget import Budget
 from compress_core.allocate.problem import AllocationProblem
 from compress_core.allocate.random_draw import DrawTable, draw_choice, repair_choice
 from compress_core.allocate.solver import solve_allocation
+from compress_core.config import CompressionConfig
 from compress_core.errors import ConfigError, InfeasibleBudget
 
 Choice = NDArray[np.int64]
@@ -97,12 +98,12 @@ def _without_clamped_twins(problem: AllocationProblem) -> AllocationProblem:
     """Two ranks that a small matrix clamps to the same one are one config of it: only the first column stays."""
     errors = problem.errors.copy()
     for i in range(len(problem.specs)):
-        seen: set[str] = set()
+        seen: set[CompressionConfig] = set()
         for j in np.flatnonzero(np.isfinite(errors[i])):
-            name = problem.config_of(i, int(j)).config_hash
-            if name in seen:
+            config = problem.config_of(i, int(j))
+            if config in seen:
                 errors[i, j] = np.inf
-            seen.add(name)
+            seen.add(config)
     return replace(problem, errors=errors)
 
 

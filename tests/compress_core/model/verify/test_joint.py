@@ -38,9 +38,13 @@ MENU = (
 )
 
 
-def _mixed(path: Path, shift: int) -> Items:
+#: what takes no time
+QUICK = (RTN4, CompressionConfig(b_q=2, codebook="rtn"), CompressionConfig(b_q=3, codebook="gptq"), MENU[-1])
+
+
+def _mixed(path: Path, shift: int, menu: tuple[CompressionConfig, ...] = QUICK) -> Items:
     matrices = open_checkpoint(path).matrices()
-    return {spec.key: MENU[(n * (1 + shift) + shift) % len(MENU)] for n, spec in enumerate(matrices)}
+    return {spec.key: menu[(n * (1 + shift) + shift) % len(menu)] for n, spec in enumerate(matrices)}
 
 
 def _uniform(path: Path, config: CompressionConfig) -> Items:
@@ -79,7 +83,7 @@ def _check_packed(
 def test_each_is_its_packed_model(
     qwen2: Path, qwen2_calibration: Calibration, windows: TokenWindows, tmp_path: Path
 ) -> None:
-    allocations = [_mixed(qwen2, 0), _mixed(qwen2, 1), _uniform(qwen2, RTN4)]
+    allocations = [_mixed(qwen2, 0, MENU), _mixed(qwen2, 1), _uniform(qwen2, RTN4)]
     found = joint_losses(open_checkpoint(qwen2), qwen2_calibration, windows, allocations, batch_tokens=28)
     for at, items in enumerate(allocations):
         _check_packed(qwen2, qwen2_calibration, windows, items, tmp_path / str(at), found, at)
@@ -119,7 +123,7 @@ def test_each_distinct_cell_is_decomposed_once(
         return compress(checkpoint, spec, configs, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr("compress_core.verify.joint.compress_cells", watched)
-    allocations = [_uniform(qwen2, MENU[0]), _uniform(qwen2, RTN4), _uniform(qwen2, MENU[0])]
+    allocations = [_uniform(qwen2, QUICK[1]), _uniform(qwen2, RTN4), _uniform(qwen2, QUICK[1])]
     changed = dict(allocations[0])
     changed[MatrixKey(2, "down")] = RTN4
     found = joint_losses(open_checkpoint(qwen2), None, windows, [*allocations, changed])
@@ -191,8 +195,9 @@ def test_a_killed_pass_goes_on_after_the_last_layer(
     first, told = told, []
     found = go(allocations, lambda done, total, message: told.append((done, message)))
     _assert_same(found, expected)
-    assert resumed == [(min(done for done, _ in told), 1000)]
-    assert resumed[0][0] > 500
+    ((resumed_at, total),) = resumed
+    assert 400 < resumed_at < min(done for done, _ in told)
+    assert total == 1000
     assert not any(message.startswith(("decomposed 0.", "decomposed 1.")) for _, message in told)
     assert [done for done, _ in first] == sorted(done for done, _ in first)
     assert told[-1][0] == 1000

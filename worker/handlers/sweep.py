@@ -83,7 +83,8 @@ def run(params: SweepParams, context: JobContext) -> dict[str, Any]:
     todo = [(spec, missing) for spec, missing in unknown if missing]
     reused = plan.n_cells - sum(len(missing) for _, missing in todo)
     context.progress.begin(plan.n_cells, reused=reused, message=f"{reused} of {plan.n_cells} cells are known")
-    run = _SweepRun(context, plan.n_cells, reused, model.id, calibration.id, sweep_id)
+    spectrum_rank = 2 * max(config.rank for config in configs)
+    run = _SweepRun(context, plan.n_cells, reused, model.id, calibration.id, sweep_id, spectrum_rank)
     if todo:
         # H may be computed while the model streams by: layers in order, those that are known left out. Of the others
         # all inputs are named: an attempt that goes on in mid-layer finds what the last one gathered
@@ -118,6 +119,8 @@ class _SweepRun:
     model_id: str
     calibration_id: str
     sweep_id: str
+    #: the same for every attempt, whatever it finds recorded
+    spectrum_rank: int
     recorded: int = 0
 
     def measure(
@@ -131,6 +134,7 @@ class _SweepRun:
                 configs,
                 device=shared.device,
                 shared=shared,
+                spectrum_rank=self.spectrum_rank,
                 on_measurement=partial(self.record, spec),
             )
 
@@ -180,7 +184,7 @@ def cell_of(spec: MatrixSpec, config: CompressionConfig) -> Cell:
 
 def measurement_row(spec: MatrixSpec, measurement: MatrixMeasurement) -> dict[str, Any]:
     """The columns of a measurement that do not depend on the job."""
-    config = measurement.config
+    config, spectrum = measurement.config, measurement.residual_spectrum
     return _matrix_columns(spec) | {
         "out_features": spec.out_features,
         "in_features": spec.in_features,
@@ -199,6 +203,7 @@ def measurement_row(spec: MatrixSpec, measurement: MatrixMeasurement) -> dict[st
         "nbytes": measurement.nbytes,
         "bits_per_weight": measurement.bits_per_weight,
         "seconds": measurement.seconds,
+        "residual_spectrum": None if spectrum is None else spectrum.to_dict(),
     }
 
 

@@ -27,6 +27,10 @@ _FIX_ALLOCATOR = "Repair the byte accounting before anything is compressed."
 _SPEED = "Shrink the menu or relax the proof: allocation must stay interactive."
 _ERROR_MODEL = "Re-examine the error model and the objective before scaling up."
 _GOODHART = "Carry the divergence between perplexity and downstream tasks into the Goodhart analysis."
+_REANCHOR = (
+    "Measure sensitivities anew at the optimum and choose again, which a study does by itself where the prediction "
+    "does not hold, and ship what the guard keeps."
+)
 _SMALLER = "Publish on the smaller model only."
 
 
@@ -295,6 +299,28 @@ def optimal_beats_uniform(
         f"{result.detail} But the budget is slack, so both sides had what they wanted.",
         fallback,
     )
+
+
+def prediction_ranks(
+    correlation: Estimate | None, thresholds: GateThresholds, *, slope: Estimate | None = None, where: str = ""
+) -> GateResult:
+    """Predicted KL puts allocations of equal bytes in the order of the KL that they have: Spearman > 0.9, at the low
+    end of its interval.
+
+    Args:
+        correlation: over allocations.
+        slope: of log realised over log predicted KL, told in the detail; 1 is a prediction of the right size.
+        where: which of several validations this is, such as "budget 2".
+    """
+    name, need = "prediction_ranks", thresholds.rank_correlation
+    if correlation is None:
+        return not_measured(4, name, need, "ρ", _REANCHOR, "no random allocations are validated")
+    subject = "Spearman's correlation of predicted and realised KL" + (f" at {where}" if where else "")
+    result = decide_interval(4, name, correlation, need, "ρ", subject, _REANCHOR)
+    if slope is None:
+        return result
+    told = f"{slope.value:.3g} (95 % interval {slope.low:.3g} … {slope.high:.3g})"
+    return replace(result, detail=f"{result.detail} Realised KL grows with predicted KL to the power {told}.")
 
 
 def downstream_preserved(changes_percent: Mapping[str, Estimate] | None, thresholds: GateThresholds) -> GateResult:

@@ -58,6 +58,26 @@ def rival_remark(optimal: Contender, rival: Contender, gain_percent: Estimate) -
 
 
 @dataclass(frozen=True, slots=True)
+class Guard:
+    """What the select split said, before the report split was read: an optimum that did not win there is not kept."""
+
+    #: whether the optimum beat the best uniform config there, its whole interval above zero
+    keeps_optimal: bool
+    #: its paired PPL gain over the best uniform config there, %; None where the two are one and the same
+    gain_percent: Estimate | None = None
+
+    def reason(self, optimal: str, uniform: str) -> str:
+        """Why the one or the other is kept, after "is recommended"."""
+        g = self.gain_percent
+        if g is None:
+            return f"{optimal} and {uniform} are one and the same on the select split"
+        interval = f"{g.value:+.2f} %, 95 % interval {g.low:+.2f} … {g.high:+.2f} %, {g.n} windows"
+        if self.keeps_optimal:
+            return f"{optimal} won on the select split, too ({interval})"
+        return f"on the select split {optimal} did not beat {uniform} beyond doubt ({interval})"
+
+
+@dataclass(frozen=True, slots=True)
 class Headline:
     """What a study found, to be shown in one breath."""
 
@@ -66,6 +86,10 @@ class Headline:
     #: paired PPL gain of optimal over uniform, %
     gain_percent: Estimate
     original: Contender | None = None
+    #: None where nothing was checked on the select split
+    guard: Guard | None = None
+    #: paired PPL gain of the original over uniform, %
+    ceiling_percent: Estimate | None = None
 
     @property
     def fair(self) -> bool:
@@ -74,8 +98,13 @@ class Headline:
 
     @property
     def recommended(self) -> str:
-        """The allocation to ship: optimal only where the whole interval says that it is better."""
-        return self.optimal.name if self.fair and self.gain_percent.low > 0 else self.uniform.name
+        """The allocation to ship: what the guard keeps, unless the report split shows that it loses; without a guard
+        optimal only where the whole interval says that it is better."""
+        if self.guard is None:
+            keeps = self.gain_percent.low > 0
+        else:
+            keeps = self.guard.keeps_optimal and self.gain_percent.high >= 0
+        return self.optimal.name if self.fair and keeps else self.uniform.name
 
     @property
     def excess_removed(self) -> float | None:
@@ -91,7 +120,7 @@ class Headline:
         return 1 - math.log(self.optimal.perplexity / self.original.perplexity) / excess
 
     def sentence(self) -> str:
-        """The finding as one sentence."""
+        """The finding as one sentence, and what to ship as another."""
         g = self.gain_percent
         interval = f"95 % interval {g.low:+.2f} … {g.high:+.2f} %, {g.n} windows"
         if not self.fair:
@@ -103,15 +132,37 @@ class Headline:
         if g.low == g.high == 0:
             return f"{self.optimal.name} and {self.uniform.name} are one and the same model {where}: neither can win."
         if g.low > 0:
-            return f"{self.optimal.name} beats {self.uniform.name} by {g.value:.2f} % perplexity {where} ({interval})."
-        if g.high < 0:
-            return (
-                f"{self.optimal.name} loses to {self.uniform.name} by {-g.value:.2f} % perplexity {where} "
-                f"({interval}): use {self.uniform.name}."
+            found = f"{self.optimal.name} beats {self.uniform.name} by {g.value:.2f} % perplexity {where} ({interval})"
+        elif g.high < 0:
+            found = (
+                f"{self.optimal.name} loses to {self.uniform.name} by {-g.value:.2f} % perplexity {where} ({interval})"
             )
+        else:
+            found = (
+                f"{self.optimal.name} is not shown to beat {self.uniform.name} {where}: gain {g.value:+.2f} % "
+                f"({interval})"
+            )
+        return f"{found}{self._advice()}."
+
+    def _advice(self) -> str:
+        g = self.gain_percent
+        if self.guard is None:
+            if g.low > 0:
+                return ""
+            more = "" if g.high < 0 else ", or evaluate more text"
+            return f"{':' if g.high < 0 else ';'} use {self.uniform.name}{more}"
+        if self.guard.keeps_optimal and g.high < 0:
+            return f". {self.uniform.name} is recommended, although {self.optimal.name} won on the select split"
+        return f". {self.recommended} is recommended: {self.guard.reason(self.optimal.name, self.uniform.name)}"
+
+    def ceiling(self) -> str | None:
+        """What no allocation can be expected to exceed: the gain of the original itself over uniform."""
+        c = self.ceiling_percent
+        if c is None:
+            return None
         return (
-            f"{self.optimal.name} is not shown to beat {self.uniform.name} {where}: gain {g.value:+.2f} % "
-            f"({interval}); use {self.uniform.name}, or evaluate more text."
+            f"The original itself would gain {c.value:.2f} % over {self.uniform.name} (95 % interval {c.low:+.2f} … "
+            f"{c.high:+.2f} %): no allocation can be expected to gain more."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,4 +171,5 @@ class Headline:
             "recommended": self.recommended,
             "excess_removed": self.excess_removed,
             "sentence": self.sentence(),
+            "ceiling": self.ceiling(),
         }

@@ -36,6 +36,8 @@ class GateThresholds:
     allocator_seconds: float = 60.0
     #: phase 4: PPL gain of optimal over uniform, %
     optimal_gain_percent: float = 3.0
+    #: phase 4: Spearman's rank correlation of predicted and realised KL over allocations of equal bytes (ours)
+    rank_correlation: float = 0.9
     #: phase 4: largest loss of a downstream score, % of the score
     downstream_loss_percent: float = 2.0
     #: phase 4

@@ -218,3 +218,16 @@ def test_consistency() -> None:
     assert undecided.verdict == OPEN
     assert undecided.needed_samples == 400
     assert "undecided on 8 GB" in undecided.detail
+
+
+def test_a_prediction_must_rank_at_the_low_end() -> None:
+    slope = Estimate(1.1, 0.9, 1.3, 24)
+    good = gates.prediction_ranks(Estimate(0.96, 0.92, 0.99, 24), T, slope=slope, where="budget 2")
+    assert good.verdict == GO
+    assert "at budget 2" in good.detail
+    assert "to the power 1.1" in good.detail
+    assert gates.prediction_ranks(Estimate(0.95, 0.85, 0.99, 24), T).verdict == OPEN
+    bad = gates.prediction_ranks(Estimate(0.4, 0.1, 0.7, 24), T)
+    assert bad.verdict == NO_GO
+    assert "choose again" in bad.fallback
+    assert gates.prediction_ranks(None, T).verdict == NONE

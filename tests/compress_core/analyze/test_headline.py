@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from compress_core.analyze import Contender, Estimate, Headline, gain_from_nll
+from compress_core.analyze import Contender, Estimate, Guard, Headline, gain_from_nll
 from compress_core.analyze.headline import rival_remark
 
 UNIFORM = Contender("best uniform", 8.0, 1000, 2.5)
@@ -55,6 +55,44 @@ def test_more_bytes_claim_nothing() -> None:
 
 def test_no_excess_to_remove() -> None:
     assert Headline(UNIFORM, OPTIMAL, Estimate(1, 0, 2, 9), Contender("original", 8.5, 1, 16.0)).excess_removed is None
+
+
+WON, LOST = Guard(True, Estimate(6, 4, 8, 48)), Guard(False, Estimate(1, -2, 4, 48))
+
+
+@pytest.mark.parametrize(
+    ("guard", "gain", "recommended", "words"),
+    [
+        (
+            WON,
+            Estimate(5, 3, 7, 64),
+            "optimal",
+            "optimal is recommended: optimal won on the select split, too (+6.00 %",
+        ),
+        (WON, Estimate(1, -1, 3, 64), "optimal", "is not shown to beat best uniform"),
+        (WON, Estimate(-2, -3, -1, 64), "best uniform", "best uniform is recommended, although optimal won"),
+        (LOST, Estimate(5, 3, 7, 64), "best uniform", "did not beat best uniform beyond doubt (+1.00 %"),
+        (Guard(False), Estimate(1, -1, 3, 64), "best uniform", "one and the same on the select split"),
+    ],
+)
+def test_the_guard_recommends(guard: Guard, gain: Estimate, recommended: str, words: str) -> None:
+    headline = Headline(UNIFORM, OPTIMAL, gain, guard=guard)
+    assert headline.recommended == recommended
+    assert words in headline.sentence()
+    assert f"{recommended} is recommended" in headline.sentence()
+
+
+def test_no_guard_makes_more_bytes_fair() -> None:
+    headline = Headline(UNIFORM, Contender("optimal", 7.0, 1010, 2.5), Estimate(12, 10, 14, 9), guard=WON)
+    assert headline.recommended == "best uniform"
+
+
+def test_the_ceiling_is_what_the_original_would_gain() -> None:
+    headline = Headline(
+        UNIFORM, OPTIMAL, Estimate(12.5, 10, 15, 64), ORIGINAL, ceiling_percent=Estimate(25, 20, 30, 64)
+    )
+    assert "The original itself would gain 25.00 % over best uniform" in str(headline.ceiling())
+    assert Headline(UNIFORM, OPTIMAL, Estimate(1, 0, 2, 9)).ceiling() is None
 
 
 def test_a_baseline_that_optimal_does_not_beat_is_named() -> None:

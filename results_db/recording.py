@@ -215,12 +215,14 @@ def record_estimates(
     numerics_version: int,
     device_kind: str,
     estimates: Sequence[Mapping[str, Any]],
+    incumbent_hash: str = "",
 ) -> None:
     """Keep what a job concluded from its anchors, in place of what was concluded from the same tokens before.
 
     Args:
         estimates: layer_idx, projection, expert_idx, value, log_se, low, high, raw, raw_log_se, own_weight, n_anchors,
             n_floored of every matrix.
+        incumbent_hash: of method reanchored: content_hash of the allocation that was measured at.
 
     Raises:
         LeaseLost: nothing is written.
@@ -231,6 +233,7 @@ def record_estimates(
         "calibration_id": calibration_id,
         "method": method,
         "metric": metric,
+        "incumbent_hash": incumbent_hash,
         "token_hash": token_hash,
         "numerics_version": numerics_version,
         "device_kind": device_kind,

@@ -78,17 +78,21 @@ def sensitivity_estimates(
     calibration_id: str,
     numerics_version: int,
     method: str = "kl_anchor",
-    metric: str | None = None,
+    incumbent_hash: str | None = None,
 ) -> list[SensitivityEstimate]:
-    """a_i of every matrix as the newest job concluded them: one job, one text, one kind of device, never a mixture."""
+    """a_i of every matrix as the newest job concluded them: one job, one text, one kind of device, never a mixture.
+
+    Args:
+        incumbent_hash: of method reanchored: only those measured at the allocation with this content_hash.
+    """
     where = [
         SensitivityEstimate.model_id == model_id,
         SensitivityEstimate.calibration_id == calibration_id,
         SensitivityEstimate.numerics_version == numerics_version,
         SensitivityEstimate.method == method,
     ]
-    if metric is not None:
-        where.append(SensitivityEstimate.metric == metric)
+    if incumbent_hash is not None:
+        where.append(SensitivityEstimate.incumbent_hash == incumbent_hash)
     newest = session.scalar(select(SensitivityEstimate).where(*where).order_by(SensitivityEstimate.id.desc()).limit(1))
     if newest is None:
         return []
@@ -96,6 +100,7 @@ def sensitivity_estimates(
         *where,
         SensitivityEstimate.job_id == newest.job_id,
         SensitivityEstimate.metric == newest.metric,
+        SensitivityEstimate.incumbent_hash == newest.incumbent_hash,
         SensitivityEstimate.token_hash == newest.token_hash,
         SensitivityEstimate.device_kind == newest.device_kind,
     )

@@ -75,6 +75,7 @@ class SensitivityEstimate(CreatedAt, Base):
             "expert_idx",
             "method",
             "metric",
+            "incumbent_hash",
             "calibration_id",
             "token_hash",
             "numerics_version",
@@ -91,6 +92,8 @@ class SensitivityEstimate(CreatedAt, Base):
     method: Mapped[str]
     #: the error that it is per unit of: "calibration_weighted_error" or "normalized_mse"
     metric: Mapped[str]
+    #: of method reanchored: content_hash of the allocation that it was measured at; else empty
+    incumbent_hash: Mapped[str] = mapped_column(default="")
     token_hash: Mapped[str]
     layer_idx: Mapped[int]
     projection: Mapped[str]

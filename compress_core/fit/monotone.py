@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from compress_core.errors import FitError
 from compress_core.fit.error_fit import ErrorFit
+from compress_core.fit.leave_out import cross_validated
 from compress_core.fit.observation import ErrorObservation, ObservationTable
-from compress_core.fit.quality import fit_quality, leave_one_config_out
+from compress_core.fit.quality import fit_quality
 from compress_core.matrix import MatrixKey
 
 FloatArray = NDArray[np.float64]
@@ -38,6 +39,10 @@ class MonotoneFit(ErrorFit):
     log_error: FloatArray = field(default_factory=lambda: np.zeros((0, 0, 0)))
     measured: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0, 0), dtype=np.bool_))
     zero_matrices: frozenset[MatrixKey] = frozenset()
+
+    @property
+    def n_parameters(self) -> None:
+        return None
 
     def predict(self, matrix: MatrixKey, b_q: int, rank: int) -> float:
         if matrix in self.zero_matrices:
@@ -166,4 +171,4 @@ def fit_monotone(observations: Iterable[ErrorObservation], *, cross_validate: bo
     )
     if not cross_validate:
         return fit
-    return fit.validated(leave_one_config_out(given, lambda rest: fit_monotone(rest, cross_validate=False)))
+    return cross_validated(fit, given, lambda rest: fit_monotone(rest, cross_validate=False))

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from compress_core.errors import FitError
-from compress_core.fit.observation import ErrorObservation, ObservationTable, by_config
+from compress_core.fit.observation import ObservationTable
 from compress_core.matrix import ATTENTION_PROJECTIONS, MLP_PROJECTIONS
-
-if TYPE_CHECKING:
-    from compress_core.fit.error_fit import ErrorFit
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +43,36 @@ class FitQuality:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, slots=True)
 class CrossValidation:
-    """Leave one config out: each (b_q, rank) is predicted by a fit that has not seen it."""
+    """How a fit predicts what it has not seen, fold by fold."""
 
+    #: "config": each (b_q, rank) from the others; "layer": each layer from the others and one anchor cell a matrix
+    scheme: Literal["config", "layer"]
     r2_log_within: float | None
     rmse_log: float
     n_folds: int
     n_predicted: int
     #: measurements that no fold could predict: the rest was too little to fit or to reach them
     n_unpredictable: int
+    #: of the predictions of what was left out, overall and by group
+    quality: FitQuality
+    #: (n,) log(measured / predicted) in the order of the observations given; NaN where nothing was predicted
+    residuals: NDArray[np.float64]
+    #: (n,) the fold that left an observation out, −1 for none
+    fold: NDArray[np.int64]
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """JSON-able, without the residuals."""
+        return {
+            "scheme": self.scheme,
+            "r2_log_within": self.r2_log_within,
+            "rmse_log": self.rmse_log,
+            "n_folds": self.n_folds,
+            "n_predicted": self.n_predicted,
+            "n_unpredictable": self.n_unpredictable,
+            "quality": self.quality.to_dict(),
+        }
 
 
 def _r2(residual: NDArray[np.float64], total: NDArray[np.float64]) -> float | None:
@@ -73,72 +86,51 @@ def _deviation(y: NDArray[np.float64], row: NDArray[np.int64]) -> NDArray[np.flo
     return y - (np.bincount(row, weights=y) / np.maximum(n, 1))[row]
 
 
-def group_quality(y: NDArray[np.float64], predicted: NDArray[np.float64], row: NDArray[np.int64]) -> GroupQuality:
-    """Quality of log predictions of log errors ``y`` of the matrices ``row``."""
-    e, p = np.exp(y), np.exp(predicted)
+def group_quality(
+    y: NDArray[np.float64], predicted: NDArray[np.float64], deviation: NDArray[np.float64]
+) -> GroupQuality:
+    """Quality of log predictions of log errors ``y``, whose ``deviation`` is that from their matrix's mean."""
+    # in units of the largest error, so that tiny errors do not count as no variation; a wild prediction stays finite
+    e, p = np.exp(y - y.max()), np.exp(np.minimum(predicted - y.max(), 300.0))
     residual = y - predicted
     return GroupQuality(
         n=len(y),
-        # in units of the largest error, so that tiny errors do not count as no variation
-        r2_linear=_r2((e - p) / e.max(), (e - e.mean()) / e.max()),
+        r2_linear=_r2(e - p, e - e.mean()),
         r2_log=_r2(residual, y - y.mean()),
-        r2_log_within=_r2(residual, _deviation(y, row)),
+        r2_log_within=_r2(residual, deviation),
         rmse_log=float(np.sqrt((residual**2).mean())),
     )
 
 
 def fit_quality(table: ObservationTable, predicted: NDArray[np.float64]) -> FitQuality:
-    """Quality overall and by group; a group without measurements is None."""
+    """Quality overall and by group; a group without measurements is None.
+
+    Args:
+        predicted: (m,) log errors; what is NaN is left out. Deviations within matrices are from the mean of all.
+
+    Raises:
+        FitError: nothing is predicted.
+    """
+    known = np.isfinite(predicted)
+    if not known.any():
+        raise FitError("no measurement is predicted, so there is no quality to tell")
     projection = np.array([key.projection for key in table.matrices])[table.row]
     layer = np.array([key.layer_idx for key in table.matrices])[table.row]
+    deviation = _deviation(table.y, table.row)
     layers = np.unique(layer)
     # an odd number of layers puts the middle one among the late
     late = layer >= layers[len(layers) // 2]
 
     def of(mask: NDArray[np.bool_]) -> GroupQuality | None:
-        return group_quality(table.y[mask], predicted[mask], table.row[mask]) if mask.any() else None
+        use = mask & known
+        return group_quality(table.y[use], predicted[use], deviation[use]) if use.any() else None
 
     found = {p: of(projection == p) for p in (*ATTENTION_PROJECTIONS, *MLP_PROJECTIONS)}
     return FitQuality(
-        overall=group_quality(table.y, predicted, table.row),
+        overall=group_quality(table.y[known], predicted[known], deviation[known]),
         by_projection={p: q for p, q in found.items() if q is not None},
         attention=of(np.isin(projection, ATTENTION_PROJECTIONS)),
         mlp=of(np.isin(projection, MLP_PROJECTIONS)),
         early=of(~late),
         late=of(late),
-    )
-
-
-def leave_one_config_out(
-    observations: Sequence[ErrorObservation], refit: Callable[[Sequence[ErrorObservation]], ErrorFit]
-) -> CrossValidation | None:
-    """Predict every config from the others. None where no config could be predicted."""
-    given = [o for o in observations if o.error > 0]
-    folds = by_config(given)
-    predicted = np.full(len(given), np.nan)
-    for held in folds.values():
-        out = set(held)
-        try:
-            fit = refit([o for i, o in enumerate(given) if i not in out])
-        except FitError:
-            continue  # too little is left without this config: counted as unpredictable
-        for i in held:
-            o = given[i]
-            try:
-                predicted[i] = np.log(fit.predict(o.matrix, o.b_q, o.rank))
-            except FitError:
-                continue  # the matrix was measured at this config only, or it lies outside the rest
-    known = np.isfinite(predicted)
-    if not known.any():
-        return None
-    keys = {m: i for i, m in enumerate(sorted({o.matrix for o in given}))}
-    row = np.array([keys[o.matrix] for o in given])
-    y = np.log([o.error for o in given])
-    residual = y[known] - predicted[known]
-    return CrossValidation(
-        r2_log_within=_r2(residual, _deviation(y, row)[known]),
-        rmse_log=float(np.sqrt((residual**2).mean())),
-        n_folds=len(folds),
-        n_predicted=int(known.sum()),
-        n_unpredictable=int((~known).sum()),
     )

@@ -1,4 +1,7 @@
-"""Shapes of the error over (bits, rank): log E_i = log s_i + log g(b, r; θ). One class a form."""
+"""Shapes of the error over (bits, rank): log E_i = log s_i + log g(b, r; θ). One class a form.
+
+Every row has a θ of its own, since projection types differ; the solver gives the rows of a type the same.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,19 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 _LN2 = math.log(2)
+#: a fitted efficiency leaves at least this share of the residual at every measured rank
+LEAST_LEFT = 1e-3
+_MOST_EFFICIENT = 1.5
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ShapeCells:
+    """Where a shape is evaluated: three columns of one length m."""
+
+    bits: FloatArray
+    rank: FloatArray
+    #: ρ of the matrix's residual spectrum; None for the shapes that do without
+    captured: FloatArray | None = None
 
 
 class Shape(Protocol):
@@ -41,22 +57,36 @@ class Shape(Protocol):
     def starts(self) -> Sequence[tuple[float, ...]]:
         """Values of θ to start from."""
 
-    def log_shape(self, theta: FloatArray, bits: FloatArray, log_rank: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """(m,) log g and its (m, p) Jacobian in θ."""
+    def prior(self) -> tuple[FloatArray, FloatArray]:
+        """(p,) mean and precision of a weak prior of the common θ, in nats; precision 0 = none."""
 
-    def named(self, theta: FloatArray) -> FloatArray:
-        """The reported parameters."""
+    def log_shape(self, theta: FloatArray, cells: ShapeCells) -> tuple[FloatArray, FloatArray]:
+        """(m,) log g and its (m, p) Jacobian in θ, which is (p,) or (m, p)."""
+
+    def linked(self, theta: FloatArray) -> FloatArray:
+        """The reported parameters on scales without bounds, on which their intervals are symmetric."""
+
+    def unlinked(self, values: FloatArray) -> FloatArray:
+        """From those scales to the reported parameters; rises in each."""
 
     def log_scale_shift(self, theta: FloatArray) -> float:
         """What turns the solver's log scale into log s_i of the reported parameters."""
+
+
+def _none(size: int) -> tuple[FloatArray, FloatArray]:
+    return np.zeros(size), np.zeros(size)
+
+
+def _logistic(x: float | np.float64) -> float:
+    return 1 / (1 + math.exp(-max(min(float(x), 700.0), -700.0)))
 
 
 @dataclass(frozen=True, slots=True)
 class AdditiveShape:
     """The plan's g = α·2^(−β·b) + γ·(r+1)^(−δ), with α + γ = 1 so that the s_i are determined.
 
-    Internally θ = (η, β, δ) and g ∝ exp(η − β·ln 2·(b − b₀)) + (r+1)^(−δ), with b₀ the centre of the measured bits,
-    which keeps η and β nearly uncorrelated; then α/γ = exp(η + β·ln 2·b₀).
+    Internally θ = (κ, β, δ) and g ∝ exp(κ − β·ln 2·(b − b₀)) + (r+1)^(−δ), with b₀ the centre of the measured bits,
+    which keeps κ and β nearly uncorrelated; then α/γ = exp(κ + β·ln 2·b₀).
     """
 
     centre: float
@@ -68,21 +98,29 @@ class AdditiveShape:
     min_ranks: int = 2
 
     def starts(self) -> Sequence[tuple[float, ...]]:
-        return [(eta, beta, delta) for eta in (-2.0, 0.0, 2.0, 4.0) for beta, delta in ((1.8, 0.3), (1.0, 1.0))]
+        return [(kappa, beta, delta) for kappa in (-2.0, 0.0, 2.0, 4.0) for beta, delta in ((1.8, 0.3), (1.0, 1.0))]
 
-    def log_shape(self, theta: FloatArray, bits: FloatArray, log_rank: FloatArray) -> tuple[FloatArray, FloatArray]:
-        eta, beta, delta = theta
-        offset = bits - self.centre
-        by_bits = eta - beta * _LN2 * offset
+    def prior(self) -> tuple[FloatArray, FloatArray]:
+        # far wider than any law seen: where one term drowns in the other, its exponent must not run away
+        return np.array([0.0, 1.5, 0.5]), 1 / np.array([5.0, 3.0, 2.0]) ** 2
+
+    def log_shape(self, theta: FloatArray, cells: ShapeCells) -> tuple[FloatArray, FloatArray]:
+        kappa, beta, delta = theta[..., 0], theta[..., 1], theta[..., 2]
+        offset, log_rank = cells.bits - self.centre, np.log1p(cells.rank)
+        by_bits = kappa - beta * _LN2 * offset
         by_rank = -delta * log_rank
         log_g = np.logaddexp(by_bits, by_rank)
         share = np.exp(by_bits - log_g)
         return log_g, np.stack([share, -share * _LN2 * offset, -(1 - share) * log_rank], axis=1)
 
-    def named(self, theta: FloatArray) -> FloatArray:
-        eta, beta, delta = theta
-        alpha = 1 / (1 + math.exp(-max(min(eta + beta * _LN2 * self.centre, 700.0), -700.0)))
-        return np.array([alpha, beta, 1 - alpha, delta])
+    def linked(self, theta: FloatArray) -> FloatArray:
+        kappa, beta, delta = theta
+        logit = kappa + beta * _LN2 * self.centre
+        return np.array([logit, beta, -logit, delta])
+
+    def unlinked(self, values: FloatArray) -> FloatArray:
+        alpha, beta, gamma, delta = values
+        return np.array([_logistic(alpha), beta, _logistic(gamma), delta])
 
     def log_scale_shift(self, theta: FloatArray) -> float:
         return float(np.logaddexp(theta[0] + theta[1] * _LN2 * self.centre, 0.0))
@@ -102,12 +140,112 @@ class LogLinearShape:
     def starts(self) -> Sequence[tuple[float, ...]]:
         return [(1.5, 0.3)]
 
-    def log_shape(self, theta: FloatArray, bits: FloatArray, log_rank: FloatArray) -> tuple[FloatArray, FloatArray]:
-        jacobian = np.stack([-_LN2 * bits, -log_rank], axis=1)
-        return jacobian @ theta, jacobian
+    def prior(self) -> tuple[FloatArray, FloatArray]:
+        return _none(2)
 
-    def named(self, theta: FloatArray) -> FloatArray:
+    def log_shape(self, theta: FloatArray, cells: ShapeCells) -> tuple[FloatArray, FloatArray]:
+        jacobian = np.stack([-_LN2 * cells.bits, -np.log1p(cells.rank)], axis=1)
+        return (jacobian * theta).sum(axis=1), jacobian
+
+    def linked(self, theta: FloatArray) -> FloatArray:
         return np.asarray(theta)
+
+    def unlinked(self, values: FloatArray) -> FloatArray:
+        return np.asarray(values)
+
+    def log_scale_shift(self, theta: FloatArray) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SpectralShape:
+    """g = 2^(−β·b)·(1 − η·ρ_i(r)): a low-rank term takes its share of the matrix's own residual spectrum ρ_i.
+
+    η is the efficiency: below 1 where factors of few bits capture less than the best term, above 1 where Q, relieved
+    of what L·R carries, rounds the rest better. Internally θ = (β, τ), η = ``ceiling``·logistic(τ).
+    """
+
+    #: η stays below it, so that something is left at every measured rank
+    ceiling: float
+    form: str = "multiplicative"
+    names: tuple[str, ...] = ("beta", "eta")
+    positive: tuple[str, ...] = ("beta", "eta")
+    min_cells: int = 3
+    min_bits: int = 2
+    min_ranks: int = 2
+
+    @classmethod
+    def over(cls, captured: FloatArray) -> SpectralShape:
+        """For measurements whose spectra say ``captured``."""
+        return cls(min(_MOST_EFFICIENT, (1 - LEAST_LEFT) / max(float(captured.max()), 1e-12)))
+
+    def starts(self) -> Sequence[tuple[float, ...]]:
+        return [(1.5, 0.0)]
+
+    def prior(self) -> tuple[FloatArray, FloatArray]:
+        # 3 % and 97 % of the ceiling lie two standard deviations out: τ stays finite where data press η to a bound
+        return np.zeros(2), np.array([0.0, (2 / 3.5) ** 2])
+
+    def log_shape(self, theta: FloatArray, cells: ShapeCells) -> tuple[FloatArray, FloatArray]:
+        if cells.captured is None:
+            raise ValueError("the spectral shape needs the captured share of every cell")
+        beta, tau = theta[..., 0], theta[..., 1]
+        eta = self.ceiling / (1 + np.exp(-np.clip(tau, -500, 500)))
+        left = 1 - eta * cells.captured
+        slope = -cells.captured / left * eta * (1 - eta / self.ceiling)
+        return -beta * _LN2 * cells.bits + np.log(left), np.stack([-_LN2 * cells.bits, slope], axis=1)
+
+    def linked(self, theta: FloatArray) -> FloatArray:
+        return np.asarray(theta)
+
+    def unlinked(self, values: FloatArray) -> FloatArray:
+        return np.array([values[0], self.ceiling * _logistic(values[1])])
+
+    def log_scale_shift(self, theta: FloatArray) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PooledRankShape:
+    """g = 2^(−β·b)·(1 − ρ(r)) with one ρ(r) = 1 − exp(−γ·(r/R)^δ) a type, where no residual spectrum is recorded.
+
+    R is the largest rank measured: there a low-rank term takes γ off log error, at other ranks as its power δ says.
+    Internally θ = (β, γ, ln δ); few ranks say little of δ, so it has a weak prior below 1.
+    """
+
+    largest: float
+    form: str = "multiplicative"
+    names: tuple[str, ...] = ("beta", "gamma", "delta")
+    positive: tuple[str, ...] = ("beta", "gamma", "delta")
+    min_cells: int = 4
+    min_bits: int = 2
+    min_ranks: int = 3
+
+    @classmethod
+    def over(cls, rank: FloatArray) -> PooledRankShape:
+        """For measurements at these ranks."""
+        return cls(max(float(rank.max()), 1.0))
+
+    def starts(self) -> Sequence[tuple[float, ...]]:
+        return [(1.5, 0.5, -0.3)]
+
+    def prior(self) -> tuple[FloatArray, FloatArray]:
+        return np.array([0.0, 0.0, -0.3]), np.array([0.0, 0.0, 1.0])
+
+    def log_shape(self, theta: FloatArray, cells: ShapeCells) -> tuple[FloatArray, FloatArray]:
+        beta, gamma = theta[..., 0], theta[..., 1]
+        # beyond these powers a curve is a step at the resolution of any grid of ranks
+        delta = np.exp(np.clip(theta[..., 2], -4.0, 3.0))
+        log_x = np.log(np.maximum(cells.rank, 1e-300) / self.largest)
+        power = np.where(cells.rank > 0, np.exp(np.clip(delta * log_x, -700, 700)), 0.0)
+        by_delta = np.where(cells.rank > 0, -gamma * power * delta * log_x, 0.0)
+        return -beta * _LN2 * cells.bits - gamma * power, np.stack([-_LN2 * cells.bits, -power, by_delta], axis=1)
+
+    def linked(self, theta: FloatArray) -> FloatArray:
+        return np.asarray(theta)
+
+    def unlinked(self, values: FloatArray) -> FloatArray:
+        return np.array([values[0], values[1], math.exp(min(float(values[2]), 700.0))])
 
     def log_scale_shift(self, theta: FloatArray) -> float:
         return 0.0

@@ -1,0 +1,94 @@
+"""Partial pooling: the parameters of each projection type, shrunk to the common ones as their errors ask for.
+
+θ_g ~ N(θ₀, T) with diagonal T, and each type's data say θ_g ~ N(I_g⁻¹·h_g, I_g⁻¹). T is estimated by restricted
+maximum likelihood (EM with θ₀ integrated out: Harville 1977, Laird & Ware 1982). All formulas are written without
+I_g⁻¹ and T⁻¹, so a type whose data cannot tell a parameter (I_g singular) takes the common one, and T may be zero.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+_EM_STEPS = 10
+#: parameters are of order one, and so at most is what types differ by: data that say nothing must not say more
+LARGEST_SPREAD = 1.0
+_SINGULAR = 1e12
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Pooled:
+    """Posterior of the common parameters and of each type's."""
+
+    #: (p,) and (p, p)
+    common: FloatArray
+    common_covariance: FloatArray
+    #: (G, p) and (G, p, p)
+    theta: FloatArray
+    covariance: FloatArray
+    #: (p,) variance between types
+    spread: FloatArray
+    #: False where no type's data tell the common parameters apart
+    identified: bool
+
+
+def pool(
+    information: FloatArray,
+    weighted: FloatArray,
+    spread: FloatArray,
+    *,
+    prior: tuple[FloatArray, FloatArray],
+    estimate: bool = True,
+) -> Pooled:
+    """Combine types.
+
+    Args:
+        information: (G, p, p) I_g.
+        weighted: (G, p) h_g = I_g·θ̂_g.
+        spread: (p,) T to start from, or to keep.
+        prior: (p,) mean and precision of a prior of θ₀.
+        estimate: whether T is estimated.
+    """
+    for _ in range(_EM_STEPS if estimate else 0):
+        found, own = _posterior(information, weighted, spread, prior)
+        # E[(θ_g − θ₀)²]: of the means, of θ_g given θ₀, and of θ₀
+        moved = ((found.theta - found.common) ** 2 + np.einsum("gkk->gk", own)).mean(axis=0)
+        spread = np.minimum(moved, LARGEST_SPREAD)
+    return _posterior(information, weighted, spread, prior)[0]
+
+
+def _posterior(
+    information: FloatArray, weighted: FloatArray, spread: FloatArray, prior: tuple[FloatArray, FloatArray]
+) -> tuple[Pooled, FloatArray]:
+    """The posterior given T, and (G, p, p) the covariance of θ_g − θ₀ in it."""
+    mean, precision = prior
+    s, one = np.sqrt(spread), np.eye(len(spread))
+    # V_g = (I_g + T⁻¹)⁻¹ = S·(S·I_g·S + 1)⁻¹·S with S = √T
+    v = np.linalg.inv(information * np.outer(s, s) + one) * np.outer(s, s)
+    # how far θ_g follows its own data (V_g·I_g), and θ₀ (V_g·T⁻¹)
+    own = v @ information
+    follow = one - own
+    # each type's estimate scatters around θ₀ by T + I_g⁻¹; its inverse is I_g − I_g·V_g·I_g
+    total = np.diag(precision) + (information @ follow).sum(axis=0)
+    right = precision * mean + np.einsum("gji,gj->i", follow, weighted)
+    covariance, identified = _inverse(total)
+    common = covariance @ right
+    theta = np.einsum("gij,gj->gi", v, weighted) + follow @ common
+    around = v + follow @ covariance @ np.swapaxes(follow, 1, 2)
+    return (
+        Pooled(common, covariance, theta, around, spread, identified),
+        v + own @ covariance @ np.swapaxes(own, 1, 2),
+    )
+
+
+def _inverse(matrix: FloatArray) -> tuple[FloatArray, bool]:
+    """Inverse of a positive matrix whose rows may differ by many orders of magnitude, and whether there is one."""
+    scale = 1 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
+    values, vectors = np.linalg.eigh(matrix * np.outer(scale, scale))
+    identified = bool(values[0] * _SINGULAR > values[-1])
+    # what no data and no prior tell stays where it is
+    kept = np.where(values * _SINGULAR > values[-1], values, np.inf)
+    return np.asarray((vectors / kept) @ vectors.T * np.outer(scale, scale)), identified

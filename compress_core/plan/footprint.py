@@ -133,6 +133,22 @@ def evaluate(shapes: ModelShapes, tokens: int) -> Footprint:
     return _footprint(parts, host=layer_bytes(shapes) // 2 + hidden_bytes(shapes, tokens))
 
 
+def validate(shapes: ModelShapes, tokens: int, allocations: int) -> Footprint:
+    """A matrix of a layer is decomposed, then the layer runs; hidden states of all allocations and of the original."""
+    decomposing = {"the largest matrix: 4 W + 3 H": matrix_bytes(shapes.largest)}
+    running = {
+        "one layer's weights": layer_bytes(shapes),
+        "activations and logits": activation_bytes(shapes) + 12 * _LOGITS,
+    }
+    parts = {"embedding and head": resident_bytes(shapes)} | max(decomposing, running, key=lambda p: sum(p.values()))
+    hidden = (allocations + 1) * hidden_bytes(shapes, tokens)
+    # the decomposed cells of a layer are at most as large as the layer
+    host = layer_bytes(shapes)
+    if hidden <= HIDDEN_LIMIT:
+        return _footprint(parts, host=host + hidden)
+    return _footprint(parts, host=host, scratch=2 * hidden)
+
+
 def while_observing(found: Footprint, shapes: ModelShapes, tokens: int, size: int = FLOAT32) -> Footprint:
     """A step that computes H anew as it goes: each layer is observed first, then its H is on the disk meanwhile."""
     observing = calibrate(shapes, tokens, size)

@@ -156,6 +156,40 @@ class Pricer:
         found = self._observing(footprint.sweep(self.shapes), observed_tokens)
         return self._row("compress", "packed models", 1, seconds, found, disk=nbytes)
 
+    def validate(
+        self, menu: Sequence[CompressionConfig], per_matrix: int, allocations: int, windows: int, length: int,
+        *, observed_tokens: int = 0,
+    ) -> StepPrice:  # fmt: skip
+        """Joint KL of so many allocations: each distinct cell decomposed once, all of them taken through each layer.
+
+        Args:
+            menu: configs that they are made of.
+            per_matrix: how many of them a matrix has at most.
+        """
+        tokens = windows * length
+        cells = {spec: _clamped(spec, menu) for spec in self.shapes.matrices}
+
+        def decomposed(spec: MatrixSpec) -> float | None:
+            own = cells[spec]
+            alone = self._sum(self._alone(spec, config) for config in own)
+            together = self._sum(self._one(kind, spec, config) for kind, config in _work(own))
+            if alone is None or together is None:
+                return None
+            # ranks of the same bits share their start; few of many configs may not
+            return min(together, alone / len(own) * per_matrix)
+
+        seconds = self._sum(decomposed(spec) for spec in self.shapes.matrices)
+        if seconds is not None and self.rates is not None:
+            rates, shapes = self.rates, self.shapes
+            operations = sum(self._layer_operations(specs, tokens, length) for specs in shapes.layers())
+            # the original's logits are made again beside each allocation's
+            operations += 2 * tokens * shapes.vocab_size * shapes.hidden_size
+            each = operations / rates.forward + tokens * shapes.vocab_size / rates.logits
+            seconds += (allocations + 1) * each + self._inputs_seconds(menu) + self._read_seconds()
+        seconds = self._plus_observing(seconds, observed_tokens, length)
+        found = self._observing(footprint.validate(self.shapes, tokens, allocations), observed_tokens)
+        return self._row("validate", "allocations", allocations, seconds, found)
+
     def evaluate(self, windows: int, length: int, *, packed: bool) -> StepPrice:
         """Perplexity on so many windows."""
         tokens = windows * length

@@ -128,6 +128,28 @@ def test_a_compression_takes_the_mean_of_its_menu() -> None:
     assert pricer().compress(menu, 10).disk == 10
 
 
+def test_a_validation_decomposes_each_cell_once_and_runs_every_allocation() -> None:
+    cells = pricer(start=1.0, rank=2.0).validate([GRID[0], GRID[1]], 2, 20, 2, 16)
+    assert (cells.count, cells.unit) == (20, "allocations")
+    assert cells.seconds == pytest.approx(14 * (1 + 2))  # a rank shares the start
+    # where a matrix has at most one of them, the mean of the menu
+    assert pricer(start=1.0, rank=2.0).validate([GRID[0], GRID[1]], 1, 20, 2, 16).seconds == pytest.approx(14 * 2)
+    runs = Pricer(shapes(), replace(unit_rates(), forward=1.0)).validate(GRID, 9, 3, 2, 16).seconds
+    tokens, weights = 32, shapes().n_weights
+    once = tokens * (2 * weights + 4 * 16 * HIDDEN * LAYERS) + 2 * tokens * VOCAB * HIDDEN
+    assert runs == pytest.approx((3 + 1) * once)
+
+
+def test_hidden_states_of_many_allocations_wait_on_the_disk() -> None:
+    wide = Pricer(shapes(hidden_size=8192, intermediate_size=29568, num_attention_heads=64), None)
+    few, many = (wide.validate(GRID, 9, n, 16, 2048) for n in (2, 24))
+    assert few.scratch == 0
+    assert many.scratch == 2 * 25 * 4 * 16 * 2048 * 8192
+    assert few.memory is not None
+    assert many.memory is not None
+    assert many.memory < few.memory + (4 << 30)
+
+
 def test_memory_is_the_promise_of_the_largest_matrix() -> None:
     on_card = Pricer(shapes(hidden_size=8192, intermediate_size=29568, num_attention_heads=64), None, on_card=True)
     price = on_card.sweep(GRID)

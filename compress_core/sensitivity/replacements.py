@@ -17,7 +17,7 @@ from compress_core.checkpoint.read import DenseWeights
 from compress_core.device import free_bytes
 from compress_core.matrix import MatrixSpec
 from compress_core.stream.hidden import advance, batches, embed_all
-from compress_core.stream.model import StreamedModel
+from compress_core.stream.model import StreamedModel, WeightSource
 from compress_core.text.tokens import TokenWindows
 
 #: the share of free memory that may be taken by a model that is held
@@ -34,6 +34,7 @@ class Replacements:
     Args:
         hold: whether the layers stay in memory; None = where they take no more than half of what is free. The
             results are the same.
+        source: of other weights than the checkpoint's: what is then called the original is that model.
 
     Raises:
         CalibrationError: token ids outside the vocabulary.
@@ -50,8 +51,9 @@ class Replacements:
         batch_tokens: int,
         *,
         hold: bool | None = None,
+        source: WeightSource | None = None,
     ) -> None:
-        self.model = StreamedModel(DenseWeights(checkpoint), device=device, dtype=dtype)
+        self.model = StreamedModel(source or DenseWeights(checkpoint), device=device, dtype=dtype)
         tokens.check_vocabulary(self.model.vocab_size)
         self.batch_tokens = batch_tokens
         weights = sum(spec.n_weights for spec in checkpoint.matrices()) * dtype.itemsize

@@ -8,7 +8,8 @@ from typing import Any
 from compress_core import NUMERICS_VERSION, CompressionConfig, MatrixKey
 from compress_core.checkpoint import Checkpoint
 from compress_core.errors import ConfigError
-from compress_core.sensitivity.kl import SensitivityResult, kl_sensitivity
+from compress_core.sensitivity.kl import kl_sensitivity
+from compress_core.sensitivity.result import SensitivityResult
 from results_db.params import SensitivityParams
 from results_db.recording import record_sensitivity, recorded_sensitivities
 from worker.context import JobContext
@@ -99,11 +100,12 @@ def sensitivity_row(result: SensitivityResult) -> dict[str, Any]:
         "layer_idx": result.key.layer_idx,
         "projection": result.key.projection,
         "expert_idx": result.key.expert_idx,
-        "anchor_config_hash": result.config.config_hash,
-        "anchor_config": result.config.to_dict(),
-        "anchor_error": result.calibration_weighted_error,
+        "anchor_config_hash": result.anchor.config_hash,
+        "anchor_config": result.anchor.to_dict(),
+        "anchor_error": result.error,
         "kl": result.kl_mean,
         "kl_se": result.kl_standard_error,
         "sensitivity": result.nats_per_error,
         "n_sequences": result.n_sequences,
+        "kl_per_sequence": list(result.kl_per_sequence),
     }

@@ -12,9 +12,12 @@ from compress_core.checkpoint import open_checkpoint
 from compress_core.checkpoint.read import DenseWeights, read_matrix
 from compress_core.config import CompressionConfig
 from compress_core.evaluate.kl import evaluate_kl
+from compress_core.matrix import MatrixSpec
+from compress_core.progress import silent
+from compress_core.sensitivity.bench import Bench
 from compress_core.sensitivity.fidelity import layer_fidelity
-from compress_core.sensitivity.kl import _Reference, kl_sensitivity, replacement_kl
-from compress_core.sensitivity.replacements import Replacements
+from compress_core.sensitivity.kl import kl_sensitivity
+from compress_core.sensitivity.measure import Change, measure_changes
 from compress_core.text.tokens import TokenWindows
 
 ANCHOR = CompressionConfig(b_q=2, codebook="rtn")
@@ -34,21 +37,28 @@ class _OneReplaced(DenseWeights):
         return tensor
 
 
+def kl_of(bench: Bench, spec: MatrixSpec, weight_OI: torch.Tensor) -> tuple[float, ...]:
+    """Of each sequence, with one weight replaced."""
+    (found,) = measure_changes(
+        bench.model, bench.reference, [Change(spec, ANCHOR)], lambda change: (weight_OI, 1.0), silent
+    )
+    return found.kl_per_sequence
+
+
 def test_equals_a_model_with_another_weight(unusual_family: Path, random_windows: Callable[..., TokenWindows]) -> None:
     checkpoint, windows = open_checkpoint(unusual_family), random_windows(3, 12)
-    resident = Replacements(checkpoint, windows, torch.device("cpu"), torch.float32, 24)
-    reference = _Reference(resident)
+    bench = Bench(checkpoint, windows, batch_tokens=24)
     unusual = [s for s in checkpoint.layer_matrices(1) if s.rows is not None or s.key.expert_idx in (0, 4)]
     assert {spec.key.projection for spec in unusual} >= {"gate", "up"}
     for spec in unusual:
         weight = -read_matrix(checkpoint, spec)
-        found = replacement_kl(resident, reference, spec, weight)
+        found = kl_of(bench, spec, weight)
         other = _OneReplaced(unusual_family, spec.tensor_name, spec.rows, weight)
         expected = evaluate_kl(DenseWeights(checkpoint), other, windows)
         assert max(expected) > 1e-4
         assert found == pytest.approx(expected, rel=5e-3, abs=1e-6)
         # and it leaves no trace
-        assert max(map(abs, replacement_kl(resident, reference, spec, read_matrix(checkpoint, spec)))) < 1e-9
+        assert max(map(abs, kl_of(bench, spec, read_matrix(checkpoint, spec)))) < 1e-9
 
 
 def test_every_matrix_has_a_sensitivity(unusual_family: Path, random_windows: Callable[..., TokenWindows]) -> None:

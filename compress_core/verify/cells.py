@@ -14,7 +14,7 @@ from compress_core.context import MatrixContext, prepare_matrix
 from compress_core.decompose import compress_matrix, compress_prepared
 from compress_core.matrix import MatrixSpec
 from compress_core.precision import exact_float32
-from compress_core.shared_inputs import SharedInput
+from compress_core.shared_inputs import SharedInputs
 from compress_core.sweep import in_groups
 from compress_core.verify.branches import LayerConfigs
 
@@ -48,18 +48,22 @@ def compress_cells(
     checkpoint: Checkpoint,
     spec: MatrixSpec,
     configs: Sequence[CompressionConfig],
-    shared: SharedInput,
+    inputs: SharedInputs,
+    device: torch.device,
     on_cell: Callable[[CompressionConfig, float], None],
 ) -> dict[str, CompressedMatrix]:
     """A matrix at each config, by the config's hash; each is what ``compress_matrix`` gives alone.
 
     Args:
-        on_cell: called with a config and the fraction of its decomposition that is done; may raise Interrupted.
+        inputs: asked for the matrix's H where a config has a use for it.
+        on_cell: called with a config and the fraction of its decomposition that is done, with 1 once; may raise
+            Interrupted.
 
     Raises:
         NonFiniteValues: NaN in the weight (named), or in H.
+        CalibrationError: no H for the matrix.
     """
-    weight = read_matrix(checkpoint, spec).to(shared.device)
+    weight = read_matrix(checkpoint, spec).to(device)
     contexts: dict[int, MatrixContext] = {}
     found: dict[str, CompressedMatrix] = {}
     with exact_float32():
@@ -67,15 +71,18 @@ def compress_cells(
             config = configs[number]
 
             def inner(fraction: float, config: CompressionConfig = config) -> None:
-                on_cell(config, fraction)
+                if fraction < 1:
+                    on_cell(config, fraction)
 
             if config.codebook in _WEIGHT_ALONE:
-                compressed = compress_matrix(weight, None, config, device=shared.device, progress=inner)
+                compressed = compress_matrix(weight, None, config, device=device)
             else:
                 if config.seed not in contexts:
+                    shared = inputs.of(spec)
                     contexts[config.seed] = prepare_matrix(
-                        weight, shared.h_II, config.seed, shared.device, shared.context(config.seed)
+                        weight, shared.h_II, config.seed, device, shared.context(config.seed)
                     )
                 compressed = compress_prepared(contexts[config.seed], config, progress=inner)
             found[config.config_hash] = compressed
+            on_cell(config, 1.0)
     return found

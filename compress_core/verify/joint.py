@@ -212,7 +212,7 @@ class _JointRun:
                 else:
                     meter.add(cost, f"decomposed {spec.key} ({config})")
 
-            cells = compress_cells(self.checkpoint, spec, configs, self.inputs.of(spec), on_cell)
+            cells = compress_cells(self.checkpoint, spec, configs, self.inputs, self.model.device, on_cell)
             found |= {(spec.key, config_hash): cell for config_hash, cell in cells.items()}
         return found
 

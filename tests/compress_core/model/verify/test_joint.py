@@ -209,6 +209,27 @@ def test_a_killed_pass_goes_on_after_the_last_layer(
     assert any("decomposed 0." in message for _, message in told)
 
 
+def test_progress_counts_each_piece_once(qwen2: Path, windows: TokenWindows) -> None:
+    told: list[int] = []
+    items = {MatrixKey(0, "k"): MENU[1], MatrixKey(1, "o"): MENU[1]}  # told of inside, too
+    joint_losses(open_checkpoint(qwen2), None, windows, [items], progress=lambda done, *_: told.append(done))
+    assert told == sorted(told)
+    assert told[-1] == 1000
+    assert max(told[:-1]) < 1000
+
+
+def test_what_needs_no_h_asks_for_none(qwen2: Path, windows: TokenWindows, qwen2_calibration: Calibration) -> None:
+    class Watched:
+        info = qwen2_calibration.info
+
+        def hessian(self, key: MatrixKey) -> torch.Tensor:
+            raise AssertionError(f"H of {key} was asked for")
+
+        def close(self) -> None: ...
+
+    joint_losses(open_checkpoint(qwen2), Watched(), windows, [_uniform(qwen2, RTN4)])
+
+
 def test_what_is_wrong_is_named(qwen2: Path, windows: TokenWindows) -> None:
     checkpoint = open_checkpoint(qwen2)
     uniform = _uniform(qwen2, RTN4)

@@ -42,7 +42,7 @@ class AllocationProblem:
     errors: NDArray[np.float64]
     #: (n, k) int64, 0 where not available
     nbytes: NDArray[np.int64]
-    #: (n,) a_i in nats of KL per unit of ε; all 1 minimises plain error, a baseline
+    #: (n,) a_i in nats of KL per unit of ε, or (n, k) where a cell's class has its own; all 1 minimises plain error
     weights: NDArray[np.float64]
     #: stored bytes that no choice changes: embeddings, head, norms, biases, file headers
     fixed_bytes: int = 0
@@ -53,16 +53,17 @@ class AllocationProblem:
         shape = (len(self.specs), len(self.menu))
         if not shape[0] or not shape[1]:
             raise ConfigError("an allocation needs at least one matrix and one config")
-        if self.errors.shape != shape or self.nbytes.shape != shape or self.weights.shape != shape[:1]:
+        if self.errors.shape != shape or self.nbytes.shape != shape or self.weights.shape not in (shape[:1], shape):
             raise ConfigError(
                 f"{shape[0]} matrices and {shape[1]} configs need tables of that shape, not errors "
                 f"{self.errors.shape}, nbytes {self.nbytes.shape}, weights {self.weights.shape}"
             )
         _refuse_repeats("matrix", [str(s.key) for s in self.specs])
         _refuse_repeats("config", [c.config_hash for c in self.menu])
-        for spec, weight in zip(self.specs, self.weights, strict=True):
-            if not (np.isfinite(weight) and weight >= 0):
-                raise NonFiniteValues(f"the weight of matrix {spec.key} is {weight}: it must be finite and 0 or more")
+        for spec, row in zip(self.specs, self.weights.reshape(shape[0], -1), strict=True):
+            bad = row[~(np.isfinite(row) & (row >= 0))]
+            if bad.size:
+                raise NonFiniteValues(f"the weight of matrix {spec.key} is {bad[0]}: it must be finite and 0 or more")
         wrong = np.isnan(self.errors) | (self.errors < 0)
         if wrong.any():
             i, j = (int(x) for x in np.argwhere(wrong)[0])
@@ -113,9 +114,10 @@ class AllocationProblem:
 
     @property
     def objective_table(self) -> NDArray[np.float64]:
-        """(n, k) a_i·ε_ij; inf stays inf where a_i = 0."""
+        """(n, k) a_ij·ε_ij; inf stays inf where a_ij = 0."""
         finite = np.isfinite(self.errors)
-        return np.where(finite, self.weights[:, None] * np.where(finite, self.errors, 0.0), np.inf)
+        weights = self.weights.reshape(len(self.specs), -1)
+        return np.where(finite, weights * np.where(finite, self.errors, 0.0), np.inf)
 
     @property
     def smallest_bytes(self) -> int | None:

@@ -160,7 +160,8 @@ def _near_draw(
         # where few matrices are open, most noise leads to the same optima
         spread = rng.uniform(*NEAR_NOISE) * (1 + 2 * attempt / _ATTEMPTS)
         noise = np.exp(spread * rng.normal(size=len(problem.specs)))
-        noised = replace(problem, weights=problem.weights * noise).objective_table
+        weights = problem.weights.reshape(len(problem.specs), -1) * noise[:, None]
+        noised = replace(problem, weights=weights.reshape(problem.weights.shape)).objective_table
         choice = solve_allocation(noised, problem.nbytes, highest).choice
         # with few matrices an optimum may leave more unused than the band allows
         return repair_choice(table, -noised, choice, lowest, highest, rng)

@@ -221,7 +221,7 @@ def record_estimates(
 
     Args:
         estimates: layer_idx, projection, expert_idx, value, log_se, low, high, raw, raw_log_se, own_weight, n_anchors,
-            n_floored of every matrix.
+            n_floored of every matrix; applies_to where it is not "all".
         incumbent_hash: of method reanchored: content_hash of the allocation that was measured at.
 
     Raises:
@@ -239,7 +239,7 @@ def record_estimates(
         "device_kind": device_kind,
     }
     session.execute(delete(SensitivityEstimate).filter_by(**shared))
-    stamp = {"job_id": claim.job_id, "created_at": utc_now(), "expert_idx": -1}
+    stamp = {"job_id": claim.job_id, "created_at": utc_now(), "expert_idx": -1, "applies_to": "all"}
     if estimates:
         session.execute(insert(SensitivityEstimate), [shared | stamp | dict(values) for values in estimates])
 

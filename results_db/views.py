@@ -23,7 +23,7 @@ VIEWS: dict[str, str] = {
         SELECT s.id, mo.name AS model, s.layer_idx, s.projection, s.expert_idx, s.method, s.metric, s.value, s.low,
                s.high, s.log_se, s.raw, s.raw_log_se, s.own_weight, s.n_anchors, s.n_floored, s.token_hash,
                s.calibration_id, s.model_id, s.job_id, s.numerics_version, s.device_kind, s.created_at,
-               s.incumbent_hash
+               s.incumbent_hash, s.applies_to
         FROM sensitivity_estimates s JOIN models mo ON mo.id = s.model_id
     """,
     "jobs_overview": """

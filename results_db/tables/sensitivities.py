@@ -76,6 +76,7 @@ class SensitivityEstimate(CreatedAt, Base):
             "method",
             "metric",
             "incumbent_hash",
+            "applies_to",
             "calibration_id",
             "token_hash",
             "numerics_version",
@@ -94,6 +95,8 @@ class SensitivityEstimate(CreatedAt, Base):
     metric: Mapped[str]
     #: of method reanchored: content_hash of the allocation that it was measured at; else empty
     incumbent_hash: Mapped[str] = mapped_column(default="")
+    #: which configs it speaks of: "all", "rank0" (from anchors without a low-rank part) or "low_rank" (with one)
+    applies_to: Mapped[str] = mapped_column(default="all")
     token_hash: Mapped[str]
     layer_idx: Mapped[int]
     projection: Mapped[str]

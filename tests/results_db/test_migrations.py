@@ -47,7 +47,7 @@ COLUMNS = {
     "sensitivities": (
         "id model layer_idx projection expert_idx method metric value low high log_se raw raw_log_se own_weight "
         "n_anchors n_floored token_hash calibration_id model_id job_id numerics_version device_kind created_at "
-        "incumbent_hash"
+        "incumbent_hash applies_to"
     ),
     "allocation_items": (
         "id model study allocation layer_idx projection expert_idx b_q rank requested_rank nbytes error sensitivity "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,17 +18,19 @@ from compress_core.allocate import solve_allocation
 from compress_core.allocate.baselines import discretised_dp_choice, greedy_choice, minimax_choice
 from compress_core.allocate.random_draw import DrawTable, draw_choice
 
-N, K = 560, 27
+#: a model of 4 layers, and one of 80
+SIZES = ((28, 15), (560, 27))
 N_RANDOM = 20
 _WITHIN = 0.005
 
 
 @dataclass(frozen=True)
 class Peer:
-    """``losses``: objective above the optimum, relative, one an instance; ``seconds`` likewise."""
+    """On instances of one size. ``losses``: objective above the optimum, relative, one an instance."""
 
     name: str
     losses: tuple[float, ...]
+    #: one an instance, as are the following
     seconds: tuple[float, ...]
     #: share of the budget left unused
     unused: tuple[float, ...]
@@ -50,9 +52,9 @@ PEERS: tuple[tuple[str, Callable[..., NDArray[np.int64]]], ...] = (
 )
 
 
-def measure_peers() -> list[Peer]:
-    """Every peer on every instance; "random" is the mean of 20 random allocations within 0.5 % below the budget."""
-    instances = [model_like(N, K, s, f, noise=noise) for noise in NOISES for s in SEEDS for f in FRACTIONS]
+def measure_peers(n: int, k: int) -> list[Peer]:
+    """Every peer on every instance of a size; "random": the mean of 20 draws within 0.5 % below the budget."""
+    instances = [model_like(n, k, s, f, noise=noise) for noise in NOISES for s in SEEDS for f in FRACTIONS]
     optima = [solve_allocation(i.errors, i.nbytes, i.budget).objective for i in instances]
     found = []
     for name, choose in PEERS:
@@ -80,7 +82,7 @@ def _value(instance: Instance, choice: NDArray[np.int64]) -> tuple[float, float]
 def _random(instances: list[Instance], optima: list[float]) -> Peer:
     losses, seconds, unused = [], [], []
     for instance, optimum in zip(instances, optima, strict=True):
-        rows = np.arange(N)
+        rows = np.arange(len(instance.errors))
         table = DrawTable(instance.nbytes, np.isfinite(instance.errors), rows // 7, rows % 7)
         lowest = instance.budget - int(_WITHIN * instance.budget)
         values = []
@@ -96,21 +98,21 @@ def _random(instances: list[Instance], optima: list[float]) -> Peer:
     return Peer(f"random (mean of {N_RANDOM})", tuple(losses), tuple(seconds), tuple(unused))
 
 
-def peers_table(found: list[Peer]) -> list[str]:
-    """Markdown: one line a peer."""
-    lines = [
-        "| way to choose | objective above the optimum: median (range) | budget unused: median | seconds: median |",
-        "|---|---|---|---|",
-    ]
-    for peer in found:
-        losses = [100 * loss for loss in peer.losses]
-        lines.append(
-            f"| {peer.name} | {_percent(statistics.median(losses))} ({_percent(min(losses))} – "
-            f"{_percent(max(losses))}) "
-            f"| {statistics.median(peer.unused):.1e} | {statistics.median(peer.seconds):.2f} |"
-        )
+def peers_table(found: Mapping[tuple[int, int], Sequence[Peer]]) -> list[str]:
+    """Markdown: one line a peer, three columns a size."""
+    sizes = [f"{n} × {k}" for n, k in found]
+    head = [f"{size}: objective above the optimum, median (range) | budget unused | seconds" for size in sizes]
+    lines = [f"| way to choose | {' | '.join(head)} |", "|---" * (1 + 3 * len(sizes)) + "|"]
+    for same in zip(*found.values(), strict=True):
+        cells = [
+            f"{_percent(statistics.median(p.losses))} ({_percent(min(p.losses))} – {_percent(max(p.losses))}) "
+            f"| {statistics.median(p.unused):.1e} | {statistics.median(p.seconds):.3f}"
+            for p in same
+        ]
+        lines.append(f"| {same[0].name} | {' | '.join(cells)} |")
     return lines
 
 
-def _percent(value: float) -> str:
+def _percent(loss: float) -> str:
+    value = 100 * loss
     return f"+{value:.4f} %" if abs(value) < 0.01 else f"+{value:.2f} %" if abs(value) < 10 else f"+{value:.0f} %"

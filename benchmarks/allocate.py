@@ -47,8 +47,8 @@ def peers() -> str:
         peers_table({size: measure_peers(*size) for size in PEER_SIZES}),
         "Greedy is optimal to some hundred-thousandths with 560 matrices and loses up to some percent with 28, and it "
         "cannot tell which. The solver adds the proof, exact bytes and exact what-ifs; what makes a model better is "
-        "the objective. Rounding up wastes half a bucket a matrix, so buckets must be far smaller than a matrix's share "
-        "of the room.",
+        "the objective. Rounding up wastes half a bucket a matrix, so buckets must be far smaller than a matrix's "
+        "share of the room.",
     )
 
 

@@ -34,6 +34,7 @@ def random_allocations(
     seed: int,
     within: float = 0.005,
     near: int = 0,
+    fewer: bool = False,
 ) -> tuple[Allocation, ...]:
     """``count`` distinct allocations whose bytes lie within ``within`` below the budget, never above it.
 
@@ -46,6 +47,8 @@ def random_allocations(
     Args:
         budget: a ``Budget``, or bytes for the matrices.
         within: share of the budget that may stay unused, above 0 and below 1.
+        fewer: where the band does not have ``count`` distinct allocations, return those that were found (at least one)
+            instead of refusing: near the largest allocation there are few, at the largest one there is one.
 
     Raises:
         InfeasibleBudget: even the smallest configs do not fit.
@@ -73,7 +76,7 @@ def random_allocations(
         optimum = solve_allocation(problem.objective_table, problem.nbytes, highest).choice
         seen.add(optimum.tobytes())
     close = _distinct(_near_draw(problem, table, lowest, highest, seed), near, seen)
-    if len(broad) + len(close) < count:
+    if len(broad) + len(close) < (1 if fewer else count):
         raise ConfigError(
             f"only {len(broad)} of {count - near} random and {len(close)} of {near} near-optimal distinct allocations "
             f"were found between {lowest:,} and {highest:,} bytes: ask for fewer, or raise within above {within:g}"

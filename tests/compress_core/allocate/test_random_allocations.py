@@ -91,6 +91,18 @@ def test_ranks_that_a_matrix_clamps_alike_are_one_config() -> None:
         random_allocations(problem, 340, count=4, seed=0)
 
 
+def test_fewer_will_do_where_the_band_has_no_more(small_problem: AllocationProblem) -> None:
+    largest = int(small_problem.nbytes.max(axis=1).sum())
+    with pytest.raises(ConfigError, match="only 1 of 5 random"):
+        random_allocations(small_problem, largest, count=5, seed=0, within=1e-5)
+    (only,) = random_allocations(small_problem, largest, count=5, seed=0, within=1e-5, fewer=True)
+    assert only.total_bytes == largest
+    # nor is the optimum, which it is here, given out as near-optimal
+    assert len(random_allocations(small_problem, largest, count=5, seed=0, within=1e-5, near=3, fewer=True)) == 1
+    with pytest.raises(ConfigError, match="the largest within the budget takes"):
+        random_allocations(small_problem, 2 * largest, count=5, seed=0, fewer=True)
+
+
 def test_an_empty_band_is_told_with_what_would_do() -> None:
     specs = [MatrixSpec(MatrixKey(layer, "q"), 16, 64, f"{layer}.q") for layer in range(3)]
     menu = [CompressionConfig(b_q=2), CompressionConfig(b_q=4)]

@@ -13,9 +13,10 @@ from compress_core.allocate.overrides import overrides_from_yaml, overrides_to_y
 from compress_core.allocate.patterns import ConfigPattern, MatrixPattern
 from compress_core.allocate.problem import AllocationProblem, Cell
 from compress_core.allocate.random_allocations import random_allocations
-from compress_core.allocate.sensitivity import KLAnchor, Sensitivity, Spread, estimate_sensitivities, layer_spread
+from compress_core.allocate.sensitivity import KLAnchor, Sensitivity, class_sensitivities, estimate_sensitivities
 from compress_core.allocate.solution import AllocationSolution
 from compress_core.allocate.solver import solve_allocation
+from compress_core.allocate.spread import Spread, layer_spread
 from compress_core.allocate.uniform import UniformCandidate, best_uniform, uniform_allocation, uniform_candidates
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "allocation_from_choice",
     "baseline_allocation",
     "best_uniform",
+    "class_sensitivities",
     "estimate_sensitivities",
     "fill_cells",
     "frontier",

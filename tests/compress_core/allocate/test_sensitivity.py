@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compress_core.allocate import KLAnchor, estimate_sensitivities, layer_spread
+from compress_core.allocate import KLAnchor, class_sensitivities, estimate_sensitivities, layer_spread
 from compress_core.errors import FitError, NonFiniteValues
 from compress_core.matrix import PROJECTIONS, MatrixKey
 
@@ -126,3 +126,98 @@ def test_spread_needs_two_layers() -> None:
     assert layer_spread(
         estimate_sensitivities([KLAnchor(Q0, 0.1, 0.1), KLAnchor(Q1, 0.1, 0.4)])
     ).ratio == pytest.approx(4)
+
+
+# --- the same sequences for all
+
+
+def on_sequences(matrix: MatrixKey, kl_N: np.ndarray, error: float = 0.1, low_rank: bool | None = None) -> KLAnchor:
+    """An anchor with its KL for each sequence."""
+    se = float(kl_N.std(ddof=1) / np.sqrt(kl_N.size))
+    return KLAnchor(matrix, error, float(kl_N.mean()), se, tuple(kl_N.tolist()), low_rank)
+
+
+def test_the_bootstrap_agrees_with_theory() -> None:
+    kl_N = np.random.default_rng(3).lognormal(sigma=0.4, size=64)
+    found = estimate_sensitivities([on_sequences(Q0, kl_N)])[Q0]
+    assert found.raw_log_se == pytest.approx(kl_N.std(ddof=1) / np.sqrt(64) / kl_N.mean(), rel=0.1)
+    again = estimate_sensitivities([on_sequences(Q0, kl_N)])[Q0]
+    assert again == found
+    # two anchors that err together do not average out, two that err apart do
+    other_N = np.random.default_rng(4).lognormal(sigma=0.4, size=64)
+    other_N *= kl_N.mean() / other_N.mean()
+    together = estimate_sensitivities([on_sequences(Q0, kl_N), on_sequences(Q0, kl_N / 3, 0.1 / 3)])[Q0]
+    apart = estimate_sensitivities([on_sequences(Q0, kl_N), on_sequences(Q0, other_N)])[Q0]
+    assert together.raw_log_se == pytest.approx(found.raw_log_se, rel=0.01)
+    assert apart.raw_log_se < 0.85 * together.raw_log_se
+
+
+def hard_and_easy(n_layers: int, log_a: np.ndarray, noise: float, seed: int) -> list[KLAnchor]:
+    """Sequences that are hard for all matrices alike, and a little noise of each matrix's own."""
+    rng = np.random.default_rng(seed)
+    hardness = rng.lognormal(sigma=1.0, size=16)
+    return [
+        on_sequences(MatrixKey(i, p), 0.1 * np.exp(log_a[i]) * hardness * rng.lognormal(sigma=noise, size=16))
+        for i in range(n_layers)
+        for p in PROJECTIONS
+    ]
+
+
+def test_noise_that_all_matrices_share_neither_shrinks_nor_spreads() -> None:
+    anchors = hard_and_easy(6, np.linspace(0, np.log(4), 6), 0.05, 0)
+    found = estimate_sensitivities(anchors)
+    # each value is uncertain, what tells the matrices apart is not
+    assert all(value.log_se > 0.15 for value in found.values())
+    assert all(value.own_weight > 0.98 for value in found.values())
+    without = estimate_sensitivities([KLAnchor(a.matrix, a.error, a.kl, a.kl_se) for a in anchors])
+    assert all(without[key].own_weight < found[key].own_weight for key in found)
+    jointly, apart = layer_spread(found, anchors), layer_spread(found)
+    assert jointly.ratio == apart.ratio == pytest.approx(4, rel=0.1)
+    assert jointly.low > 3.7
+    assert apart.low < 3.3
+
+
+def test_noise_of_each_matrix_s_own_still_widens() -> None:
+    """Equal layers: the low end is next to 1, whatever the sequences share."""
+    lows = [
+        layer_spread(estimate_sensitivities(anchors), anchors, draws=400).low
+        for seed in range(20)
+        if (anchors := hard_and_easy(8, np.zeros(8), 1.0, seed))
+    ]
+    assert np.median(lows) < 1.05
+    assert sum(low < 1.3 for low in lows) >= 18
+    assert max(lows) < 3
+
+
+def test_sequences_that_differ_are_not_resampled_together() -> None:
+    rng = np.random.default_rng(0)
+    long, short = on_sequences(Q0, rng.lognormal(size=16)), on_sequences(Q1, rng.lognormal(size=8))
+    found = estimate_sensitivities([long, short], shrink=False)
+    plain = [KLAnchor(a.matrix, a.error, a.kl, a.kl_se) for a in (long, short)]
+    assert found == estimate_sensitivities(plain, shrink=False)
+
+
+def test_a_floor_stays_uncertain_whatever_the_sequences_say() -> None:
+    found = estimate_sensitivities([on_sequences(Q0, np.array([1.0, -1.0, 2.0, -2.1]))])[Q0]
+    assert found.n_floored == 1
+    assert found.raw_log_se == pytest.approx(1.0)
+
+
+def test_cells_with_and_without_low_rank_have_their_own() -> None:
+    rng = np.random.default_rng(1)
+    anchors = []
+    for layer in range(4):
+        for projection, ratio in (("q", 2.0), ("v", 1.0)):
+            kl_N = rng.lognormal(sigma=0.1, size=32)
+            key = MatrixKey(layer, projection)
+            anchors += [on_sequences(key, kl_N, low_rank=False), on_sequences(key, ratio * kl_N, low_rank=True)]
+    found = class_sensitivities(anchors)
+    assert set(found) == {"all", "rank0", "low_rank"}
+    key = MatrixKey(2, "q")
+    assert found["low_rank"][key].value / found["rank0"][key].value == pytest.approx(2.0, rel=0.01)
+    assert found["all"][key].value == pytest.approx(
+        np.sqrt(found["low_rank"][key].value * found["rank0"][key].value), rel=0.01
+    )
+    # one class alone says nothing about the other
+    alone = class_sensitivities([anchor for anchor in anchors if not anchor.low_rank])
+    assert set(alone) == {"all"}

@@ -183,7 +183,7 @@ class FitParams(Params):
     model_id: str
     calibration_id: str | None = None
     #: "auto" fits all and chooses by cross-validation
-    form: Literal["auto", "additive", "multiplicative", "log_linear", "monotone"] = "additive"
+    form: Literal["auto", "additive", "multiplicative", "log_linear", "monotone"] = "auto"
     #: only measurements of this codebook; null = the only one that was measured, the baselines rtn and gptq aside
     codebook: str | None = None
     #: and with so many states of the trellis; null = the only number that was measured

@@ -11,7 +11,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from compress_core.analyze import GateThresholds
-from compress_core.errors import CompressCoreError, FitError
+from compress_core.errors import CompressCoreError
 from results_db import Database
 from results_db.errors import NotFound
 from results_db.params import AllocateParams, FitParams, GateParams
@@ -19,7 +19,8 @@ from results_db.queue.transitions import change_state, get_job
 from results_db.states import JobKind, JobState
 from results_db.tables import Job, Study
 from server.allocations.service import compute_allocation, save_allocation
-from server.fits.service import FitDraft, compute_fit, save_fit
+from server.fits.records import job_result, save_fit
+from server.fits.service import compute_fit
 from server.gates.service import decide_gates, save_gates
 from server.kit.problem import Problem
 
@@ -81,35 +82,16 @@ def _expected(error: BaseException) -> bool:
 
 
 def _fit(session: Session, job: Job) -> Save:
-    params = FitParams.model_validate(job.params)
-    draft = compute_fit(session, params)
-    fallback = _fallback(session, job, params, draft)
-
-    def save(session: Session, job: Job) -> dict[str, Any]:
-        fit = save_fit(session, draft, job_id=job.id)
-        result: dict[str, Any] = {"fit_id": fit.id, "r2": fit.r2}
-        if fallback is not None:
-            result["fallback_fit_id"] = save_fit(session, fallback, job_id=job.id).id
-        return result
-
-    return save
-
-
-def _fallback(session: Session, job: Job, params: FitParams, draft: FitDraft) -> FitDraft | None:
-    """The plan: where the parametric model falls short, interpolate the measured cells instead."""
-    if params.form == "monotone":
-        return None
     study = None if job.study_id is None else session.get_one(Study, job.study_id)
     thresholds = GateThresholds.from_dict(study.config.get("gates") if study else None)
-    validation = draft.fit.cross_validation
-    r2 = validation.r2_log_within if validation else draft.fit.quality.overall.r2_log_within
-    if r2 is not None and r2 > thresholds.fit_r2:
-        return None
-    try:
-        return compute_fit(session, params.model_copy(update={"form": "monotone"}))
-    except FitError as error:
-        log.info("job %s: no non-parametric fallback either: %s", job.id, error)
-        return None
+    params = FitParams.model_validate(job.params)
+    # the plan: where the parametric model falls short, interpolate the measured cells instead
+    draft = compute_fit(session, params, thresholds=thresholds, interpolate="where it falls short")
+
+    def save(session: Session, job: Job) -> dict[str, Any]:
+        return job_result(draft, save_fit(session, draft, job_id=job.id))
+
+    return save
 
 
 def _allocate(session: Session, job: Job) -> Save:

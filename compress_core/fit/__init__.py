@@ -6,8 +6,8 @@ from compress_core.fit.observation import ErrorObservation
 from compress_core.fit.parametric import ParametricFit, fit_additive, fit_log_linear, fit_multiplicative
 from compress_core.fit.profiles import ErrorProfiles, error_profiles
 from compress_core.fit.quality import CrossValidation, FitQuality, GroupQuality
-from compress_core.fit.selection import FORMS, FormSelection, Judged, select_form
-from compress_core.fit.spectrum import ResidualSpectrum, Spectra
+from compress_core.fit.selection import FORMS, FormSelection, Judged, fit_form, select_form
+from compress_core.fit.spectrum import Spectra, read_spectrum
 
 __all__ = [
     "FORMS",
@@ -23,12 +23,13 @@ __all__ = [
     "Parameter",
     "ParametricFit",
     "PhysicalCheck",
-    "ResidualSpectrum",
     "Spectra",
     "error_profiles",
     "fit_additive",
+    "fit_form",
     "fit_log_linear",
     "fit_monotone",
     "fit_multiplicative",
+    "read_spectrum",
     "select_form",
 ]

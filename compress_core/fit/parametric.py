@@ -18,7 +18,6 @@ from compress_core.fit.noise import NoiseModel, estimate_noise
 from compress_core.fit.observation import ErrorObservation, ObservationTable
 from compress_core.fit.quality import fit_quality
 from compress_core.fit.shapes import (
-    LEAST_LEFT,
     AdditiveShape,
     LogLinearShape,
     PooledRankShape,
@@ -27,7 +26,7 @@ from compress_core.fit.shapes import (
     SpectralShape,
 )
 from compress_core.fit.solver import Pooling, Solution, Start, solve
-from compress_core.fit.spectrum import Spectra, nearest_spectrum
+from compress_core.fit.spectrum import Spectra, captured_at, nearest_spectrum
 from compress_core.matrix import MatrixKey
 
 FloatArray = NDArray[np.float64]
@@ -59,13 +58,7 @@ class ParametricFit(ErrorFit):
         captured = None
         theta = self.theta[matrix.projection]
         if isinstance(self.shape, SpectralShape):
-            share = nearest_spectrum(self.spectra, matrix, b_q).at(rank)
-            if self.shape.unlinked(theta)[1] * share > 1 - LEAST_LEFT / 2:
-                raise FitError(
-                    f"rank {rank} of matrix {matrix} captures {share:.1%} of its residual, beyond what the measured "
-                    "ranks say: measure it"
-                )
-            captured = np.array([share])
+            captured = np.array([captured_at(nearest_spectrum(self.spectra, matrix, b_q), rank)])
         log_g, _ = self.shape.log_shape(theta, ShapeCells(np.array([float(b_q)]), np.array([float(rank)]), captured))
         return math.exp(self.log_scale[matrix] + float(log_g[0]))
 
@@ -205,7 +198,7 @@ def _captured(table: ObservationTable, spectra: Spectra) -> FloatArray:
     for row, bits, rank in zip(table.row.tolist(), table.bits.tolist(), table.rank.tolist(), strict=True):
         key = (table.matrices[row], int(bits), rank)
         if key not in found:
-            found[key] = nearest_spectrum(spectra, key[0], key[1]).at(rank)
+            found[key] = captured_at(nearest_spectrum(spectra, key[0], key[1]), rank)
         out.append(found[key])
     return np.array(out)
 
@@ -220,7 +213,6 @@ def _details(shape: Shape, found: Solution, noise: NoiseModel, pooling: Pooling)
     match shape:
         case SpectralShape():
             about["rho"] = "each matrix's residual spectrum, at its bits or the nearest recorded"
-            about["eta_ceiling"] = shape.ceiling
         case PooledRankShape():
             about["largest_rank"] = shape.largest
             about["rho"] = "1 − exp(−γ·(r/R)^δ), one a projection type: no residual spectrum is recorded"
@@ -269,7 +261,7 @@ def fit_multiplicative(
     cross_validate: bool = True,
     pooling: Pooling = "partial",
 ) -> ParametricFit:
-    """Fit E_i(b, r) = s_i·2^(−β·b)·(1 − η·ρ_i(r)), ρ_i from the matrix's residual spectrum, η ≤ 1.5.
+    """Fit E_i(b, r) = s_i·2^(−β·b)·(1 − ρ_i(r))^η, ρ_i from the matrix's residual spectrum.
 
     Where a matrix has no spectrum, the fit takes ρ(r) = 1 − exp(−γ·(r/R)^δ) for all instead, R the largest rank
     measured, and says so in its details.
@@ -286,6 +278,6 @@ def fit_multiplicative(
     table = ObservationTable.collect(given)
     have = {matrix for matrix, _ in spectra or {}}
     if spectra and have.issuperset(table.matrices):
-        return _validated(SpectralShape.over(_captured(table, spectra)), given, cross_validate, pooling, spectra)
+        return _validated(SpectralShape(), given, cross_validate, pooling, spectra)
     shape = PooledRankShape.over(table.rank.astype(np.float64))
     return _validated(shape, given, cross_validate, pooling, {})

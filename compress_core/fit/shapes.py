@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 _LN2 = math.log(2)
-#: a fitted efficiency leaves at least this share of the residual at every measured rank
+#: a term of full rank leaves what its own rounding leaves, which a spectrum does not say: at least this share
 LEAST_LEFT = 1e-3
-_MOST_EFFICIENT = 1.5
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -159,14 +158,12 @@ class LogLinearShape:
 
 @dataclass(frozen=True, slots=True)
 class SpectralShape:
-    """g = 2^(−β·b)·(1 − η·ρ_i(r)): a low-rank term takes its share of the matrix's own residual spectrum ρ_i.
+    """g = 2^(−β·b)·(1 − ρ_i(r))^η: a low-rank term takes its share of the matrix's own residual spectrum ρ_i.
 
-    η is the efficiency: below 1 where factors of few bits capture less than the best term, above 1 where Q, relieved
-    of what L·R carries, rounds the rest better. Internally θ = (β, τ), η = ``ceiling``·logistic(τ).
+    η = 1 is the law of a term that captures what the spectrum promises and leaves Q as it is. Factors of few bits
+    capture less (η < 1); Q, relieved of what L·R carries, rounds the rest better (η > 1).
     """
 
-    #: η stays below it, so that something is left at every measured rank
-    ceiling: float
     form: str = "multiplicative"
     names: tuple[str, ...] = ("beta", "eta")
     positive: tuple[str, ...] = ("beta", "eta")
@@ -174,32 +171,24 @@ class SpectralShape:
     min_bits: int = 2
     min_ranks: int = 2
 
-    @classmethod
-    def over(cls, captured: FloatArray) -> SpectralShape:
-        """For measurements whose spectra say ``captured``."""
-        return cls(min(_MOST_EFFICIENT, (1 - LEAST_LEFT) / max(float(captured.max()), 1e-12)))
-
     def starts(self) -> Sequence[tuple[float, ...]]:
-        return [(1.5, 0.0)]
+        return [(1.5, 1.0)]
 
     def prior(self) -> tuple[FloatArray, FloatArray]:
-        # 3 % and 97 % of the ceiling lie two standard deviations out: τ stays finite where data press η to a bound
-        return np.zeros(2), np.array([0.0, (2 / 3.5) ** 2])
+        return _none(2)
 
     def log_shape(self, theta: FloatArray, cells: ShapeCells) -> tuple[FloatArray, FloatArray]:
         if cells.captured is None:
             raise ValueError("the spectral shape needs the captured share of every cell")
-        beta, tau = theta[..., 0], theta[..., 1]
-        eta = self.ceiling / (1 + np.exp(-np.clip(tau, -500, 500)))
-        left = 1 - eta * cells.captured
-        slope = -cells.captured / left * eta * (1 - eta / self.ceiling)
-        return -beta * _LN2 * cells.bits + np.log(left), np.stack([-_LN2 * cells.bits, slope], axis=1)
+        left = np.log(np.maximum(1 - cells.captured, LEAST_LEFT))
+        jacobian = np.stack([-_LN2 * cells.bits, left], axis=1)
+        return (jacobian * theta).sum(axis=1), jacobian
 
     def linked(self, theta: FloatArray) -> FloatArray:
         return np.asarray(theta)
 
     def unlinked(self, values: FloatArray) -> FloatArray:
-        return np.array([values[0], self.ceiling * _logistic(values[1])])
+        return np.asarray(values)
 
     def log_scale_shift(self, theta: FloatArray) -> float:
         return 0.0

@@ -163,7 +163,8 @@ class EvaluationSection(Section):
 
 
 class FitSection(Section):
-    form: Literal["additive", "monotone"] = "additive"
+    #: "auto" fits all forms and chooses by cross-validation
+    form: Literal["auto", "additive", "multiplicative", "log_linear", "monotone"] = "auto"
 
 
 class StudyConfig(Section):

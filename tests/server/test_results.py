@@ -32,65 +32,6 @@ def refused(client: TestClient, noun: str, body: dict[str, Any], slug: str, stat
     return dict(answer.json())
 
 
-def test_fits(client: TestClient, measured_model: Ids) -> None:
-    answer = client.post("/api/v1/fits", json={"model_id": measured_model["model_id"]})
-    assert answer.status_code == 201, answer.text
-    fit = client.get(answer.headers["location"]).json()
-    values = {p["name"]: p["value"] for p in fit["parameters"] if p["layer_idx"] is None}
-    # what the simulated worker's formula says
-    assert values["beta"] == pytest.approx(1.8, rel=0.01)
-    assert values["delta"] == pytest.approx(0.7, rel=0.01)
-    assert fit["r2"] > 0.999
-    assert fit["r2_by_group"]["cross_validated"] > 0.99
-    assert fit["checks"] == {"beta_positive": True, "delta_positive": True}
-    assert len([p for p in fit["parameters"] if p["name"] == "s"]) == 21
-    assert fit["n_observations"] == len(fit["residuals"])
-    assert fit["residuals"][0]["predicted"] == pytest.approx(fit["residuals"][0]["error"], rel=0.01)
-    monotone = client.post("/api/v1/fits", json={"model_id": measured_model["model_id"], "form": "monotone"})
-    assert monotone.json()["form"] == "monotone"
-    assert len(client.get("/api/v1/fits").json()["items"]) == 2
-
-
-@sqlite_only
-def test_a_fit_is_of_the_only_codebook_that_was_measured(
-    client: TestClient, measured_model: Ids, run_to_end: Callable[..., None]
-) -> None:
-    ask = {"model_id": measured_model["model_id"]}
-    alone = client.post("/api/v1/fits", json=ask).json()
-    assert (alone["codebook"], alone["states"]) == ("trellis", 1024)
-
-    def sweep(**fields: Any) -> None:
-        configs = [{"b_q": b, "rank": r} | fields for b in (2, 3, 4) for r in (0, 4, 12)]
-        assert client.post("/api/v1/sweeps", json=ask | {"configs": configs}).status_code == 202
-        run_to_end()
-
-    sweep(codebook="e8")
-    told = refused(client, "fits", ask, "fit-failed")["detail"]
-    assert "e8, trellis of 1024 states" in told
-    assert "rtn" not in told
-    assert client.post("/api/v1/fits", json=ask | {"codebook": "e8"}).json()["codebook"] == "e8"
-    assert client.post("/api/v1/fits", json=ask | {"states": 1024}).json()["codebook"] == "trellis"
-    sweep(states=4096)
-    told = refused(client, "fits", ask | {"codebook": "trellis"}, "fit-failed")["detail"]
-    assert "trellis of 1024 states, trellis of 4096 states" in told
-    large = client.post("/api/v1/fits", json=ask | {"states": 4096}).json()
-    assert (large["codebook"], large["states"]) == ("trellis", 4096)
-    assert large["n_observations"] == alone["n_observations"]
-
-
-@sqlite_only
-def test_fits_that_cannot_be(client: TestClient, measured_model: Ids, model: dict[str, Any]) -> None:
-    ask = {"model_id": model["id"]}
-    refused(client, "fits", ask | {"codebook": "scalar"}, "fit-failed")
-    ask_measured = {"model_id": measured_model["model_id"], "states": 512}
-    told = refused(client, "fits", ask_measured, "fit-failed")["detail"]
-    assert "512 states" in told
-    assert "rtn, trellis of 1024 states" in told
-    refused(client, "fits", ask | {"form": "magic"}, "invalid-request")
-    refused(client, "fits", {"model_id": "nothing"}, "not-found", 404)
-    refused(client, "fits", ask | {"calibration_id": "nothing"}, "not-found", 404)
-
-
 def test_an_optimal_allocation(client: TestClient, measured_model: Ids) -> None:
     uniform = allocate(client, measured_model, kind="uniform", uniform={"b_q": 3, "rank": 4})
     optimal = allocate(client, measured_model, budget={"uniform": {"b_q": 3, "rank": 4}})

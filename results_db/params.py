@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from results_db.constraints import ConstraintSpec
 from results_db.states import JobKind
 
 #: fields of compress_core.config.CompressionConfig, as its to_dict writes them
@@ -247,6 +248,8 @@ class AllocateParams(Params):
     high: ConfigFields | None = None
     low: ConfigFields | None = None
     overrides_yaml: str | None = None
+    #: of kind optimal
+    constraints: ConstraintSpec | None = None
     #: of kinds random and uniforms: at most so many allocations
     count: Annotated[int, Field(ge=1, le=1000)] | None = None
     #: of kind random

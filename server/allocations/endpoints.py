@@ -24,8 +24,12 @@ def create_allocation(params: AllocateParams, database: AppDatabase, session: Wr
     # solved on a reading transaction, so that no write lock is held meanwhile
     with database.read() as reading:
         draft = compute_allocation(reading, params)
-    allocation = save_allocation(session, draft)
-    return created(describe_allocation(session, allocation), f"/api/v1/allocations/{allocation.id}")
+    allocations = save_allocation(session, draft)
+    first = allocations[0]
+    body = describe_allocation(session, first)
+    if len(allocations) > 1:
+        body["allocation_ids"] = [allocation.id for allocation in allocations]
+    return created(body, f"/api/v1/allocations/{first.id}")
 
 
 @router.get("", summary="Allocations, newest first", responses={200: {"model": AllocationPage}})

@@ -1,41 +1,51 @@
-"""Allocate and store. One function for the endpoint and for the job."""
+"""Allocate and store. One pair of functions for the endpoint and for the job."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from compress_core.allocate import Sensitivity, overrides_to_yaml
+from compress_core.allocate import overrides_to_yaml
 from compress_core.errors import InfeasibleBudget
-from compress_core.matrix import MatrixKey
 from results_db.ids import new_id
 from results_db.params import AllocateParams
 from results_db.tables import Allocation, AllocationItem, Model
-from server.allocations.solve import Choice, choose
-from server.allocations.table import Measured, budget_bytes, load_measured, load_sensitivities
+from server.allocations.budget import budget_bytes
+from server.allocations.solve import Choice, Chooser
+from server.allocations.table import Measured, load_measured
+from server.allocations.weights import Weights, load_weights
+from server.allocations.winner import Winner, find_winner
 from server.kit.checks import check_calibration
+from server.kit.problem import invalid
 from server.kit.rows import get_row
 
-#: kinds that choose by measured numbers
-_NEEDS_CALIBRATION = frozenset({"optimal", "best_uniform", "manual"})
+#: kinds that are given, not chosen by measured numbers
+_GIVEN = frozenset({"uniform", "overrides"})
+#: kinds whose choice no sensitivity can change
+_BLIND = frozenset({"uniform", "overrides", "manual"})
+#: kinds that write an allocation for each that they find
+_MANY = frozenset({"random", "uniforms"})
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class AllocationDraft:
-    """A computed allocation that is not stored yet."""
+    """Computed allocations that are not stored yet."""
 
     params: AllocateParams
     calibration_id: str | None
     measured: Measured
-    sensitivities: Mapping[MatrixKey, Sensitivity]
-    choice: Choice
+    #: of the objective; None where it weighs nothing
+    weights: Weights | None
+    #: of the KL anchors, with which every allocation is predicted
+    kl: Weights
+    choices: tuple[Choice, ...]
     #: in bytes of the scope
     budget: int | None
     #: stored bytes besides the matrices that the scope counts
@@ -43,7 +53,7 @@ class AllocationDraft:
     seconds: float
 
 
-def compute_allocation(session: Session, params: AllocateParams) -> AllocationDraft:
+def compute_allocation(session: Session, params: AllocateParams) -> AllocationDraft | Winner:
     """Allocate from what is measured under the calibration named, or the model's newest.
 
     Raises:
@@ -51,28 +61,99 @@ def compute_allocation(session: Session, params: AllocateParams) -> AllocationDr
         InfeasibleBudget: nothing fits; ``smallest_bytes`` in the scope says what would.
     """
     model = get_row(session, Model, params.model_id)
+    if params.kind == "winner":
+        return find_winner(session, params)
     calibration_id = params.calibration_id
-    if calibration_id is not None or params.kind in _NEEDS_CALIBRATION:
+    if calibration_id is not None or params.kind not in _GIVEN:
         calibration_id = check_calibration(session, model.id, calibration_id).id
-    measured = load_measured(session, model, calibration_id)
-    by_kl = params.kind == "manual" or (params.kind in _NEEDS_CALIBRATION and params.objective == "kl")
-    sensitivities = load_sensitivities(session, model.id, calibration_id) if by_kl and calibration_id else {}
-    outside = measured.fixed_bytes if params.scope == "model" else 0
-    budget = _budget(session, params, measured, outside)
+    chooser, budget, outside = prepare(session, model, params, calibration_id)
     began = time.perf_counter()
     try:
-        choice = choose(params, measured, sensitivities, None if budget is None else budget - outside)
+        choices = chooser.choose()
     except InfeasibleBudget as error:
         raise _in_scope(error, budget, outside) from error
     seconds = time.perf_counter() - began
-    return AllocationDraft(params, calibration_id, measured, sensitivities, choice, budget, outside, seconds)
+    return AllocationDraft(
+        params,
+        calibration_id,
+        chooser.measured,
+        chooser.weights,
+        chooser.kl,
+        tuple(choices),
+        budget,
+        outside,
+        seconds,
+    )
+
+
+def prepare(
+    session: Session, model: Model, params: AllocateParams, calibration_id: str | None
+) -> tuple[Chooser, int | None, int]:
+    """What there is to choose from, the budget in bytes of the scope, and the bytes that it counts besides matrices."""
+    measured = load_measured(session, model, calibration_id)
+    kl = load_weights(session, model.id, calibration_id, "kl")
+    weights = None
+    if params.objective != "error" and params.kind not in _BLIND:
+        weights = (
+            kl
+            if params.objective == "kl"
+            else load_weights(
+                session,
+                model.id,
+                calibration_id,
+                params.objective,
+                incumbent_allocation_id=params.incumbent_allocation_id,
+            )
+        )
+    outside = measured.fixed_bytes if params.scope == "model" else 0
+    budget = _budget(session, params, measured, outside)
+    chooser = Chooser(params, measured, weights, kl, None if budget is None else budget - outside)
+    return chooser, budget, outside
 
 
 def save_allocation(
-    session: Session, draft: AllocationDraft, *, job_id: str | None = None, study_id: str | None = None
+    session: Session, draft: AllocationDraft | Winner, *, job_id: str | None = None, study_id: str | None = None
+) -> list[Allocation]:
+    """Store the allocations with their items and overrides, in order; one, unless the kind makes several."""
+    if isinstance(draft, Winner):
+        return [_copy(session, draft, job_id=job_id, study_id=study_id)]
+    many = draft.params.kind in _MANY
+    rows = []
+    for place, choice in enumerate(draft.choices, start=1):
+        name = f"{draft.params.name}-{place:02d}" if many else draft.params.name
+        rows.append(_save(session, draft, choice, name=name, job_id=job_id, study_id=study_id))
+    return rows
+
+
+def describe_allocation(session: Session, allocation: Allocation) -> dict[str, Any]:
+    """The allocation with its items."""
+    columns = AllocationItem.__table__.columns
+    query = select(*columns).where(AllocationItem.allocation_id == allocation.id).order_by(AllocationItem.id)
+    return allocation.as_dict() | {"items": [dict(row) for row in session.execute(query).mappings()]}
+
+
+def predicted_kl(draft: AllocationDraft, choice: Choice) -> float | None:
+    """Σ a·ε in nats with the KL sensitivities; None where one of them, or an error, is not measured."""
+    shares = []
+    for row, item in enumerate(choice.allocation.items):
+        error = draft.measured.error_of(row, item.config.config_hash)
+        weight = draft.kl.of(item.key, item.config)
+        if error is None or weight is None:
+            return None
+        shares.append(weight * error)
+    return math.fsum(shares)
+
+
+def _save(
+    session: Session,
+    draft: AllocationDraft,
+    choice: Choice,
+    *,
+    name: str,
+    job_id: str | None,
+    study_id: str | None,
 ) -> Allocation:
-    """Store the allocation with its items and its overrides."""
-    params, choice, chosen = draft.params, draft.choice, draft.choice.allocation
+    params, chosen = draft.params, choice.allocation
     solution = chosen.solution
     hashes = sorted((str(item.key), item.config.config_hash) for item in chosen.items)
     row = Allocation(
@@ -81,8 +162,8 @@ def save_allocation(
         calibration_id=draft.calibration_id,
         job_id=job_id,
         study_id=study_id,
-        name=params.name,
-        kind=params.kind,
+        name=name,
+        kind=choice.kind,
         objective=params.objective if choice.minimised else None,
         scope=params.scope,
         budget_bytes=draft.budget,
@@ -97,65 +178,89 @@ def save_allocation(
         n_distinct_configs=len({item.menu_config.config_hash for item in chosen.items}),
         content_hash=hashlib.sha256(json.dumps(hashes).encode()).hexdigest(),
         overrides_yaml=overrides_to_yaml(chosen.configs),
-        details=_details(draft),
+        details=_details(draft, choice),
         seconds=draft.seconds,
+        predicted_kl=predicted_kl(draft, choice),
+        constraints=params.constraints.model_dump(mode="json", exclude_defaults=True) if params.constraints else None,
+        seed=choice.seed,
     )
     session.add(row)
     session.flush()
-    session.add_all(_items(draft, row.id))
-    session.flush()
+    session.execute(insert(AllocationItem), _items(draft, choice, row.id))
     return row
 
 
-def describe_allocation(session: Session, allocation: Allocation) -> dict[str, Any]:
-    """The allocation with its items."""
-    query = select(AllocationItem).where(AllocationItem.allocation_id == allocation.id).order_by(AllocationItem.id)
-    return allocation.as_dict() | {"items": [item.as_dict() for item in session.scalars(query)]}
+def _items(draft: AllocationDraft, choice: Choice, allocation_id: str) -> list[dict[str, Any]]:
+    weights = draft.weights if choice.minimised else None
+    return [
+        {
+            "allocation_id": allocation_id,
+            "layer_idx": item.key.layer_idx,
+            "projection": item.key.projection,
+            "expert_idx": item.key.expert_idx,
+            "config_hash": item.config.config_hash,
+            "config": item.config.to_dict(),
+            "b_q": item.config.b_q,
+            "rank": item.config.rank,
+            "requested_rank": item.menu_config.rank if item.clamped else None,
+            "nbytes": item.nbytes,
+            "error": draft.measured.error_of(row, item.config.config_hash),
+            "sensitivity": None if weights is None else weights.of(item.key, item.config),
+            "regret": choice.regret.get(item.key),
+        }
+        for row, item in enumerate(choice.allocation.items)
+    ]
+
+
+def _copy(session: Session, winner: Winner, *, job_id: str | None, study_id: str | None) -> Allocation:
+    """The winner's row and items under a new id and name."""
+    values = winner.source.as_dict() | {
+        "id": new_id("alloc"),
+        "name": winner.name,
+        "job_id": job_id,
+        "study_id": study_id,
+        "details": winner.source.details | {"choice": winner.details},
+    }
+    del values["created_at"]
+    row = Allocation(**values)
+    session.add(row)
+    session.flush()
+    items = describe_allocation(session, winner.source)["items"]
+    copies = [{k: v for k, v in item.items() if k != "id"} | {"allocation_id": row.id} for item in items]
+    session.execute(insert(AllocationItem), copies)
+    return row
 
 
 def _budget(session: Session, params: AllocateParams, measured: Measured, outside: int) -> int | None:
     """The budget in bytes of the scope: as given, and no more than the allocation that it is compared with takes."""
-    limits = [] if params.budget is None else [budget_bytes(params.budget, measured.specs, outside=outside)]
+    limits = []
+    if params.budget is not None:
+        original = measured.original_matrix_bytes
+        limits.append(budget_bytes(params.budget, measured.specs, outside=outside, original_matrix_bytes=original))
     if params.budget_allocation_id is not None:
-        limits.append(get_row(session, Allocation, params.budget_allocation_id).matrix_bytes + outside)
+        other = get_row(session, Allocation, params.budget_allocation_id)
+        if other.model_id != params.model_id:
+            raise invalid("budget_allocation_id", f"{other.id} is an allocation of model {other.model_id}")
+        limits.append(other.matrix_bytes + outside)
     return min(limits, default=None)
 
 
-def _items(draft: AllocationDraft, allocation_id: str) -> list[AllocationItem]:
-    by_kl = draft.choice.minimised and draft.params.objective == "kl"
-    items = []
-    for item in draft.choice.allocation.items:
-        cell = draft.measured.cells.get((item.key, item.config.config_hash))
-        items.append(
-            AllocationItem(
-                allocation_id=allocation_id,
-                layer_idx=item.key.layer_idx,
-                projection=item.key.projection,
-                expert_idx=item.key.expert_idx,
-                config_hash=item.config.config_hash,
-                config=item.config.to_dict(),
-                b_q=item.config.b_q,
-                rank=item.config.rank,
-                requested_rank=item.menu_config.rank if item.clamped else None,
-                nbytes=item.nbytes,
-                error=cell.error if cell else None,
-                sensitivity=draft.sensitivities[item.key].value if by_kl else None,
-            )
-        )
-    return items
-
-
-def _details(draft: AllocationDraft) -> dict[str, Any]:
-    chosen = draft.choice.allocation
-    return draft.choice.details | {
-        "is_uniform": chosen.is_uniform,
-        "clamped": [
-            {"matrix": str(item.key), "requested_rank": item.menu_config.rank, "rank": item.config.rank}
-            for item in chosen.items
-            if item.clamped
-        ],
-        "counts": [{"config": config.to_dict(), "matrices": n} for config, n in chosen.counts().items()],
-    }
+def _details(draft: AllocationDraft, choice: Choice) -> dict[str, Any]:
+    chosen = choice.allocation
+    told = {"sensitivities": draft.weights.told} if choice.minimised and draft.weights is not None else {}
+    return (
+        choice.details
+        | told
+        | {
+            "is_uniform": chosen.is_uniform,
+            "clamped": [
+                {"matrix": str(item.key), "requested_rank": item.menu_config.rank, "rank": item.config.rank}
+                for item in chosen.items
+                if item.clamped
+            ],
+            "counts": [{"config": config.to_dict(), "matrices": n} for config, n in chosen.counts().items()],
+        }
+    )
 
 
 def _in_scope(error: InfeasibleBudget, budget: int | None, outside: int) -> InfeasibleBudget:
@@ -165,7 +270,7 @@ def _in_scope(error: InfeasibleBudget, budget: int | None, outside: int) -> Infe
     smallest = error.smallest_bytes + outside
     return InfeasibleBudget(
         f"a budget of {budget or 0:,} bytes for the whole model is too small: {outside:,} bytes (embeddings, head, "
-        f"norms, headers) are never compressed and the smallest choice takes {error.smallest_bytes:,} more. Allow at "
-        f"least {smallest:,} bytes, use scope decoder, or offer smaller configs",
+        f"norms, headers) are never compressed, which leaves {(budget or 0) - outside:,} for the matrices. {error}. "
+        f"In all that is at least {smallest:,} bytes; in scope decoder those outside the matrices do not count",
         smallest_bytes=smallest,
     )

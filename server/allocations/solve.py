@@ -1,21 +1,24 @@
-"""The kinds of allocation: optimal, best uniform, uniform, manual, overrides."""
+"""The kinds of allocation that are chosen from what is measured: what each of them chooses."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from compress_core.allocate import (
     Allocation,
     AllocationProblem,
-    Sensitivity,
     allocation_from_choice,
+    baseline_allocation,
     best_uniform,
     layer_sensitivities,
     manual_allocation,
     optimal_allocation,
     overrides_from_yaml,
+    random_allocations,
+    reduced_costs,
     uniform_allocation,
     uniform_candidates,
 )
@@ -23,9 +26,14 @@ from compress_core.config import CompressionConfig
 from compress_core.errors import ConfigError, InfeasibleBudget
 from compress_core.matrix import MatrixKey
 from results_db.params import AllocateParams
+from server.allocations.constraints import check_constraints, refuse_constraints
 from server.allocations.table import Measured
+from server.allocations.weights import Weights, metric_of
 from server.kit.checks import check_config
 from server.kit.problem import Problem, core_problem, invalid
+
+#: of kind random, where the request does not say
+DEFAULT_COUNT = 20
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -35,158 +43,211 @@ class Choice:
     allocation: Allocation
     #: whether Σ a·ε was minimised
     minimised: bool
+    #: of the row
+    kind: str
     details: dict[str, Any] = field(default_factory=dict)
+    #: at least what the next best config of each matrix costs, in the order of the matrices; None where unproven
+    regret: Mapping[MatrixKey, float] = field(default_factory=dict)
+    #: of a random allocation
+    seed: int | None = None
 
 
-def choose(
-    params: AllocateParams,
-    measured: Measured,
-    sensitivities: Mapping[MatrixKey, Sensitivity],
-    matrix_budget: int | None,
-) -> Choice:
-    """Choose as ``params.kind`` says; ``matrix_budget`` in bytes of the matrices.
+@dataclass(frozen=True, eq=False)
+class Chooser:
+    """Chooses as ``params.kind`` says."""
 
-    Raises:
-        Problem: a field that this kind needs is missing or wrong.
-        InfeasibleBudget: nothing fits.
-    """
-    match params.kind:
-        case "uniform":
-            config = _needed(params, "uniform")
-            problem = measured.problem([config], weights=None, predict=True)
-            chosen = uniform_allocation(problem, config, budget_bytes=matrix_budget)
-            return Choice(_fitting(chosen, matrix_budget), minimised=False)
-        case "manual":
-            return _manual(params, measured, sensitivities, _budget(matrix_budget))
-        case "overrides":
-            return _overrides(params, measured, matrix_budget)
-        case "best_uniform":
-            problem = _problem(params, measured, sensitivities)
-            chosen = best_uniform(problem, _budget(matrix_budget))
-            return Choice(chosen, minimised=True, details={"candidates": _candidates(problem, _budget(matrix_budget))})
-        case "optimal":
-            problem = _problem(params, measured, sensitivities)
-            return _optimal(problem, _budget(matrix_budget))
-        case _:
-            raise invalid("kind", f"kind {params.kind} is not served yet")
+    params: AllocateParams
+    measured: Measured
+    #: of the objective's method; None where the objective weighs nothing
+    weights: Weights | None
+    #: of the layers, for the manual recipe
+    kl: Weights
+    #: in bytes of the matrices
+    matrix_budget: int | None
 
+    def choose(self) -> list[Choice]:
+        """One choice; of kinds random and uniforms several.
 
-def _fitting(chosen: Allocation, matrix_budget: int | None) -> Allocation:
-    """A given allocation, if it keeps to the budget that is given with it.
+        Raises:
+            Problem: a field that this kind needs is missing or wrong.
+            InfeasibleBudget: nothing fits.
+        """
+        if self.params.kind != "optimal":
+            refuse_constraints(self.params.constraints, self.params.kind)
+        match self.params.kind:
+            case "uniform":
+                config = self._needed("uniform")
+                problem = self.measured.problem([config], predict=True)
+                chosen = uniform_allocation(problem, config, budget_bytes=self.matrix_budget)
+                return [Choice(self._fitting(chosen), minimised=False, kind="uniform")]
+            case "manual":
+                return [self._manual()]
+            case "overrides":
+                return [self._overrides()]
+            case "best_uniform":
+                chosen = best_uniform(self.problem, self.budget)
+                details = {"candidates": self._candidates()}
+                return [Choice(chosen, minimised=True, kind="best_uniform", details=details)]
+            case "uniforms":
+                return self._uniforms()
+            case "random":
+                return self._random()
+            case "greedy" | "minimax" | "discretised_dp" as kind:
+                found = baseline_allocation(self.problem, self.budget, kind)
+                compared = {"optimum": found.optimum.objective, "loss": found.loss}
+                return [Choice(found.allocation, minimised=True, kind=kind, details=compared)]
+            case "optimal":
+                return [self._optimal()]
+            case "winner":
+                raise AssertionError("a winner is copied, not chosen")
 
-    Raises:
-        InfeasibleBudget: it does not.
-    """
-    if matrix_budget is not None and chosen.total_bytes > matrix_budget:
-        raise InfeasibleBudget(
-            f"a budget of {matrix_budget:,} bytes is too small: this allocation takes {chosen.total_bytes:,}. Allow at "
-            "least that, or choose smaller configs",
-            smallest_bytes=chosen.total_bytes,
+    @cached_property
+    def problem(self) -> AllocationProblem:
+        """The table of measured cells over the menu, weighted as the objective says."""
+        params = self.params
+        menu = (
+            list(self.measured.configs)
+            if params.menu is None
+            else [check_config(fields, f"menu.{i}") for i, fields in enumerate(params.menu)]
         )
-    return chosen
+        if not menu:
+            raise Problem(
+                409, "nothing-measured", "no config is measured under this calibration: POST /api/v1/sweeps first"
+            )
+        menu = list({config.config_hash: config for config in menu}.values())
+        weights = None if self.weights is None else self.weights.table(self.measured.specs, menu)
+        return self.measured.problem(menu, weights=weights, metric=metric_of(params.objective))
 
+    @property
+    def budget(self) -> int:
+        if self.matrix_budget is None:
+            raise invalid("budget", "this kind of allocation needs a budget")
+        return self.matrix_budget
 
-def _optimal(problem: AllocationProblem, budget: int) -> Choice:
-    chosen = optimal_allocation(problem, budget)
-    solution = chosen.solution
-    assert solution is not None
-    details = {
-        "proof": solution.proof,
-        "gap": solution.gap,
-        "tolerance": solution.tolerance,
-        "core_size": solution.core_size,
-        "total_states": solution.total_states,
-        "unused_bytes": solution.unused_bytes,
-        "slack": solution.slack,
-        "candidates": _candidates(problem, budget),
-    }
-    return Choice(chosen, minimised=True, details=details)
-
-
-def _manual(
-    params: AllocateParams, measured: Measured, sensitivities: Mapping[MatrixKey, Sensitivity], budget: int
-) -> Choice:
-    high, low = _needed(params, "high"), _needed(params, "low")
-    weights = _weights(measured, sensitivities)
-    menu = [high] if high.config_hash == low.config_hash else [high, low]
-    problem = measured.problem(menu, weights=None, predict=True)
-    recipe = manual_allocation(problem, layer_sensitivities(weights), high=high, low=low, budget_bytes=budget)
-    details = {
-        "high_layers": list(recipe.high_layers),
-        "low_layers": list(recipe.low_layers),
-        "unused_bytes": recipe.unused_bytes,
-    }
-    return Choice(recipe.allocation, minimised=False, details=details)
-
-
-def _overrides(params: AllocateParams, measured: Measured, matrix_budget: int | None) -> Choice:
-    if params.overrides_yaml is None:
-        raise invalid("overrides_yaml", "kind overrides needs the YAML of overrides")
-    try:
-        configs = overrides_from_yaml(params.overrides_yaml, measured.specs)
-    except ConfigError as error:
-        raise core_problem(error, "overrides_yaml") from error
-    missing = [str(spec.key) for spec in measured.specs if spec.key not in configs]
-    if missing:
-        raise invalid("overrides_yaml", f"matrix {missing[0]} has no config ({len(missing)} are missing)")
-    menu = list({config.config_hash: config for config in configs.values()}.values())
-    problem = measured.problem(menu, weights=None, predict=True)
-    choice = [problem.column_of(configs[spec.key]) for spec in measured.specs]
-    chosen = allocation_from_choice(problem, choice, kind="overrides", budget_bytes=matrix_budget)
-    return Choice(_fitting(chosen, matrix_budget), minimised=False)
-
-
-def _problem(
-    params: AllocateParams, measured: Measured, sensitivities: Mapping[MatrixKey, Sensitivity]
-) -> AllocationProblem:
-    """The table of measured cells over the menu, weighted as the objective says."""
-    menu = (
-        [check_config(fields, f"menu.{i}") for i, fields in enumerate(params.menu)]
-        if params.menu is not None
-        else sorted(measured.configs.values(), key=lambda c: (c.codebook, c.b_q, c.rank, c.config_hash))
-    )
-    if not menu:
-        raise Problem(
-            409, "nothing-measured", "no config is measured under this calibration: POST /api/v1/sweeps first"
-        )
-    menu = list({config.config_hash: config for config in menu}.values())
-    weights = _weights(measured, sensitivities) if params.objective == "kl" else None
-    return measured.problem(menu, weights=weights)
-
-
-def _weights(measured: Measured, sensitivities: Mapping[MatrixKey, Sensitivity]) -> dict[MatrixKey, float]:
-    missing = [str(spec.key) for spec in measured.specs if spec.key not in sensitivities]
-    if missing:
-        raise Problem(
-            409,
-            "sensitivity-missing",
-            f"matrix {missing[0]} has no sensitivity ({len(missing)} of {len(measured.specs)} have none): POST "
-            "/api/v1/sensitivities first, or take objective error",
-        )
-    return {spec.key: sensitivities[spec.key].value for spec in measured.specs}
-
-
-def _needed(params: AllocateParams, name: str) -> CompressionConfig:
-    fields = getattr(params, name)
-    if fields is None:
-        raise invalid(name, f"kind {params.kind} needs a config here")
-    return check_config(fields, name)
-
-
-def _budget(matrix_budget: int | None) -> int:
-    if matrix_budget is None:
-        raise invalid("budget", "this kind of allocation needs a budget")
-    return matrix_budget
-
-
-def _candidates(problem: AllocationProblem, budget: int) -> list[dict[str, Any]]:
-    """The uniform allocations of the menu, by rising bytes."""
-    return [
-        {
-            "config": candidate.config.to_dict(),
-            "matrix_bytes": candidate.total_bytes,
-            "objective_value": candidate.objective,
-            "fits": candidate.total_bytes <= budget,
+    def _optimal(self) -> Choice:
+        constraints = check_constraints(self.params.constraints, self.problem)
+        chosen = optimal_allocation(self.problem, self.budget, constraints=constraints or None)
+        solution = chosen.solution
+        assert solution is not None
+        details = {
+            "proof": solution.proof,
+            "gap": solution.gap,
+            "tolerance": solution.tolerance,
+            "core_size": solution.core_size,
+            "total_states": solution.total_states,
+            "unused_bytes": solution.unused_bytes,
+            "slack": solution.slack,
+            "candidates": self._candidates(),
         }
-        for candidate in uniform_candidates(problem)
-    ]
+        regret = {} if constraints else self._regret(chosen)
+        return Choice(chosen, minimised=True, kind="optimal", details=details, regret=regret)
+
+    def _regret(self, chosen: Allocation) -> dict[MatrixKey, float]:
+        """The bound of every allocation with a matrix's config changed, less the objective; never below 0."""
+        solution = chosen.solution
+        assert solution is not None
+        problem = self.problem
+        costs = reduced_costs(problem.objective_table, problem.nbytes, solution.multiplier)
+        costs[range(len(costs)), solution.choice] = float("inf")
+        return {
+            spec.key: max(float(least) - solution.gap, 0.0)
+            for spec, least in zip(problem.specs, costs.min(axis=1), strict=True)
+        }
+
+    def _uniforms(self) -> list[Choice]:
+        fitting = [c for c in uniform_candidates(self.problem) if c.total_bytes <= self.budget]
+        if not fitting:
+            best_uniform(self.problem, self.budget)  # says why, and which budget would do
+        best = sorted(fitting, key=lambda c: (c.objective, c.total_bytes))[: self.params.count]
+        return [
+            Choice(
+                uniform_allocation(self.problem, candidate.config, budget_bytes=self.budget),
+                minimised=True,
+                kind="uniform",
+                details={"place": place, "fitting": len(fitting)},
+            )
+            for place, candidate in enumerate(best, start=1)
+        ]
+
+    def _random(self) -> list[Choice]:
+        params = self.params
+        count = params.count or DEFAULT_COUNT
+        if params.near > count:
+            raise invalid("near", f"{params.near} of {count} allocations: give a number from 0 to {count}")
+        if params.within >= 1:
+            raise invalid("within", "give a share of the budget below 1")
+        try:
+            found = random_allocations(
+                self.problem, self.budget, count=count, seed=params.seed, within=params.within, near=params.near
+            )
+        except ConfigError as error:
+            raise core_problem(error, "within") from error
+        details = {"within": params.within}
+        return [
+            Choice(one, minimised=False, kind=one.kind, details=details | {"place": place}, seed=params.seed)
+            for place, one in enumerate(found, start=1)
+        ]
+
+    def _manual(self) -> Choice:
+        high, low = self._needed("high"), self._needed("low")
+        self.kl.require(self.measured.specs)
+        weights = {key: self.kl.by_matrix[key].value for key in self.measured.keys}
+        menu = [high] if high.config_hash == low.config_hash else [high, low]
+        problem = self.measured.problem(menu, predict=True)
+        layers = layer_sensitivities(weights)
+        recipe = manual_allocation(problem, layers, high=high, low=low, budget_bytes=self.budget)
+        details = {
+            "high_layers": list(recipe.high_layers),
+            "low_layers": list(recipe.low_layers),
+            "unused_bytes": recipe.unused_bytes,
+        }
+        return Choice(recipe.allocation, minimised=False, kind="manual", details=details)
+
+    def _overrides(self) -> Choice:
+        if self.params.overrides_yaml is None:
+            raise invalid("overrides_yaml", "kind overrides needs the YAML of overrides")
+        try:
+            configs = overrides_from_yaml(self.params.overrides_yaml, self.measured.specs)
+        except ConfigError as error:
+            raise core_problem(error, "overrides_yaml") from error
+        missing = [str(key) for key in self.measured.keys if key not in configs]
+        if missing:
+            raise invalid("overrides_yaml", f"matrix {missing[0]} has no config ({len(missing)} are missing)")
+        menu = list({config.config_hash: config for config in configs.values()}.values())
+        columns = {config.config_hash: column for column, config in enumerate(menu)}
+        problem = self.measured.problem(menu, predict=True)
+        choice = [columns[configs[key].config_hash] for key in self.measured.keys]
+        chosen = allocation_from_choice(problem, choice, kind="overrides", budget_bytes=self.matrix_budget)
+        return Choice(self._fitting(chosen), minimised=False, kind="overrides")
+
+    def _needed(self, name: str) -> CompressionConfig:
+        fields = getattr(self.params, name)
+        if fields is None:
+            raise invalid(name, f"kind {self.params.kind} needs a config here")
+        return check_config(fields, name)
+
+    def _fitting(self, chosen: Allocation) -> Allocation:
+        """A given allocation, if it keeps to the budget that is given with it.
+
+        Raises:
+            InfeasibleBudget: it does not.
+        """
+        if self.matrix_budget is not None and chosen.total_bytes > self.matrix_budget:
+            raise InfeasibleBudget(
+                f"a budget of {self.matrix_budget:,} bytes is too small: this allocation takes "
+                f"{chosen.total_bytes:,}. Allow at least that, or choose smaller configs",
+                smallest_bytes=chosen.total_bytes,
+            )
+        return chosen
+
+    def _candidates(self) -> list[dict[str, Any]]:
+        """The uniform allocations of the menu, by rising bytes."""
+        return [
+            {
+                "config": candidate.config.to_dict(),
+                "matrix_bytes": candidate.total_bytes,
+                "objective_value": candidate.objective,
+                "fits": candidate.total_bytes <= self.budget,
+            }
+            for candidate in uniform_candidates(self.problem)
+        ]

@@ -1,0 +1,171 @@
+"""What an objective weighs errors with: the sensitivities of its method, one a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy.orm import Session
+
+from compress_core.allocate import KLAnchor, Sensitivity, estimate_sensitivities
+from compress_core.allocate.anchor_classes import ClassedSensitivities, estimate_by_class
+from compress_core.config import CompressionConfig
+from compress_core.matrix import MatrixKey, MatrixSpec
+from compress_core.version import NUMERICS_VERSION
+from results_db.params import Objective
+from results_db.queries.measured import measured_sensitivities, sensitivity_estimates
+from results_db.tables import Allocation, SensitivityEstimate
+from server.allocations.table import Metric
+from server.kit.problem import Problem
+from server.kit.rows import get_row
+
+#: what weighs the error of an objective; the objective "error" weighs nothing
+METHODS: dict[Objective, str] = {
+    "kl": "kl_anchor",
+    "higgs": "higgs",
+    "fisher_diagonal": "fisher_diagonal",
+    "fisher_output": "fisher_output",
+    "reanchored": "reanchored",
+}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Weights:
+    """a_i of one method: of every matrix as a whole, and for configs without and with a low-rank part."""
+
+    method: str
+    #: empty where nothing is measured
+    by_matrix: Mapping[MatrixKey, Sensitivity]
+    by_class: ClassedSensitivities
+    #: of the text that they were measured on
+    token_hash: str | None = None
+    #: that concluded them; None where they are computed here from anchors
+    job_id: str | None = None
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """For an allocation's details."""
+        return {"method": self.method, "token_hash": self.token_hash, "job_id": self.job_id}
+
+    def of(self, matrix: MatrixKey, config: CompressionConfig) -> float | None:
+        """a_i of a matrix at a config; None where it is not measured."""
+        found = self.by_class.of(config).get(matrix)
+        return None if found is None else found.value
+
+    def table(self, specs: Sequence[MatrixSpec], menu: Sequence[CompressionConfig]) -> NDArray[np.float64]:
+        """(n, k) a_ij.
+
+        Raises:
+            Problem: sensitivity-missing.
+        """
+        self.require(specs)
+        return self.by_class.weights(specs, menu)
+
+    def require(self, specs: Sequence[MatrixSpec]) -> None:
+        """Every matrix has one.
+
+        Raises:
+            Problem: sensitivity-missing; the message says which job measures them.
+        """
+        missing = [str(spec.key) for spec in specs if spec.key not in self.by_matrix]
+        if missing:
+            raise Problem(
+                409,
+                "sensitivity-missing",
+                f"matrix {missing[0]} has no sensitivity by method {self.method} ({len(missing)} of {len(specs)} have "
+                f"none): {_CURES.get(self.method, _CURE.format(self.method))}, or take objective error",
+                method=self.method,
+            )
+
+
+_CURE = 'POST /api/v1/sensitivities with "methods": ["{}"] first'
+_CURES = {
+    "kl_anchor": "POST /api/v1/sensitivities first",
+    "reanchored": (
+        'POST /api/v1/sensitivities with "methods": ["reanchored"] and the allocation to measure around as '
+        "incumbent_allocation_id first"
+    ),
+}
+
+
+def load_sensitivities(session: Session, model_id: str, calibration_id: str) -> Mapping[MatrixKey, Sensitivity]:
+    """a_i per matrix by KL anchors. Empty where none is measured."""
+    return load_weights(session, model_id, calibration_id, "kl").by_matrix
+
+
+def load_weights(
+    session: Session,
+    model_id: str,
+    calibration_id: str | None,
+    objective: Objective,
+    *,
+    incumbent_allocation_id: str | None = None,
+) -> Weights:
+    """What the newest job concluded by the objective's method; where no job has, the anchors of one text, combined.
+
+    Raises:
+        NotFound: there is no such incumbent.
+    """
+    method = METHODS[objective]
+    nothing = Weights(method, {}, ClassedSensitivities({}, {}))
+    if calibration_id is None:
+        return nothing
+    incumbent = None if incumbent_allocation_id is None else get_row(session, Allocation, incumbent_allocation_id)
+    rows = sensitivity_estimates(
+        session,
+        model_id=model_id,
+        calibration_id=calibration_id,
+        numerics_version=NUMERICS_VERSION,
+        method=method,
+        incumbent_hash=None if incumbent is None else incumbent.content_hash,
+    )
+    if rows:
+        found = {name: _by_matrix(rows, name) for name in ("all", "rank0", "low_rank")}
+        everything = found["all"] or found["rank0"] | found["low_rank"]
+        classes = ClassedSensitivities(everything | found["rank0"], everything | found["low_rank"])
+        return Weights(method, everything, classes, rows[0].token_hash, rows[0].job_id)
+    if method != "kl_anchor":
+        return nothing
+    # measured before estimates were kept, or by a job that has not ended
+    anchors = measured_sensitivities(
+        session, model_id=model_id, calibration_id=calibration_id, numerics_version=NUMERICS_VERSION
+    )
+    if not anchors:
+        return nothing
+    taken = [
+        (
+            KLAnchor(MatrixKey(r.layer_idx, r.projection, r.expert_idx), r.anchor_error, r.kl, r.kl_se),
+            int(r.anchor_config.get("rank", 0)),
+        )
+        for r in anchors
+    ]
+    everything = estimate_sensitivities(anchor for anchor, _ in taken)
+    return Weights(method, everything, estimate_by_class(taken), anchors[0].token_hash)
+
+
+def metric_of(objective: Objective) -> Metric:
+    """The error that an objective's sensitivities are per unit of."""
+    return "normalized_mse" if objective == "higgs" else "calibration_weighted_error"
+
+
+def _by_matrix(rows: Sequence[SensitivityEstimate], applies_to: str) -> dict[MatrixKey, Sensitivity]:
+    found = (_sensitivity(row) for row in rows if row.applies_to == applies_to)
+    return {sensitivity.matrix: sensitivity for sensitivity in found}
+
+
+def _sensitivity(row: SensitivityEstimate) -> Sensitivity:
+    return Sensitivity(
+        matrix=MatrixKey(row.layer_idx, row.projection, row.expert_idx),
+        value=row.value,
+        log_se=row.log_se,
+        low=row.low,
+        high=row.high,
+        raw=row.raw,
+        raw_log_se=row.raw_log_se,
+        own_weight=row.own_weight,
+        n_anchors=row.n_anchors,
+        n_floored=row.n_floored,
+    )

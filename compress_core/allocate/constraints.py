@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, Literal, Self, TypeVar
 
 from compress_core.allocate.patterns import (
@@ -24,6 +25,12 @@ Experts = Literal["each", "together"]
 _Entry = TypeVar("_Entry", "Pin", "Veto", "Limit", "Group")
 
 
+@lru_cache(maxsize=4096)
+def _hash(config: CompressionConfig) -> str:
+    # a table asks for the same few hashes tens of thousands of times
+    return config.config_hash
+
+
 @dataclass(frozen=True, slots=True)
 class Pin:
     """These matrices take this config, its rank clamped to the matrix."""
@@ -36,7 +43,7 @@ class Pin:
 
     def allows(self, spec: MatrixSpec, config: CompressionConfig, nbytes: int) -> bool:
         """Whether a matrix that the pattern matches may take a config (as clamped to it) of so many bytes."""
-        return config.config_hash == self.config.clamped(spec.out_features, spec.in_features).config_hash
+        return _hash(config) == _hash(self.config.clamped(spec.out_features, spec.in_features))
 
     def to_dict(self) -> dict[str, Any]:
         return {"matrices": self.matrices.to_dict(), "config": self.config.to_dict()}

@@ -18,7 +18,7 @@ _RANGE = re.compile(r"([0-9]+)-([0-9]+)", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class MatrixPattern:
-    """Matrices by layer, projection and expert; what is None matches everything, so ``MatrixPattern()`` is every matrix.
+    """Matrices by layer, projection and expert; what is None matches everything: ``MatrixPattern()`` is every matrix.
 
     Raises:
         ConfigError: an empty list, a range that ends before it begins, an unknown projection.

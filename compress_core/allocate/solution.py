@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from compress_core.allocate.set_bound import Prices
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class AllocationSolution:
@@ -29,9 +31,10 @@ class AllocationSolution:
     gap: float
     #: proven: by a met bound, or by an exhausted core
     optimal: bool
-    #: "slack budget", "bound met", "core exhausted", or "work limit reached" (then ``optimal`` is false)
+    #: "slack budget", "bound met", "core exhausted", "column sets exhausted", or "work limit reached" (then ``optimal``
+    #: is false)
     proof: str
-    #: shadow price λ ≥ 0: objective saved per further byte, at the margin
+    #: shadow price λ ≥ 0: objective saved per further byte, at the margin (under at most m configs: with the same ones)
     multiplier: float
     #: the proof is exact on errors rounded to int64; in objective units this is what the rounding can hide
     tolerance: float
@@ -40,6 +43,10 @@ class AllocationSolution:
     #: largest list of states, and all states that the enumeration made
     peak_states: int
     total_states: int
+    #: under at most m configs: what proves ``lower_bound`` in place of λ alone (``set_bound``)
+    prices: Prices | None = None
+    #: column sets that were branched on
+    n_sets: int = 0
 
     @property
     def relative_gap(self) -> float:

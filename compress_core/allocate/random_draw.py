@@ -15,7 +15,7 @@ _REPAIR_ROUNDS = 24
 #: how strongly rows are held to their own target of bytes (drawn log-uniformly), in units of the Gumbel noise
 _HOLD = (0.5, 60.0)
 #: largest spread of the rows' targets, in units of a row's range of bytes
-_SPREAD = 0.8
+_SPREAD = 1.5
 
 
 @dataclass(frozen=True, eq=False, slots=True)

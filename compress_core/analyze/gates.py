@@ -136,20 +136,36 @@ def collection_complete(
 
 
 def fit_explains(
-    r2: float | None, thresholds: GateThresholds, *, parametric: bool = True, basis: str = "log error within matrices"
+    r2: float | None,
+    thresholds: GateThresholds,
+    *,
+    parametric: bool = True,
+    basis: str = "log error within matrices",
+    form: str = "",
+    refused: tuple[str, float | None] | None = None,
 ) -> GateResult:
     """R² > 0.7 for the parametric model, > 0.6 where the non-parametric fallback is in use.
 
     Args:
         r2: cross-validated R² within matrices is the honest one (``fit.cross_validation.r2_log_within``): a scale per
             matrix makes a pooled R² trivial.
+        form: the form that is judged.
+        refused: the best parametric form and its R², where it falls short and the fallback takes its place.
     """
     name = "fit_explains"
     need = thresholds.fit_r2 if parametric else thresholds.fallback_r2
     if r2 is None:
         return not_measured(2, name, need, "R²", _INTERPOLATE, "no fit is computed, or the error does not vary")
-    form = "parametric model" if parametric else "non-parametric fallback"
-    detail = f"The {form} has R² = {r2:.3f} on {basis} (threshold {need:g})."
+    model = "parametric model" if parametric else "non-parametric fallback" if refused else "non-parametric model"
+    model += f" ({form})" if form else ""
+    detail = f"The {model} has R² = {r2:.3f} on {basis} (threshold {need:g})."
+    if refused is not None:
+        other, found = refused
+        said = "no R²" if found is None else f"R² = {found:.3f}"
+        detail = (
+            f"NO-GO for the parametric model: its best form, {other}, has {said} (threshold {thresholds.fit_r2:g}), so "
+            f"interpolation takes its place. {detail}"
+        )
     return decide_exact(2, name, r2 > need, r2, need, "R²", detail, _INTERPOLATE)
 
 
@@ -181,26 +197,32 @@ def parameters_physical(
 
 
 def fit_generalises(
-    r2_by_type: Mapping[str, float | None], thresholds: GateThresholds, *, parametric: bool = True
+    r2_by_type: Mapping[str, float | None],
+    thresholds: GateThresholds,
+    *,
+    parametric: bool = True,
+    layers_by_type: Mapping[str, float | None] | None = None,
 ) -> GateResult:
-    """One model for attention and MLP: the R² of each type reaches the threshold of the fit gate.
+    """One model for attention and MLP: each type's R² of errors that the fit has not seen reaches its threshold.
 
     Args:
-        r2_by_type: on the measurements that the fit has seen. An interpolation passes through all of them, so there
-            R² = 1 says nothing and the gate is not decidable.
+        r2_by_type: within matrices, leaving each config out. In sample a scale per matrix, or an interpolation through
+            every measurement, would show nothing.
+        layers_by_type: the same, leaving each layer out but for one anchor cell a matrix; told, not judged.
     """
     name = "fit_generalises"
     need = thresholds.fit_r2 if parametric else thresholds.fallback_r2
     missing = [kind for kind in ("attention", "mlp") if r2_by_type.get(kind) is None]
     if missing:
-        return not_measured(2, name, need, "R²", _INTERPOLATE, f"no R² for {' and '.join(missing)}")
+        what = f"no R² of left-out configs for {' and '.join(missing)}"
+        return not_measured(2, name, need, "R²", _INTERPOLATE, what)
     known = {kind: float(value) for kind, value in r2_by_type.items() if value is not None}
     worst = min(known, key=lambda kind: known[kind])
     listed = ", ".join(f"{kind} {value:.3f}" for kind, value in known.items())
-    detail = f"R² by type, of errors that the fit has seen: {listed} (threshold {need:g}); the lowest is {worst}."
-    if not parametric and known[worst] > 1 - 1e-9:
-        detail = f"The non-parametric fallback passes through every measurement, which shows nothing. {detail}"
-        return GateResult(2, name, Verdict.NOT_DECIDABLE, known[worst], need, None, None, "R²", detail, _INTERPOLATE)
+    detail = f"R² by type, of configs that the fit has not seen: {listed} (threshold {need:g}); the lowest is {worst}."
+    layers = {kind: value for kind, value in (layers_by_type or {}).items() if value is not None}
+    if layers:
+        detail += f" Of layers it has not seen: {', '.join(f'{kind} {value:.3f}' for kind, value in layers.items())}."
     return decide_exact(2, name, known[worst] > need, known[worst], need, "R²", detail, _INTERPOLATE)
 
 

@@ -13,10 +13,6 @@ from compress_core.errors import FitError
 from results_db.tables import Allocation, Fit
 from server.gates.evidence import Evidence
 
-_Z95 = 1.959963984540054
-#: parameters that must be positive to make sense
-_POSITIVE = ("beta", "delta")
-
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
@@ -77,37 +73,50 @@ def _is_parametric(fit: Fit) -> bool:
     return fit.form != "monotone"
 
 
-def _judged_fit(evidence: Evidence) -> Fit | None:
-    """The fit, or the fallback where there is one (it is made only where the parametric fit falls short)."""
-    fits = evidence.fits()
-    return fits[-1] if fits else None
-
-
 def _fit_explains(evidence: Evidence, thresholds: GateThresholds, phase: int) -> GateResult:
-    fit = _judged_fit(evidence)
+    fit, refused = evidence.fit(), evidence.refused_fit()
     if fit is None:
         return gates.fit_explains(None, thresholds)
     r2, basis = _r2(fit)
-    return gates.fit_explains(r2, thresholds, parametric=_is_parametric(fit), basis=basis)
+    return gates.fit_explains(
+        r2,
+        thresholds,
+        parametric=_is_parametric(fit),
+        basis=basis,
+        form=fit.form,
+        refused=None if refused is None else (refused.form, _r2(refused)[0]),
+    )
 
 
 def _parameters_physical(evidence: Evidence, thresholds: GateThresholds, phase: int) -> GateResult:
-    fits = evidence.fits()
-    if not fits:
-        return gates.parameters_physical(None)
-    found = {name: row for name, row in evidence.parameters(fits[0]).items() if name in _POSITIVE}
-    lows = {
-        name: row.value - _Z95 * row.standard_error for name, row in found.items() if row.standard_error is not None
-    }
-    return gates.parameters_physical({name: row.value for name, row in found.items()}, lows=lows)
+    fit = evidence.parametric_fit()
+    if fit is None:
+        return gates.parameters_physical(None if evidence.fit() is None else {})
+    asked = [name.removesuffix("_positive") for name in fit.checks]
+    rows = [row for row in evidence.parameters(fit) if row.name in asked]
+    found = {row.name: row.value for row in rows if row.projection is None}
+    lows = {row.name: row.low for row in rows if row.projection is None and row.low is not None}
+    # what all types share may be positive although one type's own is not
+    found |= {f"{row.name} of {row.projection}": row.value for row in rows if row.projection and row.value <= 0}
+    return gates.parameters_physical(found, lows=lows)
+
+
+def _by_type(fit: Fit, scheme: str) -> dict[str, float | None]:
+    """R² within matrices of what the fit has not seen, of attention and MLP; empty where nothing was left out."""
+    quality = (fit.cv.get(scheme) or {}).get("quality", {})
+    return {name: (quality.get(name) or {}).get("r2_log_within") for name in ("attention", "mlp")}
 
 
 def _fit_generalises(evidence: Evidence, thresholds: GateThresholds, phase: int) -> GateResult:
-    fit = _judged_fit(evidence)
+    fit = evidence.fit()
     if fit is None:
         return gates.fit_generalises({}, thresholds)
-    by_type = {name: fit.r2_by_group.get(name) for name in ("attention", "mlp")}
-    return gates.fit_generalises(by_type, thresholds, parametric=_is_parametric(fit))
+    return gates.fit_generalises(
+        _by_type(fit, "config"),
+        thresholds,
+        parametric=_is_parametric(fit),
+        layers_by_type=_by_type(fit, "layer"),
+    )
 
 
 def _slack(allocation: Allocation | None) -> bool:
@@ -156,7 +165,7 @@ def _downstream_preserved(evidence: Evidence, thresholds: GateThresholds, phase:
 
 
 def _scaled_fit_explains(evidence: Evidence, thresholds: GateThresholds, phase: int) -> GateResult:
-    fit = _judged_fit(evidence)
+    fit = evidence.fit()
     return gates.scaled_fit_explains(None if fit is None else _r2(fit)[0], thresholds)
 
 

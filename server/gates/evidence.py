@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,16 +96,26 @@ class Evidence:
         measured = len(recorded_cells(self.session, sweep))
         return Cells(sweep.n_cells, measured, self.session.scalar(lost) or 0)
 
-    def fits(self) -> list[Fit]:
-        """The study's fit and, where the parametric one fell short, the fallback."""
-        result = self._result("fit")
-        ids = [result.get("fit_id"), result.get("fallback_fit_id")]
-        return [self.session.get_one(Fit, id_) for id_ in ids if id_ is not None]
+    def fit(self) -> Fit | None:
+        """The study's fit, or the interpolation in its place where it fell short."""
+        return self._fit("fallback_fit_id") or self._fit("fit_id")
 
-    def parameters(self, fit: Fit) -> dict[str, FitParameter]:
-        """The fit's global parameters."""
+    def refused_fit(self) -> Fit | None:
+        """The best parametric form, where it fell short."""
+        return self._fit("fit_id") if self._fit("fallback_fit_id") is not None else None
+
+    def parametric_fit(self) -> Fit | None:
+        """The best parametric form, whether the study goes by it or not."""
+        return self._fit("parametric_fit_id")
+
+    def parameters(self, fit: Fit) -> Sequence[FitParameter]:
+        """The fit's common parameters and its projection types', without the scales."""
         query = select(FitParameter).where(FitParameter.fit_id == fit.id, FitParameter.layer_idx.is_(None))
-        return {row.name: row for row in self.session.scalars(query)}
+        return self.session.scalars(query.order_by(FitParameter.id)).all()
+
+    def _fit(self, name: str) -> Fit | None:
+        id_ = self._result("fit").get(name)
+        return None if id_ is None else self.session.get_one(Fit, id_)
 
     def allocation(self) -> Allocation | None:
         """The optimal allocation."""

@@ -148,10 +148,24 @@ def test_fit() -> None:
     worst = gates.fit_generalises({"attention": 0.9, "mlp": 0.6}, T)
     assert worst.verdict == NO_GO
     assert worst.value == 0.6
-    vacuous = gates.fit_generalises({"attention": 1.0, "mlp": 1.0}, T, parametric=False)
-    assert vacuous.verdict == OPEN
-    assert "passes through every measurement" in vacuous.detail
     assert gates.fit_generalises({"attention": 0.9, "mlp": 0.65}, T, parametric=False).verdict == GO
+    told = gates.fit_generalises({"attention": 0.9, "mlp": 0.8}, T, layers_by_type={"attention": 0.5, "mlp": None})
+    assert told.verdict == GO
+    assert "Of layers it has not seen: attention 0.500." in told.detail
+
+
+def test_a_parametric_model_that_falls_short_gives_way() -> None:
+    result = gates.fit_explains(0.65, T, parametric=False, form="monotone", refused=("additive", 0.52))
+    assert result.verdict == GO
+    assert result.threshold == 0.6
+    assert result.detail.startswith("NO-GO for the parametric model: its best form, additive, has R² = 0.520")
+    assert "non-parametric fallback (monotone) has R² = 0.650" in result.detail
+    assert gates.fit_explains(0.55, T, parametric=False, refused=("additive", None)).verdict == NO_GO
+    # chosen because it predicts better, not because the others fall short
+    assert "non-parametric model" in gates.fit_explains(0.99, T, parametric=False).detail
+
+
+def test_scaled_fit() -> None:
     assert gates.scaled_fit_explains(0.61, T).verdict == GO
     assert gates.scaled_fit_explains(0.59, T).verdict == NO_GO
 

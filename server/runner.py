@@ -98,8 +98,12 @@ def _allocate(session: Session, job: Job) -> Save:
     draft = compute_allocation(session, AllocateParams.model_validate(job.params))
 
     def save(session: Session, job: Job) -> dict[str, Any]:
-        allocation = save_allocation(session, draft, job_id=job.id, study_id=job.study_id)
-        return {"allocation_id": allocation.id, "total_bytes": allocation.total_bytes}
+        allocations = save_allocation(session, draft, job_id=job.id, study_id=job.study_id)
+        return {
+            "allocation_id": allocations[0].id,
+            "allocation_ids": [allocation.id for allocation in allocations],
+            "total_bytes": allocations[0].total_bytes,
+        }
 
     return save
 

@@ -63,15 +63,19 @@ class Guard:
 
     #: whether the optimum beat the best uniform config there, its whole interval above zero
     keeps_optimal: bool
-    #: its paired PPL gain over the best uniform config there, %; None where the two are one and the same
+    #: its paired PPL gain over the best uniform config there, %; None where nothing could compete with that
     gain_percent: Estimate | None = None
+    #: of the interval: it counts how many optima had a chance
+    confidence: float = 0.95
 
     def reason(self, optimal: str, uniform: str) -> str:
         """Why the one or the other is kept, after "is recommended"."""
         g = self.gain_percent
         if g is None:
-            return f"{optimal} and {uniform} are one and the same on the select split"
-        interval = f"{g.value:+.2f} %, 95 % interval {g.low:+.2f} … {g.high:+.2f} %, {g.n} windows"
+            return f"on the select split nothing could compete with {uniform}"
+        interval = (
+            f"{g.value:+.2f} %, {100 * self.confidence:.3g} % interval {g.low:+.2f} … {g.high:+.2f} %, {g.n} windows"
+        )
         if self.keeps_optimal:
             return f"{optimal} won on the select split, too ({interval})"
         return f"on the select split {optimal} did not beat {uniform} beyond doubt ({interval})"

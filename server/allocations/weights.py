@@ -17,7 +17,7 @@ from compress_core.matrix import MatrixKey, MatrixSpec
 from compress_core.version import NUMERICS_VERSION
 from results_db.params import Objective
 from results_db.queries.measured import measured_sensitivities, sensitivity_estimates
-from results_db.tables import Allocation, SensitivityEstimate
+from results_db.tables import Allocation, SensitivityAnchor, SensitivityEstimate
 from server.allocations.table import Metric
 from server.kit.problem import Problem
 from server.kit.rows import get_row
@@ -135,15 +135,17 @@ def load_weights(
     )
     if not anchors:
         return nothing
-    taken = [
-        (
-            KLAnchor(MatrixKey(r.layer_idx, r.projection, r.expert_idx), r.anchor_error, r.kl, r.kl_se),
-            int(r.anchor_config.get("rank", 0)),
-        )
-        for r in anchors
-    ]
+    taken = [(anchor_of(row), int(row.anchor_config.get("rank", 0))) for row in anchors]
     everything = estimate_sensitivities(anchor for anchor, _ in taken)
     return Weights(method, everything, estimate_by_class(taken), anchors[0].token_hash)
+
+
+def anchor_of(row: SensitivityAnchor) -> KLAnchor:
+    """A measured anchor as compress_core.allocate takes it."""
+    key = MatrixKey(row.layer_idx, row.projection, row.expert_idx)
+    each = None if row.kl_per_sequence is None else tuple(row.kl_per_sequence)
+    low_rank = row.anchor_config["rank"] > 0 if "rank" in row.anchor_config else None
+    return KLAnchor(key, row.anchor_error, row.kl, row.kl_se, each, low_rank)
 
 
 def metric_of(objective: Objective) -> Metric:

@@ -12,6 +12,7 @@ from compress_core.analyze import Estimate, GateResult, GateThresholds, gates
 from compress_core.errors import FitError
 from results_db.tables import Allocation, Fit
 from server.gates.evidence import Evidence
+from server.studies.guard import correlation, slope
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +156,18 @@ def _optimal_beats_uniform(evidence: Evidence, thresholds: GateThresholds, phase
     context = evidence.context
     # phase 5 names every pair; the first is that of phase 4
     pair: dict[str, Any] = next(iter(context["pairs"].values())) if "pairs" in context else context
-    gain = evidence.gain_percent(pair["uniform"], pair["optimal"])
+    gain = evidence.gain_percent(pair["uniform"], evidence.optimum(pair))
     return gates.optimal_beats_uniform(gain, thresholds, phase=phase, slack=_slack(evidence.allocation()))
+
+
+def _prediction_ranks(evidence: Evidence, thresholds: GateThresholds, phase: int) -> GateResult:
+    found = {label: row for label, row in evidence.validations().items() if correlation(row) is not None}
+    if not found:
+        return gates.prediction_ranks(None, thresholds)
+    # the worst budget decides
+    label, row = min(found.items(), key=lambda item: item[1].spearman or 0.0)
+    where = label if len(found) > 1 else ""
+    return gates.prediction_ranks(correlation(row), thresholds, slope=slope(row), where=where)
 
 
 def _downstream_preserved(evidence: Evidence, thresholds: GateThresholds, phase: int) -> GateResult:
@@ -172,7 +183,7 @@ def _scaled_fit_explains(evidence: Evidence, thresholds: GateThresholds, phase: 
 def _consistent(evidence: Evidence, thresholds: GateThresholds, phase: int) -> GateResult:
     gains: dict[str, Estimate] = {}
     for label, pair in evidence.context["pairs"].items():
-        gain = evidence.gain_percent(pair["uniform"], pair["optimal"])
+        gain = evidence.gain_percent(pair["uniform"], evidence.optimum(pair))
         if gain is not None and np.isfinite(gain.value):
             gains[label] = gain
     return gates.consistent(gains)
@@ -193,6 +204,7 @@ CRITERIA: dict[str, Criterion] = {
     "bytes_match": Criterion("Do the bytes match the budget and the prediction?", _bytes_match),
     "allocator_fast": Criterion("Is the allocator fast?", _allocator_fast),
     "optimal_beats_uniform": Criterion("Does optimal beat the best uniform at no more bytes?", _optimal_beats_uniform),
+    "prediction_ranks": Criterion("Does predicted KL rank allocations as realised KL does?", _prediction_ranks),
     "downstream_preserved": Criterion("Are downstream tasks preserved?", _downstream_preserved),
     "scaled_fit_explains": Criterion("Does the error model hold on this model?", _scaled_fit_explains),
     "consistent": Criterion("Is the gain consistent over benchmarks and budgets?", _consistent),

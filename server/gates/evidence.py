@@ -18,8 +18,8 @@ from compress_core.version import NUMERICS_VERSION
 from results_db.queries.measured import measured_cells, measured_sensitivities
 from results_db.queries.parts import parts_of
 from results_db.states import AttemptState
-from results_db.tables import Allocation, Attempt, Compression, Evaluation, Fit, FitParameter, Job, Sweep
-from server.allocations.table import load_sensitivities
+from results_db.tables import Allocation, Attempt, Compression, Evaluation, Fit, FitParameter, Job, Sweep, Validation
+from server.allocations.weights import anchor_of, load_weights
 from server.evaluations.service import paired
 from server.fits.service import observations
 from server.sweeps.service import recorded_cells
@@ -51,8 +51,11 @@ class Evidence:
         rows = measured_sensitivities(
             self.session, model_id=model_id, calibration_id=calibration_id, numerics_version=NUMERICS_VERSION
         )
+        weights = load_weights(self.session, model_id, calibration_id, "kl")
+        # of the very text that was concluded from: what its sequences share cancels between layers
+        anchors = [anchor_of(row) for row in rows if row.token_hash == weights.token_hash]
         try:
-            spread = layer_spread(load_sensitivities(self.session, model_id, calibration_id))
+            spread = layer_spread(weights.by_matrix, anchors)
         except FitError:
             return None  # fewer than two layers: there is nothing to compare, and the gate says "not measured"
         n = min(row.n_sequences for row in rows)
@@ -66,6 +69,20 @@ class Evidence:
             return None
         found = paired(self.session, a, b).difference
         return gain_from_nll(found.estimate, found.low, found.high, n=found.n_windows)
+
+    def optimum(self, pair: dict[str, str]) -> str:
+        """The evaluate job of the optimum that is judged: the re-anchored one, where that is what the study keeps."""
+        kept, first, uniform = (self._evaluation(pair.get(name)) for name in ("chosen", "optimal", "uniform"))
+        others = [found.compression_id for found in (first, uniform) if found is not None]
+        return pair["optimal"] if kept is None or kept.compression_id in others else pair["chosen"]
+
+    def validations(self) -> dict[str, Validation]:
+        """Checks of the choice that were made, by budget."""
+        found = {}
+        for label, job_id in self.context.get("validations", {}).items():
+            if id_ := (self.session.get_one(Job, job_id).result or {}).get("validation_id"):
+                found[label] = self.session.get_one(Validation, id_)
+        return found
 
     def profiles(self) -> ErrorProfiles | None:
         """Errors of the sweep's matrices over its configs, the baselines apart."""

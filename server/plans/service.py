@@ -10,15 +10,13 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from compress_core.config import CompressionConfig
-from compress_core.nbytes import predicted_nbytes
 from compress_core.plan import ModelShapes, Pricer, Rates, StepPrice, judge
 from compress_core.plan.verdict import disk_needed
 from results_db.errors import PathNotAllowed, PathNotUsable
-from results_db.params import BudgetSpec
 from results_db.settings import Settings
 from results_db.states import JobKind
-from server.allocations.table import budget_bytes, uniform_bytes
 from server.plans.machine import this_machine
+from server.plans.menus import Menu, menu_of
 from server.plans.rates import find_rates, measured_seconds
 from server.plans.schemas import (
     Plan,
@@ -30,8 +28,9 @@ from server.plans.schemas import (
     PlanTotals,
 )
 from server.plans.shapes import shapes_of
-from server.studies.plan import Step, anchors, plan_study
+from server.studies.plan import anchors, plan_study
 from server.studies.schemas import StudyConfig
+from server.studies.steps import Step, conditional_steps
 
 #: seconds of a fit, an allocation, a gate in the server (benchmarks/results/allocate-cpu.md: the largest below one)
 _SERVER_STEP_S = 1.0
@@ -42,7 +41,7 @@ _TOKEN_BYTES, _REPORT_SHARE = 4, 0.1
 #: bytes of a value
 _SIZES = {"float32": 4, "bfloat16": 2}
 #: rows of a plan, in the order in which a study comes to them
-_ORDER = ("fetch", "calibrate", "sensitivity", "sweep", "compress", "evaluate", "fit, allocate, gate")
+_ORDER = ("fetch", "calibrate", "sensitivity", "sweep", "validate", "compress", "evaluate", "fit, allocate, gate")
 
 
 def make_plan(session: Session, request: PlanRequest, settings: Settings) -> Plan:
@@ -93,6 +92,7 @@ class _Priced:
         self, config: StudyConfig, shapes: ModelShapes, pricer: Pricer, steps: dict[str, Step], settings: Settings
     ) -> None:
         self.config, self.shapes, self.pricer, self.steps, self.settings = config, shapes, pricer, steps, settings
+        self.conditional = conditional_steps(steps.values())
         self.notes: list[str] = []
         #: tokens of a calibration that keeps no Hessians: every job that needs them observes anew
         self.again = 0
@@ -101,10 +101,21 @@ class _Priced:
     def rows(self, steps: Sequence[Step]) -> list[tuple[StepPrice, int]]:
         """One price a kind of step, and its number of jobs."""
         merged: dict[str, tuple[StepPrice, int]] = {}
+        extra: list[float | None] = []
         for step in steps:
             price = self._price(step)
+            if step.name in self.conditional:
+                extra.append(price.seconds)
+                price = replace(price, count=0, seconds=0.0, disk=0)
             before = merged.get(price.step)
             merged[price.step] = (price, 1) if before is None else (_add(before[0], price), before[1] + 1)
+        known = [seconds for seconds in extra if seconds is not None]
+        if extra and len(known) == len(extra):
+            minutes = sum(known) * _load(self.pricer.rates) / 60
+            self._note(
+                "not counted: where predicted KL turns out not to hold, sensitivities are measured again at the "
+                f"optimum, which takes {minutes:.2g} minutes at all budgets together"
+            )
         return [merged[name] for name in _ORDER if name in merged]
 
     def _price(self, step: Step) -> StepPrice:
@@ -119,42 +130,39 @@ class _Priced:
                 return self.pricer.calibrate(windows["count"], windows["length"], keeps_hessians=keeps)
             case JobKind.SENSITIVITY:
                 windows = params["windows"]
+                at = anchors(self.config)
                 return self.pricer.sensitivity(
-                    anchors(self.config), windows["count"], windows["length"], observed_tokens=self.again
+                    # at an incumbent each matrix is restored once
+                    at[-1:] if "incumbent_allocation_id" in step.inputs else at,
+                    windows["count"],
+                    windows["length"],
+                    observed_tokens=self.again,
                 )
             case JobKind.SWEEP:
                 configs = [CompressionConfig.from_dict(fields) for fields in params["configs"]]
                 return self.pricer.sweep(configs, observed_tokens=self.again, length=self.length)
             case JobKind.COMPRESS:
-                menu, nbytes = self._menu(self.steps[step.inputs["allocation_id"][0]])
-                return self.pricer.compress(menu, nbytes, observed_tokens=self.again, length=self.length)
+                (source,) = step.sources_of("allocation_id")
+                menu = self._menu(self.steps[source.step])
+                return self.pricer.compress(menu.configs, menu.nbytes, observed_tokens=self.again, length=self.length)
+            case JobKind.VALIDATE:
+                menu, windows = self._menu(step), params["windows"]
+                return self.pricer.validate(
+                    menu.configs,
+                    menu.per_matrix,
+                    menu.count,
+                    windows["count"],
+                    windows["length"],
+                    observed_tokens=self.again,
+                )
             case JobKind.EVALUATE:
                 return self.pricer.evaluate(
                     self._windows(params), params["windows"]["length"], packed="compression_id" in step.inputs
                 )
         return StepPrice("fit, allocate, gate", "server steps", 1, _SERVER_STEP_S)
 
-    def _menu(self, allocate: Step) -> tuple[list[CompressionConfig], int]:
-        """The configs that a compression may have, and the bytes that it may take."""
-        params = allocate.params
-        named = [params[name] for name in ("uniform", "high", "low") if params.get(name)]
-        menu = [CompressionConfig.from_dict(fields) for fields in params.get("menu") or named]
-        outside = self.shapes.fixed_bytes
-        most = outside + sum(
-            max(
-                predicted_nbytes(
-                    config.clamped(spec.out_features, spec.in_features), spec.out_features, spec.in_features
-                )
-                for config in menu
-            )
-            for spec in self.shapes.matrices
-        )
-        if params["kind"] == "uniform":
-            return menu, outside + uniform_bytes(menu[0], self.shapes.matrices)
-        budget = BudgetSpec.model_validate(params["budget"])
-        inside = self.config.scope == "model"
-        given = budget_bytes(budget, self.shapes.matrices, outside=outside if inside else 0)
-        return menu, min(most, given if inside else given + outside)
+    def _menu(self, step: Step) -> Menu:
+        return menu_of(step, self.steps, self.shapes, scope=self.config.scope)
 
     def _windows(self, params: dict[str, Any]) -> int:
         """How many windows an evaluation has; of a text that is counted nowhere, by its size."""

@@ -13,7 +13,7 @@ from results_db.queue.transitions import lock_study
 from results_db.states import TERMINAL, JobState, StudyState
 from results_db.tables import Job, Study
 from server.studies.headline import study_headline
-from server.studies.plan import RIVALS
+from server.studies.steps import RIVALS
 
 
 def studies_to_finish(session: Session) -> list[str]:

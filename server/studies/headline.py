@@ -1,13 +1,14 @@
-"""The headline: uniform against optimal at equal bytes, beside the original, rank 0 and round-to-nearest."""
+"""The headline: uniform against optimal at equal bytes, beside the original and the rivals."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from compress_core.analyze import Contender, Headline
+from compress_core.analyze import Contender, Guard, Headline
 from compress_core.analyze.headline import rival_remark
 from compress_core.analyze.verdict import Estimate
 from results_db.states import JobState
@@ -15,17 +16,24 @@ from results_db.tables import Allocation, Compression, Evaluation, Job, Model, S
 from server.evaluations.schemas import Comparison
 from server.evaluations.service import compare_evaluations
 from server.models.service import original_matrix_bytes
-from server.studies.plan import OPTIMAL, RANK0, RIVALS, UNIFORM, budget_suffix, dataset_names, resolved_budgets
+from server.studies.guard import describe_validation, guard_of
+from server.studies.plan import dataset_names, resolved_budgets
 from server.studies.schemas import StudyConfig
+from server.studies.steps import CHOSEN, MANUAL, OPTIMAL, RANK0, REANCHORED, RIVALS, UNIFORM, budget_suffix
 
 LABELS = {
     "original": "original",
     UNIFORM: "best uniform",
     OPTIMAL: "optimal",
+    REANCHORED: "optimal, re-anchored",
     RANK0: "rank 0, optimal",
+    MANUAL: "manual",
     "rtn": "round-to-nearest",
     "gptq": "GPTQ",
 }
+
+#: results of the jobs that succeeded, by step
+Done = Mapping[str | None, dict[str, Any]]
 
 
 def study_headline(session: Session, study: Study, jobs: Sequence[Job]) -> dict[str, Any] | None:
@@ -41,18 +49,12 @@ def study_headline(session: Session, study: Study, jobs: Sequence[Job]) -> dict[
     return entries[0] | {"budgets": entries} if entries else None
 
 
-def _entry(
-    session: Session, done: dict[str | None, dict[str, Any]], dataset: str, suffix: str
-) -> dict[str, Any] | None:
-    evaluations: dict[str, Evaluation] = {}
-    for name in LABELS:
-        step = f"evaluate:{name}:{dataset}" if name == "original" else f"evaluate:{name}{suffix}:{dataset}"
-        if id_ := done.get(step, {}).get("evaluation_id"):
-            evaluations[name] = session.get_one(Evaluation, id_)
+def _entry(session: Session, done: Done, dataset: str, suffix: str) -> dict[str, Any] | None:
+    evaluations = _evaluations(session, done, dataset, suffix)
     if not set(evaluations) - {"original"}:
         return None
     allocations: dict[str, Allocation] = {}
-    for name in evaluations:
+    for name in [*evaluations, CHOSEN]:
         if id_ := done.get(f"allocate:{name}{suffix}", {}).get("allocation_id"):
             allocations[name] = session.get_one(Allocation, id_)
     any_allocation = next(iter(allocations.values()))
@@ -66,11 +68,41 @@ def _entry(
         "rows": rows,
         "optimal_vs_uniform": {"verdict": "not measured"},
         "sentence": None,
+        "ceiling": None,
         "remarks": [],
+        "validation": None,
     }
+    if id_ := done.get(f"validate:choice{suffix}", {}).get("validation_id"):
+        entry["validation"] = describe_validation(session, id_)
     if UNIFORM in evaluations and OPTIMAL in evaluations:
-        entry |= _comparison(session, evaluations, {row["name"]: row for row in rows})
+        # the second optimum was made since the first one's prediction did not hold, and the guard prefers it
+        optimal = REANCHORED if REANCHORED in evaluations else OPTIMAL
+        guard = _guard(session, allocations, optimal)
+        entry |= _comparison(session, evaluations, {row["name"]: row for row in rows}, optimal, guard)
     return entry
+
+
+def _evaluations(session: Session, done: Done, dataset: str, suffix: str) -> dict[str, Evaluation]:
+    """By name; a re-anchored optimum is there where it is what the study keeps."""
+    found: dict[str, Evaluation] = {}
+    for name in LABELS:
+        base = CHOSEN if name == REANCHORED else name
+        step = f"evaluate:{base}:{dataset}" if name == "original" else f"evaluate:{base}{suffix}:{dataset}"
+        if id_ := done.get(step, {}).get("evaluation_id"):
+            found[name] = session.get_one(Evaluation, id_)
+    kept = found.get(REANCHORED)
+    others = [found[name].compression_id for name in (UNIFORM, OPTIMAL) if name in found]
+    if kept is not None and kept.compression_id in others:
+        del found[REANCHORED]
+    return found
+
+
+def _guard(session: Session, allocations: Mapping[str, Allocation], optimal: str) -> Guard | None:
+    """None where nothing was validated."""
+    kept = allocations.get(CHOSEN)
+    if kept is None or not {optimal, UNIFORM} <= set(allocations):
+        return None
+    return guard_of(session, kept=kept, optimal=allocations[optimal], uniform=allocations[UNIFORM])
 
 
 def _row(session: Session, name: str, evaluation: Evaluation, allocation: Allocation | None) -> dict[str, Any]:
@@ -102,25 +134,33 @@ def _row(session: Session, name: str, evaluation: Evaluation, allocation: Alloca
 
 
 def _comparison(
-    session: Session, evaluations: dict[str, Evaluation], rows: dict[str, dict[str, Any]]
+    session: Session,
+    evaluations: dict[str, Evaluation],
+    rows: dict[str, dict[str, Any]],
+    name: str,
+    guard: Guard | None,
 ) -> dict[str, Any]:
-    uniform, optimal = evaluations[UNIFORM], evaluations[OPTIMAL]
+    """The optimum of that name against uniform."""
+    uniform, optimal = evaluations[UNIFORM], evaluations[name]
     found = compare_evaluations(session, uniform.id, optimal.id)
     gain = _gain(found)
     remarks = [
         rival_remark(
-            _contender(rows[OPTIMAL]),
             _contender(rows[name]),
-            _gain(compare_evaluations(session, evaluations[name].id, optimal.id)),
+            _contender(rows[rival]),
+            _gain(compare_evaluations(session, evaluations[rival].id, optimal.id)),
         )
-        for name in RIVALS
-        if name in evaluations and evaluations[name].compression_id != optimal.compression_id
+        for rival in RIVALS
+        if rival in evaluations and evaluations[rival].compression_id != optimal.compression_id
     ]
+    original = evaluations.get("original")
     headline = Headline(
         uniform=_contender(rows[UNIFORM]),
-        optimal=_contender(rows[OPTIMAL]),
+        optimal=_contender(rows[name]),
         gain_percent=gain,
-        original=_contender(rows["original"]) if "original" in rows else None,
+        original=_contender(rows["original"]) if original else None,
+        guard=guard,
+        ceiling_percent=_gain(compare_evaluations(session, uniform.id, original.id)) if original else None,
     )
     verdict = found.verdict if found.verdict == "not distinguishable" else f"optimal is {found.verdict}"
     return {
@@ -134,8 +174,10 @@ def _comparison(
             "fair": headline.fair,
             "excess_removed": headline.excess_removed,
             "recommended": headline.recommended,
+            "guard": None if guard is None else asdict(guard),
         },
         "sentence": headline.sentence(),
+        "ceiling": headline.ceiling(),
         "remarks": [remark for remark in remarks if remark],
     }
 

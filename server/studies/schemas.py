@@ -56,10 +56,47 @@ class SweepSection(Section):
     split: Literal["layer", "none"] | None = None
 
 
+#: how sensitivities are measured besides re-anchoring, which a study does by itself where it must
+ComparedMethod = Literal["kl_anchor", "fisher_diagonal", "fisher_output", "higgs"]
+
+
 class SensitivitySection(SamplingSection):
     samples: Annotated[int, Field(ge=1)] = 16
-    #: one coarse and one fine config; default: the grid's leanest and richest
+    #: one config without a low-rank part and one with, of different bits; default: the grid's second b_q at rank 0, and
+    #: its first at a middle rank
     anchors: Annotated[list[ConfigFields], Field(min_length=1)] | None = None
+    #: kl_anchor, and the objective's own, are always measured; the others are there for comparison
+    methods: list[ComparedMethod] = []
+    #: config at which each block's fidelity (cosine, relative error) is measured; null = it is not
+    fidelity: ConfigFields | None = None
+    #: of method higgs: Frobenius norms of the noise relative to the matrix's
+    noise: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1, max_length=8)] = [0.05, 0.1]
+
+
+class ValidationSection(Section):
+    """The choice, checked on the select split before anything is packed: predicted against realised joint KL."""
+
+    #: false: the best uniform config is chosen by the objective, nothing is checked, and no guard speaks
+    enabled: bool = True
+    windows: Annotated[int, Field(ge=2)] = 64
+    length: Annotated[int, Field(ge=8, le=131_072)] = 256
+    seed: Seed = 0
+    #: so many uniform configs of the grid, the best by the objective, compete for the best by held-out loss
+    uniforms: Annotated[int, Field(ge=1, le=64)] = 4
+    #: random allocations of the same bytes, and how many of them are near the optimum; each cell of the grid is
+    #: decomposed once for them, which is about what the sweep takes
+    random: Annotated[int, Field(ge=0, le=200)] = 20
+    near: Annotated[int, Field(ge=0, le=200)] = 0
+    #: the random ones are drawn at so many of the budgets, the first ones; null = at all
+    random_budgets: Annotated[int, Field(ge=0)] | None = None
+    #: measure sensitivities anew at the optimum, and choose again, where the prediction does not hold
+    reanchor: bool = True
+
+    @model_validator(mode="after")
+    def _check_near(self) -> Self:
+        if self.near > self.random:
+            raise ValueError("near counts among random: it cannot be larger")
+        return self
 
 
 class GridSection(Section):
@@ -177,12 +214,13 @@ class StudyConfig(Section):
     sensitivity: SensitivitySection = SensitivitySection()
     grid: GridSection
     sweep: SweepSection = SweepSection()
+    validation: ValidationSection = ValidationSection()
     baselines: BaselinesSection = BaselinesSection()
     phase0: Phase0Section | None = None
     #: default: the bytes of a uniform config (phase 0's, else the middle of the grid)
     budgets: list[BudgetSpec] = []
     scope: Literal["decoder", "model"] = "decoder"
-    objective: Literal["kl", "error"] = "kl"
+    objective: Literal["kl", "error", "higgs", "fisher_diagonal", "fisher_output"] = "kl"
     evaluation: EvaluationSection = EvaluationSection()
     fit: FitSection = FitSection()
     #: thresholds of the gates that differ from the plan's
@@ -204,7 +242,9 @@ class StudyConfig(Section):
     def _check_budgets(cls, budgets: list[BudgetSpec]) -> list[BudgetSpec]:
         for position, budget in enumerate(budgets):
             if len([v for v in budget.model_dump().values() if v is not None]) != 1:
-                raise ValueError(f"budget {position} must have exactly one of bytes, gb, bits_per_weight, uniform")
+                raise ValueError(
+                    f"budget {position} must have exactly one of bytes, gb, bits_per_weight, fraction, uniform"
+                )
         return budgets
 
     @model_validator(mode="after")
@@ -232,6 +272,8 @@ class StudyConfig(Section):
         named: dict[str, ConfigFields] = {f"sensitivity.anchors.{i}": f for i, f in enumerate(self.anchors_given)}
         if self.phase0 is not None:
             named |= {f"phase0.{name}": getattr(self.phase0, name) for name in ("uniform", "high", "low")}
+        if self.sensitivity.fidelity is not None:
+            named["sensitivity.fidelity"] = self.sensitivity.fidelity
         named |= {f"budgets.{i}.uniform": b.uniform for i, b in enumerate(self.budgets) if b.uniform is not None}
         for name, fields in named.items():
             try:
@@ -243,6 +285,13 @@ class StudyConfig(Section):
     @property
     def anchors_given(self) -> list[ConfigFields]:
         return self.sensitivity.anchors or []
+
+    @property
+    def methods(self) -> list[str]:
+        """How sensitivities are measured: kl_anchor, which gates and predictions need, the objective's, what is asked
+        for."""
+        own = [] if self.objective in ("kl", "error") else [self.objective]
+        return list(dict.fromkeys(["kl_anchor", *own, *self.sensitivity.methods]))
 
     @property
     def datasets(self) -> list[DatasetSpec]:

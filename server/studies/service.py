@@ -17,14 +17,15 @@ from results_db.queue.transitions import lock_study
 from results_db.settings import Settings
 from results_db.states import TERMINAL, JobState, StudyState
 from results_db.tables import Gate, Job, Model, Study
-from server.allocations.table import budget_bytes
+from server.allocations.budget import budget_bytes
 from server.kit.checks import check_text
 from server.kit.problem import Problem, invalid
 from server.kit.rows import get_row
 from server.models.schemas import ModelRequest
 from server.models.service import Inspected, inspect_source, model_specs, register_model
-from server.studies.plan import Step, plan_study, resolved_budgets
+from server.studies.plan import plan_study, resolved_budgets
 from server.studies.schemas import StudyConfig
+from server.studies.steps import Step
 
 
 def _check_held_out(config: StudyConfig) -> None:
@@ -128,7 +129,7 @@ def _submit(session: Session, study: Study, steps: Sequence[Step]) -> None:
     for position, step in enumerate(steps):
         params = step.params | ({"context": _resolve(step.context, ids)} if step.context else {})
         # what is wrong here would fail hours later
-        PARAMS[step.kind].model_validate(params | dict.fromkeys(step.inputs, "known later"))
+        PARAMS[step.kind].model_validate(params | step.placeholders())
         job = submit_job(
             session,
             step.kind,
@@ -138,7 +139,7 @@ def _submit(session: Session, study: Study, steps: Sequence[Step]) -> None:
             phase=step.phase,
             position=position,
             depends_on=[ids[name] for name in step.depends_on],
-            inputs={param: {"job": ids[name], "key": key} for param, (name, key) in step.inputs.items()},
+            inputs=step.stored_inputs(ids),
             run_when=step.run_when,
         )
         ids[step.name] = job.id

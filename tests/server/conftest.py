@@ -32,9 +32,11 @@ from results_db.queue.lease import Claim, claim_attempt, fail_attempt, finish_at
 from results_db.recording import (
     record_calibration,
     record_compression,
+    record_estimates,
     record_evaluation,
     record_sensitivity,
     record_sweep,
+    record_validation,
     recorded_cells,
 )
 from results_db.settings import Settings
@@ -135,6 +137,10 @@ class SimulatedWorker:
     #: error of a (config, layer)
     error_of: Callable[[CompressionConfig, int], float] = error_of
     sensitivity_of: Callable[[int], float] = sensitivity_of
+    #: what a validation says of its predictions
+    calibrated: bool = True
+    #: what an allocation loses on the select split, by its name and Σ a·ε
+    validated_excess: Callable[[str, float], float] = lambda name, excess: excess
     worker_id: str = field(default_factory=lambda: new_id("wrk"))
 
     def __post_init__(self) -> None:
@@ -197,20 +203,26 @@ class SimulatedWorker:
         return {"calibration_id": id_, "reused": False}
 
     def _sensitivity(self, session: Any, claim: Claim, params: dict[str, Any]) -> dict[str, Any]:
+        incumbent = params.get("incumbent_allocation_id")
+        method = "reanchored" if incumbent else "kl_anchor"
         for matrix in session.get_one(Model, params["model_id"]).matrices:
-            for fields in params["anchors"]:
+            for fields in params["anchors"][:1] if incumbent else params["anchors"]:
                 config = _clamped(fields, matrix)
                 error = self.error_of(config, matrix["layer_idx"])
                 kl = self.sensitivity_of(matrix["layer_idx"]) * error
+                hash_, anchor = config.config_hash, config.to_dict()
+                if incumbent:
+                    hash_ = session.get_one(Allocation, incumbent).content_hash
+                    anchor = {"allocation_id": incumbent}
                 record_sensitivity(
                     session,
                     claim,
                     **_matrix(matrix),
                     model_id=params["model_id"],
                     calibration_id=params["calibration_id"],
-                    method="kl_anchor",
-                    anchor_config_hash=config.config_hash,
-                    anchor_config=config.to_dict(),
+                    method=method,
+                    anchor_config_hash=hash_,
+                    anchor_config=anchor,
                     anchor_error=error,
                     kl=kl,
                     kl_se=kl / 50,
@@ -223,7 +235,43 @@ class SimulatedWorker:
                     device_kind="cpu",
                     seconds=0.0,
                 )
-        return {"calibration_id": params["calibration_id"], "recorded": 1, "reused": 0}
+        if incumbent:
+            self._conclude(session, claim, params, session.get_one(Allocation, incumbent).content_hash)
+        return {
+            "calibration_id": params["calibration_id"],
+            "recorded": 1,
+            "reused": 0,
+            "incumbent_allocation_id": incumbent,
+        }
+
+    def _conclude(self, session: Any, claim: Claim, params: dict[str, Any], incumbent_hash: str) -> None:
+        def estimate(matrix: dict[str, Any]) -> dict[str, Any]:
+            value = self.sensitivity_of(matrix["layer_idx"])
+            return _matrix(matrix) | {
+                "value": value,
+                "log_se": 0.1,
+                "low": 0.8 * value,
+                "high": 1.2 * value,
+                "raw": value,
+                "raw_log_se": 0.1,
+                "own_weight": 1.0,
+                "n_anchors": 1,
+                "n_floored": 0,
+            }
+
+        record_estimates(
+            session,
+            claim,
+            model_id=params["model_id"],
+            calibration_id=params["calibration_id"],
+            method="reanchored",
+            metric="calibration_weighted_error",
+            token_hash="tokens",
+            numerics_version=NUMERICS_VERSION,
+            device_kind="cpu",
+            incumbent_hash=incumbent_hash,
+            estimates=[estimate(matrix) for matrix in session.get_one(Model, params["model_id"]).matrices],
+        )
 
     def _sweep(self, session: Any, claim: Claim, params: dict[str, Any]) -> dict[str, Any]:
         whole = session.get_one(Job, params["part_of"]).params if params.get("part_of") else params
@@ -357,10 +405,74 @@ class SimulatedWorker:
         )
         return {"evaluation_id": id_, "value": math.exp(mean), "reused": False}
 
+    def _validate(self, session: Any, claim: Claim, params: dict[str, Any]) -> dict[str, Any]:
+        """Joint KL is Σ a·ε; the winner has the least of it."""
+        found = [session.get_one(Allocation, id_) for id_ in params["allocation_ids"]]
+        kls = [self.validated_excess(a.name, self._excess_of(session, a.id)) for a in found]
+        n = self.n_windows
+        difficulty = np.random.default_rng(2).normal(2.0, 0.3, n)
+
+        def item(allocation: Allocation | None, kl: float) -> dict[str, Any]:
+            own = np.random.default_rng(int(_hash(kl)[:8], 16)).normal(0, 0.002, n)
+            nll = (difficulty + kl + own) * 256
+            mean = float(nll.mean()) / 256
+            return {
+                "allocation_id": allocation and allocation.id,
+                "name": allocation.name if allocation else "original",
+                "kind": allocation.kind if allocation else "original",
+                "matrix_bytes": allocation.matrix_bytes if allocation else 10**6,
+                "predicted_kl": allocation.predicted_kl if allocation else None,
+                "kl": kl,
+                "kl_se": 0.01 * kl,
+                "nll": mean,
+                "ppl": math.exp(mean),
+                "windows": [(kl, float(x), 256) for x in nll],
+            }
+
+        winner = found[int(np.argmin(kls))]
+        validation_id = record_validation(
+            session,
+            claim,
+            items=[item(None, 0.0), *(item(*pair) for pair in zip(found, kls, strict=True))],
+            model_id=params["model_id"],
+            calibration_id=params["calibration_id"],
+            study_id=session.get_one(Job, claim.job_id).study_id,
+            name=params["name"],
+            dataset=params["text"]["kind"],
+            split=params["split"],
+            token_hash=_hash([params["text"], params["split"], params["windows"]]),
+            n_windows=n,
+            n_tokens=n * 256,
+            text=params["text"],
+            n_allocations=len(found),
+            spearman=0.97,
+            spearman_low=0.93,
+            spearman_high=0.99,
+            log_slope=1.0,
+            log_slope_low=0.9,
+            log_slope_high=1.1,
+            kappa=1.2,
+            residual_sd=0.05,
+            calibrated=self.calibrated,
+            winner_allocation_id=winner.id,
+            details={},
+            numerics_version=NUMERICS_VERSION,
+            device_kind="cpu",
+            seconds=0.0,
+        )
+        return {
+            "validation_id": validation_id,
+            "winner_allocation_id": winner.id,
+            "calibrated": self.calibrated,
+            "reanchor": params.get("reanchor", False) and not self.calibrated,
+        }
+
     def _excess(self, session: Any, compression_id: str | None) -> float:
         if compression_id is None:
             return 0.0
-        allocation_id = session.get_one(Compression, compression_id).allocation_id
+        return self._excess_of(session, session.get_one(Compression, compression_id).allocation_id)
+
+    def _excess_of(self, session: Any, allocation_id: str) -> float:
         items = session.scalars(select(AllocationItem).where(AllocationItem.allocation_id == allocation_id))
         return sum(
             self.sensitivity_of(i.layer_idx) * self.error_of(CompressionConfig.from_dict(i.config), i.layer_idx)
@@ -421,6 +533,7 @@ def study_config(checkpoint: Path) -> dict[str, Any]:
             "low": {"b_q": 2, "rank": 0},
         },
         "budgets": [{"uniform": {"b_q": 3, "rank": 4}}],
+        "validation": {"uniforms": 3, "random": 4, "windows": 8, "length": 64},
         "evaluation": {"length": 64},
         "on_no_go": "continue",
     }

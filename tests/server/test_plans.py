@@ -94,7 +94,7 @@ def test_a_plan_counts_the_jobs_that_the_study_then_has(client: TestClient, stud
     study = client.post("/api/v1/studies", json={"config": study_config}).json()
     kinds = [job["kind"] for job in study["jobs"]]
     steps = rows(found)
-    for kind in ("calibrate", "sensitivity", "sweep", "compress", "evaluate"):
+    for kind in ("calibrate", "sensitivity", "sweep", "validate", "compress", "evaluate"):
         assert steps[kind]["jobs"] == kinds.count(kind), kind
     assert steps["fit, allocate, gate"]["jobs"] == sum(kind in ("fit", "allocate", "gate") for kind in kinds)
     assert found["totals"]["jobs"] == len(kinds)

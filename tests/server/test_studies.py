@@ -16,6 +16,11 @@ from server.studies.schemas import GridSection
 
 Config = dict[str, Any]
 
+#: what is compressed and evaluated at each budget
+CONTENDERS = ("uniform", "optimal", "rank0", "manual", "rtn", "chosen")
+#: what only a prediction that does not hold asks for
+SECOND_CHOICE = {"sensitivity:reanchor", "allocate:reanchored", "validate:reanchored"}
+
 
 def start(client: TestClient, config: Config) -> dict[str, Any]:
     answer = client.post("/api/v1/studies", json={"config": config})
@@ -47,19 +52,22 @@ def test_a_study_becomes_a_tree_of_jobs(client: TestClient, study_config: Config
         "gate:1",
         "fit",
         "gate:2",
+        "allocate:uniforms",
+        "validate:uniforms",
         "allocate:uniform",
         "allocate:optimal",
         "allocate:rank0",
+        "allocate:manual",
         "allocate:rtn",
+        "allocate:random",
+        "validate:choice",
+        "sensitivity:reanchor",
+        "allocate:reanchored",
+        "validate:reanchored",
+        "allocate:chosen",
         "gate:3",
-        "compress:uniform",
-        "compress:optimal",
-        "compress:rank0",
-        "compress:rtn",
-        "evaluate:uniform:stdlib",
-        "evaluate:optimal:stdlib",
-        "evaluate:rank0:stdlib",
-        "evaluate:rtn:stdlib",
+        *(f"compress:{name}" for name in CONTENDERS),
+        *(f"evaluate:{name}:stdlib" for name in CONTENDERS),
         "gate:4",
         "gate:5",
     ]
@@ -67,8 +75,15 @@ def test_a_study_becomes_a_tree_of_jobs(client: TestClient, study_config: Config
     assert [job["position"] for job in study["jobs"]] == list(range(len(steps)))
     assert jobs["calibrate"]["state"] == "queued"
     assert {job["state"] for job in study["jobs"][1:]} == {"waiting"}
-    for job in study["jobs"]:
-        assert {source["job"] for source in job["inputs"].values()} <= set(job["depends_on"])
+    assert jobs["validate:choice"]["inputs"]["allocation_ids"][-1] == {
+        "job": jobs["allocate:random"]["id"],
+        "key": "allocation_ids",
+        "optional": True,
+    }
+    assert jobs["sensitivity:reanchor"]["inputs"]["only_if"] == {
+        "job": jobs["validate:choice"]["id"],
+        "key": "reanchor",
+    }
     assert jobs["gate:1"]["run_when"] == "finished"
     # the pilot chooses on text that the report does not use
     assert jobs["evaluate:phase0-manual:stdlib"]["params"]["split"] == "select"
@@ -101,8 +116,8 @@ def test_a_grid_of_a_larger_trellis(client: TestClient, study_config: Config, ru
     steps = {job["step"]: job["params"] for job in study["jobs"]}
     assert {c["states"] for c in steps["allocate:optimal"]["menu"]} == {4096}
     assert {(c["codebook"], c["states"]) for c in steps["sensitivity"]["anchors"]} == {("trellis", 4096)}
-    (fit,) = client.get("/api/v1/fits").json()["items"]
-    assert (fit["codebook"], fit["states"]) == ("trellis", 4096)
+    fits = client.get("/api/v1/fits").json()["items"]
+    assert {(fit["codebook"], fit["states"]) for fit in fits} == {("trellis", 4096)}
     study_config["grid"]["states"] = 1000
     refused = client.post("/api/v1/studies", json={"config": study_config})
     assert refused.status_code == 422
@@ -180,7 +195,9 @@ def test_a_whole_study(client: TestClient, study_config: Config, run_to_end: Cal
     study = look(client, study)
     assert study["state"] == "succeeded", study["reason"]
     assert study["finished_at"].endswith("Z")
-    assert {job["state"] for job in study["jobs"]} == {"succeeded"}
+    states = {job["step"]: job["state"] for job in study["jobs"]}
+    assert {step for step, state in states.items() if state == "skipped"} == SECOND_CHOICE
+    assert {state for step, state in states.items() if step not in SECOND_CHOICE} == {"succeeded"}
     verdicts = {(gate["phase"], gate["name"]): gate["verdict"] for gate in study["gates"]}
     assert verdicts == {
         (0, "sensitivity_varies"): "GO",
@@ -195,6 +212,7 @@ def test_a_whole_study(client: TestClient, study_config: Config, run_to_end: Cal
         (3, "bytes_match"): "GO",
         (3, "allocator_fast"): "GO",
         (4, "optimal_beats_uniform"): verdicts[4, "optimal_beats_uniform"],
+        (4, "prediction_ranks"): "GO",
         (4, "downstream_preserved"): "NOT MEASURED",
         (4, "scaled_fit_explains"): "GO",
         (5, "optimal_beats_uniform"): "GO",
@@ -204,12 +222,104 @@ def test_a_whole_study(client: TestClient, study_config: Config, run_to_end: Cal
     assert "on disk" in bytes_match["explanation"]
     headline = study["headline"]
     rows = {row["name"]: row for row in headline["rows"]}
-    assert list(rows) == ["original", "uniform", "optimal", "rank0", "rtn"]
+    assert list(rows) == ["original", "uniform", "optimal", "rank0", "manual", "rtn"]
+    assert {row["matrix_bytes"] <= rows["uniform"]["matrix_bytes"] for row in headline["rows"][1:]} == {True}
     assert rows["optimal"]["matrix_bytes"] <= headline["budget_bytes"]
     assert rows["optimal"]["ppl"] < rows["uniform"]["ppl"] < rows["rtn"]["ppl"]
     assert headline["optimal_vs_uniform"]["verdict"] == "optimal is better"
     assert headline["optimal_vs_uniform"]["n_windows"] == 100
     assert headline["budgets"][0]["rows"] == headline["rows"]
+    assert headline["sentence"].startswith("optimal beats best uniform")
+    assert headline["optimal_vs_uniform"]["recommended"] == "optimal"
+    assert "optimal is recommended: optimal won on the select split, too" in headline["sentence"]
+    assert headline["ceiling"].startswith("The original itself would gain")
+    assert headline["validation"]["spearman"] == 0.97
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_all_that_compete_keep_to_the_bytes_of_the_best_uniform_config(
+    client: TestClient, study_config: Config, run_to_end: Callable[..., None]
+) -> None:
+    """The best uniform config of the menu may take less than the budget that was given: then all may take no more."""
+    study_config["budgets"] = [{"bits_per_weight": 4.6}]
+    study = start(client, study_config)
+    run_to_end()
+    jobs = {job["step"]: job for job in look(client, study)["jobs"]}
+
+    def allocations(name: str) -> list[dict[str, Any]]:
+        ids = jobs[f"allocate:{name}"]["result"]["allocation_ids"]
+        return [client.get(f"/api/v1/allocations/{id_}").json() for id_ in ids]
+
+    (uniform,) = allocations("uniform")
+    assert uniform["details"]["is_uniform"]
+    assert uniform["matrix_bytes"] < uniform["budget_bytes"]
+    candidates = allocations("uniforms")
+    assert len(candidates) == study_config["validation"]["uniforms"]
+    assert uniform["content_hash"] in {row["content_hash"] for row in candidates}
+    for name in ("optimal", "rank0", "manual", "rtn", "random"):
+        for row in allocations(name):
+            assert row["budget_bytes"] == uniform["matrix_bytes"], name
+            assert row["matrix_bytes"] <= uniform["matrix_bytes"]
+    assert len(allocations("random")) == study_config["validation"]["random"]
+    # judged against the bytes that it was allowed, not against those that nobody used
+    gates = {gate["name"]: gate for gate in look(client, study)["gates"]}
+    assert f"budget {uniform['matrix_bytes']:,}" in gates["bytes_match"]["explanation"]
+
+
+def test_a_prediction_that_does_not_hold_is_measured_anew(
+    client: TestClient, study_config: Config, run_to_end: Callable[..., None], make_worker: Callable[..., Any]
+) -> None:
+    study = start(client, study_config)
+    run_to_end(make_worker(calibrated=False))
+    study = look(client, study)
+    assert study["state"] == "succeeded", study["reason"]
+    jobs = {job["step"]: job for job in study["jobs"]}
+    assert {jobs[step]["state"] for step in SECOND_CHOICE} == {"succeeded"}
+    optimal = jobs["allocate:optimal"]["result"]["allocation_id"]
+    assert jobs["sensitivity:reanchor"]["params"]["incumbent_allocation_id"] == optimal
+    assert jobs["allocate:reanchored"]["params"]["incumbent_allocation_id"] == optimal
+    chosen = jobs["allocate:chosen"]
+    assert chosen["params"]["validation_id"] == jobs["validate:reanchored"]["result"]["validation_id"]
+    second = client.get(f"/api/v1/allocations/{jobs['allocate:reanchored']['result']['allocation_id']}").json()
+    assert second["objective"] == "reanchored"
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_what_is_not_needed_says_so(client: TestClient, study_config: Config, run_to_end: Callable[..., None]) -> None:
+    study = start(client, study_config)
+    run_to_end()
+    jobs = {job["step"]: job for job in look(client, study)["jobs"]}
+    for step in SECOND_CHOICE:
+        assert jobs[step]["error"]["code"] == "not-needed"
+        assert "validate:choice" in jobs[step]["error"]["message"]
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_an_optimum_that_loses_on_the_select_split_is_not_recommended(
+    client: TestClient, study_config: Config, run_to_end: Callable[..., None], make_worker: Callable[..., Any]
+) -> None:
+    """Sensitivities that mislead: what they call best is worse than uniform on the text that chooses."""
+    study = start(client, study_config)
+    run_to_end(make_worker(validated_excess=lambda name, excess: 5 * excess if name == "optimal" else excess))
+    headline = look(client, study)["headline"]
+    assert headline["optimal_vs_uniform"]["recommended"] == "best uniform"
+    assert headline["optimal_vs_uniform"]["guard"]["keeps_optimal"] is False
+    assert "best uniform is recommended: on the select split optimal did not beat" in headline["sentence"]
+    assert "chosen" not in {row["name"] for row in headline["rows"]}
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_a_study_without_validation_still_compares(
+    client: TestClient, study_config: Config, run_to_end: Callable[..., None]
+) -> None:
+    study_config["validation"] = {"enabled": False}
+    study = start(client, study_config)
+    run_to_end()
+    study = look(client, study)
+    assert study["state"] == "succeeded", study["reason"]
+    assert not [job for job in study["jobs"] if job["kind"] == "validate"]
+    headline = study["headline"]
+    assert (headline["validation"], headline["optimal_vs_uniform"]["guard"]) == (None, None)
     assert headline["sentence"].startswith("optimal beats best uniform")
 
 

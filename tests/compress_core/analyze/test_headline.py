@@ -72,7 +72,7 @@ WON, LOST = Guard(True, Estimate(6, 4, 8, 48)), Guard(False, Estimate(1, -2, 4, 
         (WON, Estimate(1, -1, 3, 64), "optimal", "is not shown to beat best uniform"),
         (WON, Estimate(-2, -3, -1, 64), "best uniform", "best uniform is recommended, although optimal won"),
         (LOST, Estimate(5, 3, 7, 64), "best uniform", "did not beat best uniform beyond doubt (+1.00 %"),
-        (Guard(False), Estimate(1, -1, 3, 64), "best uniform", "one and the same on the select split"),
+        (Guard(False), Estimate(1, -1, 3, 64), "best uniform", "nothing could compete with best uniform"),
     ],
 )
 def test_the_guard_recommends(guard: Guard, gain: Estimate, recommended: str, words: str) -> None:

@@ -13,7 +13,7 @@ from results_db.queue.transitions import lock_study
 from results_db.states import TERMINAL, JobState, StudyState
 from results_db.tables import Job, Study
 from server.studies.headline import study_headline
-from server.studies.steps import RIVALS
+from server.studies.steps import RANDOM, RIVALS
 
 
 def studies_to_finish(session: Session) -> list[str]:
@@ -51,6 +51,10 @@ def _outcome(jobs: Sequence[Job]) -> tuple[StudyState, str | None]:
 
 
 def _is_hopeless_baseline(job: Job) -> bool:
-    """A baseline that has nothing within the budget says something, but it does not break the study."""
-    name = (job.step or "").partition(":")[2].partition("@")[0]
-    return name in RIVALS and (job.error or {}).get("code") == "infeasible-budget"
+    """What has nothing to offer within the budget says something, but it does not break the study: a baseline, or random
+    allocations where hardly any have these bytes."""
+    kind, _, name = (job.step or "").partition("@")[0].partition(":")
+    code = (job.error or {}).get("code")
+    if kind != "allocate":
+        return False
+    return (name in RIVALS and code == "infeasible-budget") or (name == RANDOM and code != "unexpected-error")

@@ -424,6 +424,23 @@ def test_a_baseline_that_does_not_fit_does_not_break_the_study(
     assert "rtn" not in {row["name"] for row in study["headline"]["rows"]}
 
 
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_a_budget_that_has_no_random_allocations_does_not_break_the_study(
+    client: TestClient, study_config: Config, run_to_end: Callable[..., None]
+) -> None:
+    study_config["grid"] |= {"b_q": [2], "rank": [0]}
+    study_config |= {"phases": [1, 3, 4], "phase0": None, "objective": "error", "baselines": {"rtn": []}}
+    study_config["budgets"] = []
+    study = start(client, study_config)
+    run_to_end()
+    study = look(client, study)
+    jobs = {job["step"]: job for job in study["jobs"]}
+    assert jobs["allocate:random"]["state"] == "failed"
+    assert study["state"] == "succeeded", study["reason"]
+    evaluated = {jobs[f"evaluate:{name}:stdlib"]["result"]["value"] for name in ("uniform", "optimal", "chosen")}
+    assert len(evaluated) == 1
+
+
 def test_cancel(client: TestClient, study_config: Config, run_to_end: Callable[..., None]) -> None:
     study = start(client, study_config)
     assert client.post(f"/api/v1/studies/{study['id']}/cancel").json()["state"] == "cancelled"

@@ -51,8 +51,19 @@ def _suffix_min_rate(classes: list[CoreClass], sign: int) -> NDArray[np.float64]
     return rate
 
 
-def enumerate_core(classes: list[CoreClass], *, room: int, multiplier: int, excess: int, work_limit: int) -> CoreResult:
+def enumerate_core(
+    classes: list[CoreClass],
+    *,
+    room: int,
+    multiplier: int,
+    excess: int,
+    work_limit: int,
+    avoid: IntArray | None = None,
+) -> CoreResult:
     """List dynamic programme over the core with dominance and bounds.
+
+    With ``avoid`` only choices that differ from it somewhere count. Its prefix is carried beside the list: dominance
+    among states that already differ stays safe, because whatever completes them, they differ.
 
     Args:
         classes: open rows, those with the cheapest second option first.
@@ -60,6 +71,7 @@ def enumerate_core(classes: list[CoreClass], *, room: int, multiplier: int, exce
         multiplier: λ ≥ 0 in error units per byte.
         excess: G > 0, what the incumbent costs above the bound.
         work_limit: states made in all before giving up (then ``exhausted`` is false).
+        avoid: an option of each class, −1 where the class does not have the one to avoid.
     """
     n_stages = len(classes)
     lightest = np.zeros(n_stages + 1, dtype=np.int64)
@@ -73,8 +85,9 @@ def enumerate_core(classes: list[CoreClass], *, room: int, multiplier: int, exce
     rate_up = np.minimum(_suffix_min_rate(classes, 1), float(multiplier)) * (1 - 1e-9)
     rate_down = _suffix_min_rate(classes, -1) * (1 - 1e-9)
 
-    weight = np.zeros(1, dtype=np.int64)
-    cost = np.zeros(1, dtype=np.int64)
+    prefix = _Prefix.of(classes, avoid)
+    weight = np.zeros(int(avoid is None), dtype=np.int64)
+    cost = np.zeros_like(weight)
     parents: list[NDArray[np.int32]] = []
     taken: list[NDArray[np.int16]] = []
     best: tuple[int, int] | None = None  # (stage, state) of the best choice so far
@@ -88,7 +101,7 @@ def enumerate_core(classes: list[CoreClass], *, room: int, multiplier: int, exce
             state = int(np.argmin(final))
             if final[state] < excess:
                 excess, best = int(final[state]), (stage, state)
-        if stage == n_stages or not len(weight) or excess <= 0:
+        if stage == n_stages or (not len(weight) and prefix.ended(stage)) or excess <= 0:
             break
         # those that can still become better by changing a class to come; float only where the bound has slack for it
         alive = cost < excess - second[stage]
@@ -101,32 +114,79 @@ def enumerate_core(classes: list[CoreClass], *, room: int, multiplier: int, exce
         unreachable = np.maximum(left - heaviest[stage], 0)
         alive &= multiplier * unreachable < excess - cost
         index = np.flatnonzero(alive)
-        if not len(index):
+        if not len(index) and prefix.ended(stage):
             break
         weight, cost = weight[index], cost[index]
         here = classes[stage]
-        if total + len(index) * len(here.reduced) > work_limit:
-            return CoreResult(excess, _backtrack(best, n_stages, parents, taken), False, peak, total)
+        leaving = prefix.leaving(stage)
+        if total + len(index) * len(here.reduced) + len(leaving) > work_limit:
+            return CoreResult(excess, _backtrack(best, n_stages, parents, taken, avoid), False, peak, total)
         all_weight = (weight[None, :] + here.shift[:, None]).ravel()
         all_cost = (cost[None, :] + here.reduced[:, None]).ravel()
+        if len(leaving):
+            all_weight = np.concatenate([all_weight, prefix.weight[stage] + here.shift[leaving]])
+            all_cost = np.concatenate([all_cost, prefix.cost[stage] + here.reduced[leaving]])
         order = np.argsort(all_weight, kind="stable")  # merges sorted runs
         sorted_weight = all_weight[order]
         # E-part of a state: r − λ·w; a lighter state that is no worse in it dominates
         pure = all_cost[order] - multiplier * sorted_weight
-        before = np.empty_like(pure)
-        before[0] = np.iinfo(np.int64).max
+        before = np.full_like(pure, np.iinfo(np.int64).max)
         np.minimum.accumulate(pure[:-1], out=before[1:])
         keep = order[(pure < before) & (all_cost[order] < excess)]
-        parents.append(index[keep % len(index)].astype(np.int32))
-        taken.append((keep // len(index)).astype(np.int16))
+        n_listed = len(index) * len(here.reduced)
+        if len(leaving):  # states that left the prefix here have no parent
+            listed = keep < n_listed
+            source, option = np.full(len(keep), -1), np.empty(len(keep), dtype=np.int64)
+            option[listed], source[listed] = np.divmod(keep[listed], max(len(index), 1))
+            source[listed] = index[source[listed]]
+            option[~listed] = leaving[keep[~listed] - n_listed]
+        else:
+            source, option = index[keep % len(index)], keep // len(index)
+        parents.append(source.astype(np.int32))
+        taken.append(option.astype(np.int16))
         weight, cost = all_weight[keep], all_cost[keep]
         total += len(weight)
         peak = max(peak, len(weight))
-    return CoreResult(excess, _backtrack(best, n_stages, parents, taken), True, peak, total)
+    return CoreResult(excess, _backtrack(best, n_stages, parents, taken, avoid), True, peak, total)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Prefix:
+    """The choice to avoid, cut off before each stage; one that the core does not hold ends where it leaves it."""
+
+    avoid: IntArray | None
+    classes: list[CoreClass]
+    #: weight and reduced cost of the prefix at each stage
+    weight: IntArray
+    cost: IntArray
+
+    @classmethod
+    def of(cls, classes: list[CoreClass], avoid: IntArray | None) -> _Prefix:
+        wanted = np.zeros(0, dtype=np.int64) if avoid is None else avoid
+        zero = np.zeros(1, dtype=np.int64)
+        shifts = [c.shift[max(int(o), 0)] for c, o in zip(classes, wanted, strict=False)]
+        costs = [c.reduced[max(int(o), 0)] for c, o in zip(classes, wanted, strict=False)]
+        weight = np.concatenate([zero, np.cumsum(np.array(shifts, dtype=np.int64))])
+        return cls(avoid, classes, weight, np.concatenate([zero, np.cumsum(np.array(costs, dtype=np.int64))]))
+
+    def ended(self, stage: int) -> bool:
+        """Whether no choice leaves the prefix at this stage or later."""
+        return self.avoid is None or stage == len(self.classes) or bool((self.avoid[:stage] < 0).any())
+
+    def leaving(self, stage: int) -> IntArray:
+        """The options with which a choice differs from the prefix at this stage for the first time."""
+        if self.avoid is None or self.ended(stage):
+            return np.zeros(0, dtype=np.int64)
+        options = np.arange(len(self.classes[stage].reduced))
+        return options[options != self.avoid[stage]]
 
 
 def _backtrack(
-    best: tuple[int, int] | None, n_stages: int, parents: list[NDArray[np.int32]], taken: list[NDArray[np.int16]]
+    best: tuple[int, int] | None,
+    n_stages: int,
+    parents: list[NDArray[np.int32]],
+    taken: list[NDArray[np.int16]],
+    avoid: IntArray | None,
 ) -> IntArray | None:
     if best is None:
         return None
@@ -136,4 +196,8 @@ def _backtrack(
         stage -= 1
         options[stage] = taken[stage][state]
         state = int(parents[stage][state])
+        if state < 0:  # it left the prefix here
+            assert avoid is not None
+            options[:stage] = avoid[:stage]
+            break
     return options

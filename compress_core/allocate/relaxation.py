@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 #: rounds of single-row improvement of the first incumbent; it only has to be good, the enumeration makes it best
 _IMPROVEMENT_ROUNDS = 64
+#: rounds and moves of its improvement by pairs
+_PAIR_ROUNDS = 16
+_PAIR_MOVES = 4096
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -129,6 +132,41 @@ def _improve(table: SortedTable, position: NDArray[np.int64], room: int) -> NDAr
     return position
 
 
+def _improve_in_pairs(
+    table: SortedTable, position: NDArray[np.int64], room: int, multiplier: float
+) -> NDArray[np.int64]:
+    """Change two rows at a time, best gain first, while both fit the room that is left (bytes).
+
+    Only the moves of least reduced cost at λ are looked at: a cheaper choice near the bound is made of these.
+    """
+    rows = np.arange(len(position))
+    position = position.copy()
+    for _ in range(_PAIR_ROUNDS):
+        gain = table.errors[rows, position][:, None] - table.errors
+        cost = table.nbytes - table.nbytes[rows, position][:, None]
+        reduced = np.where(np.isfinite(gain) & (cost != 0), multiplier * cost - gain, np.inf).ravel()
+        moves = np.argpartition(reduced, min(_PAIR_MOVES, reduced.size) - 1)[:_PAIR_MOVES]
+        moves = moves[np.isfinite(reduced[moves])]
+        if not len(moves):
+            break
+        moves = moves[np.argsort(cost.ravel()[moves], kind="stable")]
+        move_cost, move_gain, move_row = cost.ravel()[moves], gain.ravel()[moves], moves // table.errors.shape[1]
+        # for each move the partner of most gain among those that still fit beside it
+        rising = np.maximum.accumulate(move_gain)
+        partner_of = np.maximum.accumulate(np.where(move_gain == rising, np.arange(len(moves)), 0))
+        last = np.searchsorted(move_cost, room - move_cost, side="right") - 1
+        partner = partner_of[np.maximum(last, 0)]
+        total = np.where((last >= 0) & (move_row[partner] != move_row), move_gain + move_gain[partner], -np.inf)
+        first = int(np.argmax(total))
+        if total[first] <= 0:
+            break
+        for move in (moves[first], moves[partner[first]]):
+            i, j = divmod(int(move), table.errors.shape[1])
+            room -= int(cost[i, j])
+            position[i] = j
+    return position
+
+
 def _value(table: SortedTable, position: NDArray[np.int64]) -> tuple[float, int]:
     rows = np.arange(len(position))
     return math.fsum(table.errors[rows, position]), int(table.nbytes[rows, position].sum())
@@ -156,5 +194,6 @@ def relax(table: SortedTable, budget: int) -> Relaxation:
     over[row[split]] = end[split]
     candidates.append(_improve(table, over, room - int(step[split])))
     feasible = [p for p in candidates if _value(table, p)[1] <= budget]
-    best = min(feasible, key=lambda p: _value(table, p)[0])
+    pairs = [_improve_in_pairs(table, p, budget - _value(table, p)[1], float(slope[split])) for p in feasible]
+    best = min(pairs, key=lambda p: _value(table, p)[0])
     return Relaxation(float(slope[split]), True, best)

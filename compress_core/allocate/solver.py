@@ -14,15 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from compress_core.allocate.certificate import lagrangian_bound
-from compress_core.allocate.core import CoreClass, enumerate_core
+from compress_core.allocate.core import enumerate_core
 from compress_core.allocate.relaxation import Relaxation, SortedTable, relax, sort_and_drop_dominated
+from compress_core.allocate.scaled import scale_core
 from compress_core.allocate.solution import AllocationSolution
 from compress_core.errors import ConfigError, InfeasibleBudget, NonFiniteValues
 
 #: states (not seconds, so that the answer does not depend on the machine) after which the enumeration gives up
 WORK_LIMIT = 4_000_000
-#: bits for sums of scaled errors; leaves room for λ·w of the same size and for differences
-_SUM_BITS = 59
 _MAX_BYTES = 2**53
 #: beyond it differences and slopes of errors could overflow
 _MAX_ERROR = 1e150
@@ -152,56 +151,19 @@ def _close_gap(
     relaxation: Relaxation,
     work_limit: int,
 ) -> AllocationSolution:
-    n = len(e)
-    rows = np.arange(n)
     position = relaxation.position
-    # error above the row's least one: all that a choice can still save
-    above = table.errors - np.where(np.isfinite(table.errors), table.errors, np.inf).min(axis=1)[:, None]
-    incumbent_above = math.fsum(above[rows, position])
-    # an option that alone exceeds the incumbent's total is in no better choice
-    open_ = above <= incumbent_above
-    bits = _SUM_BITS - math.ceil(math.log2(n + 2))
-    unit = incumbent_above / 2.0**bits
-    scaled = np.rint(np.where(open_, above, 0.0) / incumbent_above * 2.0**bits).astype(np.int64)
-
-    lightest = np.where(open_, table.nbytes, np.iinfo(np.int64).max).min(axis=1)
-    room = budget - int(lightest.sum())
-    extra = table.nbytes - lightest[:, None]
-    open_ &= extra <= room
-    extra = np.where(open_, extra, 0)
-    # any λ ≥ 0 gives a valid bound; the cap keeps λ·w within int64 (it never binds at the relaxation's own λ)
-    multiplier = min(round(relaxation.multiplier / incumbent_above * 2.0**bits), 2 ** (_SUM_BITS + 1) // max(room, 1))
-    priced = np.where(open_, scaled + multiplier * extra, np.iinfo(np.int64).max)
-    floor = priced.min(axis=1)
-    bound = int(floor.sum()) - multiplier * room
-    excess = int(scaled[rows, position].sum()) - bound
-
-    if excess <= 0:
+    incumbent = table.errors[np.arange(len(e)), position]
+    core = scale_core(table, budget, relaxation.multiplier, incumbent)
+    if core is None or core.excess <= 0:
+        tolerance = 0.0 if core is None else core.tolerance
         return _solution(
-            e, w, budget, table, position, relaxation.multiplier, optimal=True, proof="bound met", tolerance=n * unit
+            e, w, budget, table, position, relaxation.multiplier, optimal=True, proof="bound met", tolerance=tolerance
         )
-    reduced = np.where(open_, priced - floor[:, None], np.iinfo(np.int64).max)
-    order = np.argsort(reduced, axis=1, kind="stable")
-    counts = (reduced < excess).sum(axis=1)
-    base = order[:, 0]
-    classes = []
-    for row in np.flatnonzero(counts > 1):
-        options = order[row, : counts[row]]
-        classes.append(
-            CoreClass(int(row), options, reduced[row, options], extra[row, options] - extra[row, options[0]])
-        )
-    classes.sort(key=lambda c: (int(c.reduced[1]), c.row))
     result = enumerate_core(
-        classes,
-        room=room - int(extra[rows, base].sum()),
-        multiplier=multiplier,
-        excess=excess,
-        work_limit=work_limit,
+        core.classes, room=core.room, multiplier=core.multiplier, excess=core.excess, work_limit=work_limit
     )
     if result.options is not None:
-        position = base.copy()
-        for core_class, option in zip(classes, result.options, strict=True):
-            position[core_class.row] = core_class.position[option]
+        position = core.position(result)
     return _solution(
         e,
         w,
@@ -211,8 +173,8 @@ def _close_gap(
         relaxation.multiplier,
         optimal=result.exhausted,
         proof="core exhausted" if result.exhausted else "work limit reached",
-        tolerance=n * unit,
-        core_size=len(classes),
+        tolerance=core.tolerance,
+        core_size=len(core.classes),
         peak_states=result.peak_states,
         total_states=result.total_states,
     )

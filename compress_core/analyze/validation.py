@@ -22,6 +22,7 @@ Array = NDArray[np.float64]
 #: kinds of allocations that are there to compare prediction and reality over
 RANDOM = "random"
 COMPARISON_KINDS = (RANDOM, "near_optimal")
+_NOTHING_TO_CHOOSE = "Only allocations for comparison were tried: there is nothing to choose."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,7 +61,8 @@ class Tried:
 class Assessment:
     """The findings, and everything that the page shows of them as JSON-able values."""
 
-    choice: Choice
+    #: None where there are only allocations that are there for comparison
+    choice: Choice | None
     calibration: CalibrationCheck
     #: table, comparisons, guard, random, optimism, calibration, recommended, sentence
     details: dict[str, Any]
@@ -78,21 +80,20 @@ def assess(tried: Sequence[Tried], original_N: Array, n_tokens_N: NDArray[np.int
         seed: of the bootstrap.
 
     Raises:
-        ConfigError: none of them may be chosen, or fewer than two windows.
+        ConfigError: fewer than two windows.
     """
     candidates = [Candidate(t.name, t.nbytes, t.nll_N, t.uniform, t.may_win, t.budget) for t in tried]
-    choice = choose(candidates, n_tokens_N)
+    choice = choose(candidates, n_tokens_N) if any(t.may_win for t in tried) else None
     check, equal_bytes = _check(tried, seed)
-    recommended = tried[choice.winner].name
     details = {
         "table": _table(tried, original_N, n_tokens_N),
         "comparisons": _comparisons(tried, choice, original_N, n_tokens_N),
-        "guard": _guard(tried, choice),
+        "guard": None if choice is None else _guard(tried, choice),
         "random": _random(tried, choice, n_tokens_N),
         "optimism": _optimism(tried),
         "calibration": check.to_dict() | {"equal_bytes": equal_bytes},
-        "recommended": recommended,
-        "sentence": choice.sentence,
+        "recommended": None if choice is None else tried[choice.winner].name,
+        "sentence": _NOTHING_TO_CHOOSE if choice is None else choice.sentence,
     }
     return Assessment(choice, check, details)
 
@@ -145,9 +146,11 @@ def _row(position: int, name: str, kind: str, nll_N: Array, n_tokens_N: NDArray[
 
 
 def _comparisons(
-    tried: Sequence[Tried], choice: Choice, original_N: Array, n_tokens_N: NDArray[np.int64]
+    tried: Sequence[Tried], choice: Choice | None, original_N: Array, n_tokens_N: NDArray[np.int64]
 ) -> list[dict[str, Any]]:
     """Everyone that may win against the best uniform one, and the best challenger against all others."""
+    if choice is None:
+        return []
     able = [number for number, t in enumerate(tried) if t.may_win]
     pairs = [(number, choice.uniform) for number in able if choice.uniform is not None and number != choice.uniform]
     if choice.challenger is not None:
@@ -196,7 +199,7 @@ def _guard(tried: Sequence[Tried], choice: Choice) -> dict[str, Any]:
     }
 
 
-def _random(tried: Sequence[Tried], choice: Choice, n_tokens_N: NDArray[np.int64]) -> dict[str, Any] | None:
+def _random(tried: Sequence[Tried], choice: Choice | None, n_tokens_N: NDArray[np.int64]) -> dict[str, Any] | None:
     """How random allocations of these bytes do: what choosing at all is worth."""
     drawn = [t for t in tried if t.kind == RANDOM]
     if not drawn:
@@ -214,8 +217,8 @@ def _random(tried: Sequence[Tried], choice: Choice, n_tokens_N: NDArray[np.int64
         "nll": _spread(losses),
         "ppl": math.exp(float(losses.mean())),
         "best": best.name,
-        "better_than_challenger": better(choice.challenger),
-        "better_than_uniform": better(choice.uniform),
+        "better_than_challenger": None if choice is None else better(choice.challenger),
+        "better_than_uniform": None if choice is None else better(choice.uniform),
     }
 
 

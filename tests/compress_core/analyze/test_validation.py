@@ -121,3 +121,7 @@ def test_little_is_said_of_little(tried: list[Tried]) -> None:
     assert json.loads(json.dumps(alone.details)) == alone.details
     unpredicted = assess([tried[2], tried[0]], ORIGINAL, N_TOKENS)
     assert unpredicted.calibration.n == 1
+    drawn = assess(tried[3:], ORIGINAL, N_TOKENS)
+    assert drawn.choice is drawn.details["recommended"] is drawn.details["guard"] is None
+    assert drawn.calibration.calibrated is True
+    assert drawn.details["random"]["better_than_uniform"] is None

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any, Self
 
 from compress_core.errors import ConfigError, RankTooLarge
@@ -117,16 +118,7 @@ class CompressionConfig:
     @property
     def config_hash(self) -> str:
         """16 hex digits that identify the config; fields without effect (those of L·R at rank 0) do not count."""
-        effective = self.to_dict()
-        if self.rank == 0:
-            effective.pop("factor_bits")
-            effective.pop("iterations")
-        if self.codebook != "trellis":
-            effective.pop("states")
-        if self.codebook in UNROTATED_CODEBOOKS:
-            effective.pop("seed")
-        text = json.dumps(effective, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return _hash_of(self)
 
     def check_shape(self, out_features: int, in_features: int) -> None:
         """Refuse a rank that the matrix cannot have.
@@ -149,3 +141,18 @@ class CompressionConfig:
     def __str__(self) -> str:
         factors = f" r{self.rank} f{self.factor_bits}" if self.rank else " r0"
         return f"{self.codebook} {self.b_q}b{factors}"
+
+
+@lru_cache(maxsize=4096)
+def _hash_of(config: CompressionConfig) -> str:
+    # a table of matrices × configs asks for the same few hashes thousands of times
+    effective = config.to_dict()
+    if config.rank == 0:
+        effective.pop("factor_bits")
+        effective.pop("iterations")
+    if config.codebook != "trellis":
+        effective.pop("states")
+    if config.codebook in UNROTATED_CODEBOOKS:
+        effective.pop("seed")
+    text = json.dumps(effective, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

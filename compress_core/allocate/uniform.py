@@ -28,12 +28,12 @@ class UniformCandidate:
 def uniform_candidates(problem: AllocationProblem) -> tuple[UniformCandidate, ...]:
     """Every config of the menu that is available for every matrix, by rising bytes."""
     table = problem.objective_table
+    limits = [(spec.key, min(spec.out_features, spec.in_features)) for spec in problem.specs]
     found = []
     for j, config in enumerate(problem.menu):
         if not np.isfinite(table[:, j]).all():
             continue
-        ranks = [(spec.key, problem.config_of(i, j).rank) for i, spec in enumerate(problem.specs)]
-        clamped = tuple((key, rank) for key, rank in ranks if rank != config.rank)
+        clamped = tuple((key, limit) for key, limit in limits if limit < config.rank)
         found.append(UniformCandidate(config, int(problem.nbytes[:, j].sum()), math.fsum(table[:, j]), clamped))
     return tuple(sorted(found, key=lambda c: (c.total_bytes, c.objective)))
 

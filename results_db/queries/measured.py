@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
 from results_db.tables import Measurement, SensitivityAnchor, SensitivityEstimate
@@ -79,29 +80,28 @@ def sensitivity_estimates(
     numerics_version: int,
     method: str = "kl_anchor",
     incumbent_hash: str | None = None,
-) -> list[SensitivityEstimate]:
-    """a_i of every matrix as the newest job concluded them: one job, one text, one kind of device, never a mixture.
+) -> Sequence[Row[Any]]:
+    """Rows of ``sensitivity_estimates``: a_i of every matrix as the newest job concluded them.
+
+    One job, one text, one kind of device: never a mixture.
 
     Args:
         incumbent_hash: of method reanchored: only those measured at the allocation with this content_hash.
     """
+    c = SensitivityEstimate.__table__.c
     where = [
-        SensitivityEstimate.model_id == model_id,
-        SensitivityEstimate.calibration_id == calibration_id,
-        SensitivityEstimate.numerics_version == numerics_version,
-        SensitivityEstimate.method == method,
+        c.model_id == model_id,
+        c.calibration_id == calibration_id,
+        c.numerics_version == numerics_version,
+        c.method == method,
     ]
     if incumbent_hash is not None:
-        where.append(SensitivityEstimate.incumbent_hash == incumbent_hash)
-    newest = session.scalar(select(SensitivityEstimate).where(*where).order_by(SensitivityEstimate.id.desc()).limit(1))
+        where.append(c.incumbent_hash == incumbent_hash)
+    # rows, not objects: an allocation reads thousands at a time
+    connection = session.connection()
+    newest = connection.execute(select(*c).where(*where).order_by(c.id.desc()).limit(1)).first()
     if newest is None:
         return []
-    query = select(SensitivityEstimate).where(
-        *where,
-        SensitivityEstimate.job_id == newest.job_id,
-        SensitivityEstimate.metric == newest.metric,
-        SensitivityEstimate.incumbent_hash == newest.incumbent_hash,
-        SensitivityEstimate.token_hash == newest.token_hash,
-        SensitivityEstimate.device_kind == newest.device_kind,
-    )
-    return list(session.scalars(query.order_by(SensitivityEstimate.id)))
+    one_job = [c[name] == getattr(newest, name) for name in ("job_id", "metric", "incumbent_hash", "token_hash")]
+    query = select(*c).where(*where, *one_job, c.device_kind == newest.device_kind)
+    return connection.execute(query.order_by(c.id)).all()

@@ -127,9 +127,11 @@ def save_allocation(
 
 def describe_allocation(session: Session, allocation: Allocation) -> dict[str, Any]:
     """The allocation with its items."""
-    columns = AllocationItem.__table__.columns
-    query = select(*columns).where(AllocationItem.allocation_id == allocation.id).order_by(AllocationItem.id)
-    return allocation.as_dict() | {"items": [dict(row) for row in session.execute(query).mappings()]}
+    columns = AllocationItem.__table__.c
+    query = select(*columns).where(columns.allocation_id == allocation.id).order_by(columns.id)
+    names = [column.name for column in columns]
+    rows = session.connection().execute(query)
+    return allocation.as_dict() | {"items": [dict(zip(names, row, strict=True)) for row in rows]}
 
 
 def predicted_kl(draft: AllocationDraft, choice: Choice) -> float | None:
@@ -186,7 +188,7 @@ def _save(
     )
     session.add(row)
     session.flush()
-    session.execute(insert(AllocationItem), _items(draft, choice, row.id))
+    session.connection().execute(insert(AllocationItem), _items(draft, choice, row.id))
     return row
 
 
@@ -227,7 +229,7 @@ def _copy(session: Session, winner: Winner, *, job_id: str | None, study_id: str
     session.flush()
     items = describe_allocation(session, winner.source)["items"]
     copies = [{k: v for k, v in item.items() if k != "id"} | {"allocation_id": row.id} for item in items]
-    session.execute(insert(AllocationItem), copies)
+    session.connection().execute(insert(AllocationItem), copies)
     return row
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from compress_core.allocate import (
     Allocation,
     AllocationProblem,
+    AllocationSolution,
+    Constraints,
     allocation_from_choice,
     baseline_allocation,
     best_uniform,
@@ -26,6 +28,7 @@ from compress_core.config import CompressionConfig
 from compress_core.errors import ConfigError, InfeasibleBudget
 from compress_core.matrix import MatrixKey
 from results_db.params import AllocateParams
+from server.allocations.budget import budget_bytes
 from server.allocations.constraints import check_constraints, refuse_constraints
 from server.allocations.table import Measured
 from server.allocations.weights import Weights, metric_of
@@ -136,11 +139,27 @@ class Chooser:
             "core_size": solution.core_size,
             "total_states": solution.total_states,
             "unused_bytes": solution.unused_bytes,
-            "slack": solution.slack,
+            "slack": self._is_slack(solution, constraints or None),
             "candidates": self._candidates(),
         }
         regret = {} if constraints else self._regret(chosen)
         return Choice(chosen, minimised=True, kind="optimal", details=details, regret=regret)
+
+    def _is_slack(self, solution: AllocationSolution, constraints: Constraints | None) -> bool:
+        """Whether the budget binds nothing as it was given, even where the bytes of a rival do."""
+        params, measured = self.params, self.measured
+        if solution.slack or params.budget is None or params.budget_allocation_id is None:
+            return solution.slack
+        outside = measured.fixed_bytes if params.scope == "model" else 0
+        given = budget_bytes(
+            params.budget,
+            measured.specs,
+            outside=outside,
+            original_matrix_bytes=measured.original_matrix_bytes,
+        )
+        alone = optimal_allocation(self.problem, given - outside, constraints=constraints).solution
+        assert alone is not None
+        return alone.slack
 
     def _regret(self, chosen: Allocation) -> dict[MatrixKey, float]:
         """The bound of every allocation with a matrix's config changed, less the objective; never below 0."""
@@ -191,10 +210,9 @@ class Chooser:
     def _manual(self) -> Choice:
         high, low = self._needed("high"), self._needed("low")
         self.kl.require(self.measured.specs)
-        weights = {key: self.kl.by_matrix[key].value for key in self.measured.keys}
         menu = [high] if high.config_hash == low.config_hash else [high, low]
         problem = self.measured.problem(menu, predict=True)
-        layers = layer_sensitivities(weights)
+        layers = layer_sensitivities({key: self.kl.by_matrix[key] for key in self.measured.keys})
         recipe = manual_allocation(problem, layers, high=high, low=low, budget_bytes=self.budget)
         details = {
             "high_layers": list(recipe.high_layers),

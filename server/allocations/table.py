@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from compress_core.allocate import AllocationProblem
@@ -116,7 +116,7 @@ def load_measured(session: Session, model: Model, calibration_id: str | None) ->
     rows = {(s.key.layer_idx, s.key.projection, s.key.expert_idx): row for row, s in enumerate(specs)}
     # the index of each cell, in the order of the rows: where one cell comes twice the later is written last
     where = np.array(
-        [(rows[cell[0], cell[1], cell[2]], columns.setdefault(cell[3], len(columns))) for cell in cells],
+        [(rows[cell[:3]], columns.setdefault(cell[3], len(columns))) for cell in cells],
         dtype=np.int64,
     ).reshape(-1, 2)
     error = np.full((len(specs), len(columns)), np.inf)
@@ -129,42 +129,38 @@ def load_measured(session: Session, model: Model, calibration_id: str | None) ->
         error=error,
         normalized_mse=mse,
         nbytes=nbytes,
-        configs=_configs(session, model.id, calibration_id),
+        configs=_configs(session, {cell[3]: cell[7] for cell in cells}.values()),
         fixed_bytes=model.fixed_bytes or 0,
         original_matrix_bytes=original_matrix_bytes(model),
     )
 
 
-def _of(model_id: str, calibration_id: str | None) -> list[Any]:
-    return [
-        Measurement.model_id == model_id,
-        Measurement.calibration_id == calibration_id,
-        Measurement.numerics_version == NUMERICS_VERSION,
-    ]
-
-
-def _cells(session: Session, model_id: str, calibration_id: str) -> list[tuple[Any, ...]]:
-    # columns, not objects: a study of 20,000 cells is read in a tenth of the time
-    query = select(
-        Measurement.layer_idx,
-        Measurement.projection,
-        Measurement.expert_idx,
-        Measurement.config_hash,
-        Measurement.calibration_weighted_error,
-        Measurement.normalized_mse,
-        Measurement.nbytes,
-    ).where(*_of(model_id, calibration_id))
-    return [tuple(row) for row in session.execute(query.order_by(Measurement.id))]
-
-
-def _configs(session: Session, model_id: str, calibration_id: str | None) -> tuple[CompressionConfig, ...]:
-    if calibration_id is None:
-        return ()
-    first = (
-        select(func.min(Measurement.id))
-        .where(*_of(model_id, calibration_id), Measurement.codebook.not_in(BASELINE_CODEBOOKS))
-        .group_by(Measurement.config_hash)
+def _cells(session: Session, model_id: str, calibration_id: str) -> Sequence[Any]:
+    # columns of the table, not objects: 15,000 cells are read in a tenth of the time
+    c = Measurement.__table__.c
+    query = (
+        select(
+            c.layer_idx,
+            c.projection,
+            c.expert_idx,
+            c.config_hash,
+            c.calibration_weighted_error,
+            c.normalized_mse,
+            c.nbytes,
+            c.id,
+        )
+        .where(
+            c.model_id == model_id,
+            c.calibration_id == calibration_id,
+            c.numerics_version == NUMERICS_VERSION,
+        )
+        .order_by(c.id)
     )
-    found = session.scalars(select(Measurement.config).where(Measurement.id.in_(first)))
-    configs = [CompressionConfig.from_dict(fields) for fields in found]
+    return session.connection().execute(query).all()
+
+
+def _configs(session: Session, cells: Collection[int]) -> tuple[CompressionConfig, ...]:
+    """The configs of these measurements, in the order of a menu; those of baselines are left out."""
+    query = select(Measurement.config).where(Measurement.id.in_(cells), Measurement.codebook.not_in(BASELINE_CODEBOOKS))
+    configs = [CompressionConfig.from_dict(fields) for fields in session.scalars(query)]
     return tuple(sorted(configs, key=lambda c: (c.codebook, c.b_q, c.rank, c.config_hash)))

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from compress_core.allocate import KLAnchor, Sensitivity, estimate_sensitivities
-from compress_core.allocate.anchor_classes import ClassedSensitivities, estimate_by_class
+from compress_core.allocate.anchor_classes import estimate_by_class
 from compress_core.config import CompressionConfig
 from compress_core.matrix import MatrixKey, MatrixSpec
 from compress_core.version import NUMERICS_VERSION
 from results_db.params import Objective
 from results_db.queries.measured import measured_sensitivities, sensitivity_estimates
-from results_db.tables import Allocation, SensitivityAnchor, SensitivityEstimate
+from results_db.tables import Allocation, SensitivityAnchor
 from server.allocations.table import Metric
 from server.kit.problem import Problem
 from server.kit.rows import get_row
@@ -34,12 +34,15 @@ METHODS: dict[Objective, str] = {
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Weights:
-    """a_i of one method: of every matrix as a whole, and for configs without and with a low-rank part."""
+    """a_i of one method: of every matrix as a whole, and for configs without and with a low-rank part.
+
+    Empty where nothing is measured.
+    """
 
     method: str
-    #: empty where nothing is measured
-    by_matrix: Mapping[MatrixKey, Sensitivity]
-    by_class: ClassedSensitivities
+    by_matrix: Mapping[MatrixKey, float]
+    rank0: Mapping[MatrixKey, float]
+    low_rank: Mapping[MatrixKey, float]
     #: of the text that they were measured on
     token_hash: str | None = None
     #: that concluded them; None where they are computed here from anchors
@@ -52,8 +55,7 @@ class Weights:
 
     def of(self, matrix: MatrixKey, config: CompressionConfig) -> float | None:
         """a_i of a matrix at a config; None where it is not measured."""
-        found = self.by_class.of(config).get(matrix)
-        return None if found is None else found.value
+        return (self.low_rank if config.rank else self.rank0).get(matrix)
 
     def table(self, specs: Sequence[MatrixSpec], menu: Sequence[CompressionConfig]) -> NDArray[np.float64]:
         """(n, k) a_ij.
@@ -62,7 +64,9 @@ class Weights:
             Problem: sensitivity-missing.
         """
         self.require(specs)
-        return self.by_class.weights(specs, menu)
+        rank0, low_rank = (np.array([found[spec.key] for spec in specs]) for found in (self.rank0, self.low_rank))
+        has_rank = np.array([config.rank > 0 for config in menu])
+        return np.where(has_rank, low_rank[:, None], rank0[:, None])
 
     def require(self, specs: Sequence[MatrixSpec]) -> None:
         """Every matrix has one.
@@ -92,8 +96,12 @@ _CURES = {
 
 
 def load_sensitivities(session: Session, model_id: str, calibration_id: str) -> Mapping[MatrixKey, Sensitivity]:
-    """a_i per matrix by KL anchors. Empty where none is measured."""
-    return load_weights(session, model_id, calibration_id, "kl").by_matrix
+    """a_i per matrix by KL anchors, with its interval. Empty where none is measured."""
+    rows = sensitivity_estimates(session, **_where(model_id, calibration_id, "kl_anchor"))
+    if rows:
+        return {s.matrix: s for s in (_sensitivity(row) for row in rows if row.applies_to == "all")}
+    anchors = measured_sensitivities(session, **_where(model_id, calibration_id, "kl_anchor"))
+    return estimate_sensitivities(map(anchor_of, anchors)) if anchors else {}
 
 
 def load_weights(
@@ -110,34 +118,41 @@ def load_weights(
         NotFound: there is no such incumbent.
     """
     method = METHODS[objective]
-    nothing = Weights(method, {}, ClassedSensitivities({}, {}))
+    nothing = Weights(method, {}, {}, {})
     if calibration_id is None:
         return nothing
     incumbent = None if incumbent_allocation_id is None else get_row(session, Allocation, incumbent_allocation_id)
-    rows = sensitivity_estimates(
-        session,
-        model_id=model_id,
-        calibration_id=calibration_id,
-        numerics_version=NUMERICS_VERSION,
-        method=method,
-        incumbent_hash=None if incumbent is None else incumbent.content_hash,
-    )
+    where = _where(model_id, calibration_id, method)
+    rows = sensitivity_estimates(session, **where, incumbent_hash=None if incumbent is None else incumbent.content_hash)
     if rows:
-        found = {name: _by_matrix(rows, name) for name in ("all", "rank0", "low_rank")}
-        everything = found["all"] or found["rank0"] | found["low_rank"]
-        classes = ClassedSensitivities(everything | found["rank0"], everything | found["low_rank"])
-        return Weights(method, everything, classes, rows[0].token_hash, rows[0].job_id)
-    if method != "kl_anchor":
-        return nothing
+        found: dict[str, dict[MatrixKey, float]] = {"all": {}, "rank0": {}, "low_rank": {}}
+        for row in rows:
+            found[row.applies_to][MatrixKey(row.layer_idx, row.projection, row.expert_idx)] = row.value
+        whole, rank0, low_rank = found.values()
+        return Weights(method, whole, whole | rank0, whole | low_rank, rows[0].token_hash, rows[0].job_id)
     # measured before estimates were kept, or by a job that has not ended
-    anchors = measured_sensitivities(
-        session, model_id=model_id, calibration_id=calibration_id, numerics_version=NUMERICS_VERSION
-    )
+    anchors = measured_sensitivities(session, **where) if method == "kl_anchor" else []
     if not anchors:
         return nothing
     taken = [(anchor_of(row), int(row.anchor_config.get("rank", 0))) for row in anchors]
+    classes = estimate_by_class(taken)
     everything = estimate_sensitivities(anchor for anchor, _ in taken)
-    return Weights(method, everything, estimate_by_class(taken), anchors[0].token_hash)
+    return Weights(
+        method, _values(everything), _values(classes.rank0), _values(classes.low_rank), anchors[0].token_hash
+    )
+
+
+def _values(found: Mapping[MatrixKey, Sensitivity]) -> dict[MatrixKey, float]:
+    return {key: sensitivity.value for key, sensitivity in found.items()}
+
+
+def _where(model_id: str, calibration_id: str, method: str) -> dict[str, Any]:
+    return {
+        "model_id": model_id,
+        "calibration_id": calibration_id,
+        "numerics_version": NUMERICS_VERSION,
+        "method": method,
+    }
 
 
 def anchor_of(row: SensitivityAnchor) -> KLAnchor:
@@ -153,12 +168,7 @@ def metric_of(objective: Objective) -> Metric:
     return "normalized_mse" if objective == "higgs" else "calibration_weighted_error"
 
 
-def _by_matrix(rows: Sequence[SensitivityEstimate], applies_to: str) -> dict[MatrixKey, Sensitivity]:
-    found = (_sensitivity(row) for row in rows if row.applies_to == applies_to)
-    return {sensitivity.matrix: sensitivity for sensitivity in found}
-
-
-def _sensitivity(row: SensitivityEstimate) -> Sensitivity:
+def _sensitivity(row: Any) -> Sensitivity:
     return Sensitivity(
         matrix=MatrixKey(row.layer_idx, row.projection, row.expert_idx),
         value=row.value,

@@ -149,13 +149,26 @@ class StreamedModel:
     def logits(self, hidden_ND: Tensor) -> Tensor:
         """(N, V) float32 logits of N positions that left the last layer; positions do not see each other here."""
         self._hold(self._head)
-        last = self._relays[-1]
-        last.answer = hidden_ND.unsqueeze(1)
-        try:
-            out = self._model(inputs_embeds=last.answer, use_cache=False)
-        finally:
-            last.answer = None
-        return out.logits.squeeze(1).float()
+        return self._logits(hidden_ND)
+
+    @torch.enable_grad()
+    @exact_float32()
+    def traced_layer(self, layer_idx: int, hidden_BTD: Tensor) -> Tensor:
+        """As :meth:`run_layer`, with a way back for gradients of ``hidden_BTD``; weights have none."""
+        shape = (hidden_BTD.shape[0], hidden_BTD.shape[1])
+        if shape not in self._arguments:
+            with torch.no_grad():
+                self._call(shape, inputs_embeds=torch.zeros_like(hidden_BTD))
+        arguments = {name: _usable(value) for name, value in self._arguments[shape][layer_idx].items()}
+        out = self._layers[layer_idx](hidden_BTD, **arguments)
+        return out[0] if isinstance(out, tuple) else out
+
+    @torch.enable_grad()
+    @exact_float32()
+    def traced_logits(self, hidden_ND: Tensor) -> Tensor:
+        """As :meth:`logits`, with a way back for gradients of ``hidden_ND``."""
+        self._hold(self._head)
+        return self._logits(hidden_ND)
 
     def load_layer(self, layer_idx: int) -> nn.Module:
         """Fill a layer with its weights and return it; ``release_layer`` frees them."""
@@ -211,6 +224,16 @@ class StreamedModel:
         """What a parameter of the model is called in the checkpoint."""
         inside = name.startswith(f"{self._stack}.")
         return self._stored_stack + name.removeprefix(self._stack) if inside else name
+
+    def _logits(self, hidden_ND: Tensor) -> Tensor:
+        last = self._relays[-1]
+        last.answer = hidden_ND.unsqueeze(1)
+        try:
+            out = self._model(inputs_embeds=last.answer.detach(), use_cache=False)
+        finally:
+            last.answer = None
+        logits: Tensor = out.logits.squeeze(1).float()
+        return logits
 
     def _call(self, shape_BT: tuple[int, int], **inputs: Tensor) -> None:
         """Run the relays, without the head, and remember how they were called for this shape."""
@@ -272,6 +295,13 @@ class StreamedModel:
         if shape is not None and tensor.shape != shape:
             raise CheckpointError(f"{name} has shape {list(tensor.shape)}, config.json asks for {list(shape)}")
         return tensor
+
+
+def _usable(value: Any) -> Any:
+    """An argument of a layer, for autograd: what was made in inference mode cannot be saved for the way back."""
+    if isinstance(value, Tensor):
+        return value.clone() if value.is_inference() else value
+    return tuple(map(_usable, value)) if isinstance(value, tuple) else value
 
 
 def _build_on_meta(path: Path, dtype: torch.dtype) -> Any:

@@ -44,7 +44,7 @@ format: $(VENV)/.installed-dev ## let ruff put the files in order
 	$(BIN)/ruff format .
 
 # those named *_cuda refuse to run without a card
-BENCHMARKS := $(filter-out __init__ synthetic_checkpoint $(if $(shell command -v nvidia-smi),,%_cuda),$(basename $(notdir $(wildcard benchmarks/*.py))))
+BENCHMARKS := $(filter-out __init__ allocation_lab synthetic_checkpoint $(if $(shell command -v nvidia-smi),,%_cuda),$(basename $(notdir $(wildcard benchmarks/*.py))))
 bench: $(VENV)/.installed ## measure again what benchmarks/results/ records (ARGS=--write records it)
 	@for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(ARGS) || exit 1; done
 

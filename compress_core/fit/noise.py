@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from compress_core.fit.observation import ObservationTable
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 MAD_TO_SIGMA = 1.4826
 #: variance of the log of a squared, scaled MAD of n normal numbers is about this over n
 _LOG_MAD2_VARIANCE = 5.44
@@ -67,10 +68,11 @@ def replicates(table: ObservationTable) -> tuple[float | None, int]:
 
 
 def estimate_noise(table: ObservationTable, residual: FloatArray, n_unknowns: int) -> NoiseModel:
-    """Second step: variances of the residuals of a first fit, robust (MAD), shrunk to the typical one in log.
+    """Second step: variances of the residuals of a first fit, robust (MAD), partially pooled in log.
 
-    A group's variance is at least that between repetitions, where there are at least five to tell it by: what a
-    measurement scatters by itself cannot be less than zero's worth of a lucky fit.
+    A group's log variance is that of its projection type plus that of its bits plus its own, each shrunk to zero by its
+    error. It is at least the variance between repetitions, where there are five or more to tell it by: residuals that
+    are smaller than that are luck.
 
     Args:
         residual: (m,) log(measured / predicted) of the first fit.
@@ -82,23 +84,39 @@ def estimate_noise(table: ObservationTable, residual: FloatArray, n_unknowns: in
     sd, freedom = replicates(table)
     if typical < EXACT:
         return NoiseModel(replicate_sd=sd, replicate_freedom=freedom)
-    groups: dict[tuple[str, int], list[int]] = {}
-    for i, (row, b) in enumerate(zip(table.row.tolist(), table.bits.tolist(), strict=True)):
-        groups.setdefault((table.matrices[row].projection, int(b)), []).append(i)
-    floor = sd if sd is not None and freedom >= 5 else 0.0
-    spread = {
-        key: MAD_TO_SIGMA * float(np.median(np.abs(standard[members]))) / math.sqrt(share)
-        for key, members in groups.items()
+    bits, b = np.unique(table.bits.astype(np.int64), return_inverse=True)
+    types, t = np.unique([table.matrices[row].projection for row in table.row.tolist()], return_inverse=True)
+    floor = max(sd if sd is not None and freedom >= 5 else 0.0, typical / _MOST)
+    effect = _LogVariances(standard / typical, share, floor / typical)
+    total = np.zeros(len(standard))
+    for group in (t, b, t * len(bits) + b):
+        total += effect.of(group, total)
+    total = np.clip(total, -math.log(_MOST), math.log(_MOST))
+    ratio = {
+        (str(types[i]), int(bits[j])): float(math.exp(total[(t == i) & (b == j)][0]))
+        for i, j in sorted(set(zip(t.tolist(), b.tolist(), strict=True)))
     }
-    log_ratio = {key: 2 * math.log(max(s, floor, typical / _MOST) / typical) for key, s in spread.items()}
-    error = {key: _LOG_MAD2_VARIANCE / (len(members) * share) for key, members in groups.items()}
-    shrunk = _shrink([log_ratio[k] for k in groups], [error[k] for k in groups])
-    ratio = {key: min(max(math.exp(v), 1 / _MOST), _MOST) for key, v in zip(groups, shrunk, strict=True)}
     return NoiseModel(ratio, typical, sd, freedom)
 
 
-def _shrink(values: Sequence[float], variances: Sequence[float]) -> list[float]:
-    """Shrink to zero by the part of their scatter that their own errors explain (method of moments)."""
-    x, v = np.array(values), np.array(variances)
-    between = max(float((x**2 - v).mean()), 0.0)
-    return [float(a) for a in x * between / (between + v)]
+@dataclass(frozen=True, eq=False, slots=True)
+class _LogVariances:
+    """Log variances of groups of standardised residuals, shrunk to what is known of them already."""
+
+    standard: FloatArray
+    #: residual degrees of freedom a measurement
+    share: float
+    least: float
+
+    def of(self, group: IntArray, known: FloatArray) -> FloatArray:
+        """(m,) log variance of each one's group beyond ``known`` (m,), shrunk to zero by the method of moments."""
+        names, at = np.unique(group, return_inverse=True)
+        found, variance = np.zeros(len(names)), np.zeros(len(names))
+        for g in range(len(names)):
+            members = at == g
+            scale = MAD_TO_SIGMA * float(np.median(np.abs(self.standard[members]) / np.exp(known[members] / 2)))
+            least = self.least / math.exp(float(known[members].mean()) / 2)
+            found[g] = 2 * math.log(max(scale / math.sqrt(self.share), least))
+            variance[g] = _LOG_MAD2_VARIANCE / (members.sum() * self.share)
+        between = max(float((found**2 - variance).mean()), 0.0)
+        return np.asarray((found * between / (between + variance))[at])

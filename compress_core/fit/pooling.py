@@ -1,8 +1,10 @@
 """Partial pooling: the parameters of each projection type, shrunk to the common ones as their errors ask for.
 
 θ_g ~ N(θ₀, T) with diagonal T, and each type's data say θ_g ~ N(I_g⁻¹·h_g, I_g⁻¹). T is estimated by restricted
-maximum likelihood (EM with θ₀ integrated out: Harville 1977, Laird & Ware 1982). All formulas are written without
-I_g⁻¹ and T⁻¹, so a type whose data cannot tell a parameter (I_g singular) takes the common one, and T may be zero.
+maximum likelihood (EM with θ₀ integrated out: Harville 1977, Laird & Ware 1982), under a prior of √T ∝ T that keeps it
+from zero: seven types say little of what types scatter, and a T of zero would make every interval too narrow (Chung et
+al. 2013). All formulas are written without I_g⁻¹ and T⁻¹, so a type whose data cannot tell a parameter (I_g singular)
+takes the common one, and T may be zero.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ _EM_STEPS = 10
 #: parameters are of order one, and so at most is what types differ by: data that say nothing must not say more
 LARGEST_SPREAD = 1.0
 _SINGULAR = 1e12
+_LEAST_SPREAD = 1e-20
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -55,8 +58,8 @@ def pool(
     for _ in range(_EM_STEPS if estimate else 0):
         found, own = _posterior(information, weighted, spread, prior)
         # E[(θ_g − θ₀)²]: of the means, of θ_g given θ₀, and of θ₀
-        moved = ((found.theta - found.common) ** 2 + np.einsum("gkk->gk", own)).mean(axis=0)
-        spread = np.minimum(moved, LARGEST_SPREAD)
+        squares = ((found.theta - found.common) ** 2 + np.einsum("gkk->gk", own)).sum(axis=0)
+        spread = np.minimum(squares / max(len(found.theta) - 2, 1), LARGEST_SPREAD)
     return _posterior(information, weighted, spread, prior)[0]
 
 
@@ -65,16 +68,17 @@ def _posterior(
 ) -> tuple[Pooled, FloatArray]:
     """The posterior given T, and (G, p, p) the covariance of θ_g − θ₀ in it."""
     mean, precision = prior
-    s, one = np.sqrt(spread), np.eye(len(spread))
-    # V_g = (I_g + T⁻¹)⁻¹ = S·(S·I_g·S + 1)⁻¹·S with S = √T
-    v = np.linalg.inv(information * np.outer(s, s) + one) * np.outer(s, s)
-    # how far θ_g follows its own data (V_g·I_g), and θ₀ (V_g·T⁻¹)
-    own = v @ information
-    follow = one - own
-    # each type's estimate scatters around θ₀ by T + I_g⁻¹; its inverse is I_g − I_g·V_g·I_g
+    # a spread of zero is one that no data can tell from it; all below is free of differences of large numbers
+    s = np.sqrt(np.maximum(spread, _LEAST_SPREAD))
+    inner = np.linalg.inv(information * np.outer(s, s) + np.eye(len(s)))
+    # V_g = (I_g + T⁻¹)⁻¹, and how far θ_g follows θ₀ (V_g·T⁻¹) and its own data (V_g·I_g)
+    v = inner * np.outer(s, s)
+    follow = inner * np.outer(s, 1 / s)
+    own = np.eye(len(s)) - follow
+    # each type's estimate scatters around θ₀ by T + I_g⁻¹; its inverse is I_g·V_g·T⁻¹
     total = np.diag(precision) + (information @ follow).sum(axis=0)
     right = precision * mean + np.einsum("gji,gj->i", follow, weighted)
-    covariance, identified = _inverse(total)
+    covariance, identified = _inverse((total + total.T) / 2)
     common = covariance @ right
     theta = np.einsum("gij,gj->gi", v, weighted) + follow @ common
     around = v + follow @ covariance @ np.swapaxes(follow, 1, 2)

@@ -24,6 +24,7 @@ FloatArray = NDArray[np.float64]
 Pooling = Literal["partial", "complete", "none"]
 _HUBER = 1.345
 _MOST_STEPS = 80
+_PLAIN_STEPS = 4
 #: the largest change of a log error within one step
 _LONGEST_STEP = 1.0
 _MOST_HALVINGS = 12
@@ -140,8 +141,11 @@ class _Scatter:
     variance: float
 
     @classmethod
-    def of(cls, standard: FloatArray, freedom: int) -> _Scatter:
-        """Of (m,) residuals times the roots of their weights."""
+    def of(cls, standard: FloatArray, freedom: int, *, robust: bool) -> _Scatter:
+        """Of (m,) residuals times the roots of their weights; not robust: none is cut."""
+        if not robust:
+            variance = max(float((standard**2).sum()) / freedom, EXACT**2)
+            return cls(max(float(np.abs(standard).max()), EXACT), 1.0, variance)
         sigma = max(MAD_TO_SIGMA * float(np.median(np.abs(standard))) * np.sqrt(len(standard) / freedom), EXACT)
         inside = max(float((np.abs(standard) <= _HUBER * sigma).mean()), 0.5)
         cut = np.clip(standard, -_HUBER * sigma, _HUBER * sigma)
@@ -198,9 +202,11 @@ def solve(
     state = _State(theta.mean(axis=0), theta, _medians(table.y - log_g, table.row), log_g, slope)
     freedom = max(len(table.y) - len(table.matrices) - theta.shape[1], 1)
     converged = False
-    for _ in range(_MOST_STEPS):
+    for number in range(_MOST_STEPS):
         standard = problem.root * problem.residual(state)
-        scatter = _Scatter.of(standard, freedom)
+        # squares first: a type that differs from the common start must not be taken for outliers
+        robust = start is not None or number >= _PLAIN_STEPS
+        scatter = _Scatter.of(standard, freedom, robust=robust)
         pseudo = scatter.cut(standard) / problem.root
         centred = problem.centred(state.slope)
         normal = problem.by_type(centred[:, :, None] * centred[:, None, :] * weight[:, None, None]) / scatter.variance
@@ -220,7 +226,7 @@ def solve(
             share /= 2
         state = tried
         # no parameter can move by a noticeable part of its error any more
-        if longest < _NOTICEABLE * scatter.sigma and abs(now - after) < _NOTICEABLE:
+        if robust and longest < _NOTICEABLE * scatter.sigma and abs(now - after) < _NOTICEABLE:
             converged = True
             break
     predicted = state.scale[table.row] + state.log_g

@@ -6,6 +6,7 @@ Shapes: w_OI.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,19 @@ class Approximations:
         if self.folder is None:
             return (spec.key, config.config_hash) in self._kept
         return _file(self.folder, spec, config).is_file()
+
+    def prepare(
+        self, wanted: Iterable[tuple[MatrixSpec, CompressionConfig]], tell: Callable[[str], None] = lambda message: None
+    ) -> None:
+        """Make and keep what is asked for later, in the order of the layers, as H may need; nothing without ``keep``.
+
+        Args:
+            tell: told what is being done; may raise Interrupted.
+        """
+        for spec, config in wanted:
+            if self.keep and not self.has(spec, config):
+                tell(f"decomposing {spec.key} at {config}")
+                self._make(spec, config)
 
     def _make(self, spec: MatrixSpec, config: CompressionConfig) -> tuple[CompressedMatrix, float]:
         w_OI = read_matrix(self.checkpoint, spec).float().to(self.device)

@@ -101,10 +101,7 @@ def fisher_sensitivity(
     def tell(message: str) -> None:
         progress(len(results), total, message)
 
-    for change in work:  # in the order of the layers, as H may ask
-        if approximations.keep and not approximations.has(change.spec, change.anchor):
-            tell(f"decomposing {change.spec.key} at {change.anchor}")
-            approximations.of(change.spec, change.anchor)
+    approximations.prepare(((change.spec, change.anchor) for change in work), tell)
     model = StreamedModel(DenseWeights(bench.checkpoint), device=bench.device, dtype=bench.dtype)
     back = BackwardPass(
         bench.checkpoint,

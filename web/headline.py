@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from web.formatting import interval, number
+
 
 @dataclass(frozen=True, slots=True)
 class HeadlineRow:
@@ -34,6 +36,10 @@ class Headline:
     rows: tuple[HeadlineRow, ...]
     #: baselines at no more bytes that optimal does not beat
     remarks: tuple[str, ...] = ()
+    #: what the original itself would gain
+    ceiling: str | None = None
+    #: how true the predictions were, in words; None where nothing was validated
+    validation: str | None = None
 
     @property
     def tone(self) -> str:
@@ -61,6 +67,18 @@ def _headline(entry: dict[str, Any]) -> Headline:
         excess_removed=comparison.get("excess_removed"),
         rows=tuple(_row(row) for row in entry.get("rows") or []),
         remarks=tuple(entry.get("remarks") or ()),
+        ceiling=entry.get("ceiling"),
+        validation=_validation(entry.get("validation")),
+    )
+
+
+def _validation(found: dict[str, Any] | None) -> str | None:
+    if not found or found.get("spearman") is None:
+        return None
+    where = interval(found.get("spearman_low"), found.get("spearman_high"), 3)
+    return (
+        f"Predicted KL ranked {found['n_allocations']} allocations of these bytes with a correlation of "
+        f"{number(found['spearman'], 3)} {where} on the select split."
     )
 
 

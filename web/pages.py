@@ -18,7 +18,7 @@ from web.queries.jobs import job_page
 from web.queries.overview import overview
 from web.queries.study import study_page
 from web.render import page
-from web.study_figures import FIGURES, study_figure, study_figures
+from web.study_figures import COLUMNS, FIGURES, FOLDED, study_figure, study_figures
 
 ReadSession = Callable[..., Session] | Callable[..., Iterator[Session]]
 
@@ -41,7 +41,9 @@ def make_router(settings: Settings, read_session: ReadSession) -> APIRouter:
         found = study_page(session, study_id)
         if found is None:
             return _not_found("study", study_id)
-        return page("study.html", page=found, figures=study_figures(session, found.study))
+        figures = study_figures(session, found.study)
+        columns = [[figures[name] for name in column] for column in COLUMNS]
+        return page("study.html", page=found, columns=columns, folded=[figures[name] for name in FOLDED])
 
     @router.get("/studies/{study_id}/live")
     def study_live(study_id: str, session: Reading) -> Response:

@@ -12,11 +12,18 @@ from web.figures import (
     Figure,
     allocation_figure,
     errors_figure,
+    estimates_figure,
+    fidelity_figure,
     fit_figure,
+    forms_figure,
+    frontier_figure,
     outcome_figure,
+    prediction_figure,
     sensitivity_figure,
 )
+from web.queries.choice_rows import frontier_points, validated
 from web.queries.figure_rows import anchor_results, chosen_configs, error_cells, fitted, outcomes
+from web.queries.model_rows import clusters, estimates, fidelities, forms
 
 _Build = Callable[[Session, Model, list[Job]], Figure]
 
@@ -28,20 +35,38 @@ def _fit(session: Session, model: Model, jobs: list[Job]) -> Figure:
     return fit_figure(cells, form=fit.form, r2=fit.r2, cv_error=fit.cv_error)
 
 
-#: in the order of the page
+def _prediction(session: Session, model: Model, jobs: list[Job]) -> Figure:
+    return prediction_figure(*validated(session, jobs))
+
+
+def _frontier(session: Session, model: Model, jobs: list[Job]) -> Figure:
+    points, unit = frontier_points(session, model, jobs)
+    return frontier_figure(points, unit=unit)
+
+
+#: in the order of the page: the first column, the second, and what is folded
 FIGURES: dict[str, _Build] = {
     "outcome": lambda session, model, jobs: outcome_figure(outcomes(session, model, jobs)),
-    "errors": lambda session, model, jobs: errors_figure(error_cells(session, model, jobs)),
+    "prediction": _prediction,
+    "errors": lambda session, model, jobs: errors_figure(error_cells(session, model, jobs), clusters(session, jobs)),
     "allocation": lambda session, model, jobs: allocation_figure(chosen_configs(session, model, jobs)),
+    "frontier": _frontier,
     "sensitivity": lambda session, model, jobs: sensitivity_figure(anchor_results(session, model, jobs)),
     "fit": _fit,
+    "estimates": lambda session, model, jobs: estimates_figure(estimates(session, jobs)),
+    "forms": lambda session, model, jobs: forms_figure(forms(session, jobs)),
+    "fidelity": lambda session, model, jobs: fidelity_figure(fidelities(session, jobs)),
 }
 
+#: columns of the page, and the figures below them that are folded at first
+COLUMNS = (("outcome", "prediction", "errors"), ("allocation", "frontier", "sensitivity", "fit"))
+FOLDED = ("estimates", "forms", "fidelity")
 
-def study_figures(session: Session, study: Study) -> list[Figure]:
-    """All figures of a study."""
+
+def study_figures(session: Session, study: Study) -> dict[str, Figure]:
+    """All figures of a study, by name."""
     model, jobs = session.get_one(Model, study.model_id), _jobs(session, study.id)
-    return [build(session, model, jobs) for build in FIGURES.values()]
+    return {name: build(session, model, jobs) for name, build in FIGURES.items()}
 
 
 def study_figure(session: Session, study_id: str, name: str) -> Figure | None:

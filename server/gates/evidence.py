@@ -19,7 +19,7 @@ from results_db.queries.measured import measured_cells, measured_sensitivities
 from results_db.queries.parts import parts_of
 from results_db.states import AttemptState
 from results_db.tables import Allocation, Attempt, Compression, Evaluation, Fit, FitParameter, Job, Sweep, Validation
-from server.allocations.weights import anchor_of, load_weights
+from server.allocations.weights import anchor_of, load_sensitivities, load_weights
 from server.evaluations.service import paired
 from server.fits.service import observations
 from server.sweeps.service import recorded_cells
@@ -51,11 +51,11 @@ class Evidence:
         rows = measured_sensitivities(
             self.session, model_id=model_id, calibration_id=calibration_id, numerics_version=NUMERICS_VERSION
         )
-        weights = load_weights(self.session, model_id, calibration_id, "kl")
         # of the very text that was concluded from: what its sequences share cancels between layers
-        anchors = [anchor_of(row) for row in rows if row.token_hash == weights.token_hash]
+        concluded_from = load_weights(self.session, model_id, calibration_id, "kl").token_hash
+        anchors = [anchor_of(row) for row in rows if row.token_hash == concluded_from]
         try:
-            spread = layer_spread(weights.by_matrix, anchors)
+            spread = layer_spread(load_sensitivities(self.session, model_id, calibration_id), anchors)
         except FitError:
             return None  # fewer than two layers: there is nothing to compare, and the gate says "not measured"
         n = min(row.n_sequences for row in rows)

@@ -51,7 +51,7 @@ def _outcome(jobs: Sequence[Job]) -> tuple[StudyState, str | None]:
 
 
 def _is_hopeless_baseline(job: Job) -> bool:
-    """What has nothing to offer within the budget says something, but it does not break the study: a baseline, or random
+    """What has nothing to offer within the budget says something, but does not break the study: a baseline, or random
     allocations where hardly any have these bytes."""
     kind, _, name = (job.step or "").partition("@")[0].partition(":")
     code = (job.error or {}).get("code")

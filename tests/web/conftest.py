@@ -17,6 +17,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy.orm import Session
 
+from compress_core.config import CompressionConfig
+from compress_core.version import NUMERICS_VERSION
 from results_db import Database
 from results_db.clock import utc_now
 from results_db.ids import new_id
@@ -33,11 +35,15 @@ from results_db.tables import (
     Fit,
     Gate,
     Job,
+    LayerFidelityRow,
     Measurement,
     Model,
     SensitivityAnchor,
+    SensitivityEstimate,
     Study,
     Sweep,
+    Validation,
+    ValidationItem,
     Worker,
 )
 from server.app import create_app
@@ -52,7 +58,7 @@ _BY_PHASE = {
     0: "calibrate sensitivity gate:0:sensitivity",
     1: "sweep gate:1",
     2: "fit gate:2",
-    3: "allocate:optimal allocate:uniform gate:3",
+    3: "allocate:optimal allocate:uniform validate:choice gate:3",
     4: "compress:optimal compress:uniform evaluate:original:std evaluate:optimal:std evaluate:uniform:std gate:4",
 }
 #: (step, phase); a step's kind is its first word
@@ -67,7 +73,7 @@ def _error(layer: int, projection: str, config: dict[str, Any]) -> float:
 
 
 def _hash(config: dict[str, Any]) -> str:
-    return f"{config['codebook']}-{config['b_q']}-{config['rank']}"
+    return CompressionConfig.from_dict(config).config_hash
 
 
 def _nbytes(n_weights: int, config: dict[str, Any]) -> int:
@@ -90,6 +96,7 @@ class Filler:
                 "expert_idx": -1,
                 "out_features": out,
                 "in_features": 704 if p == "down" else 256,
+                "nbytes": 2 * out * (704 if p == "down" else 256),
             }
             for i in range(self.n_layers)
             for p, out in PROJECTIONS.items()
@@ -98,6 +105,7 @@ class Filler:
             id=new_id("mod"),
             name=name,
             source="demo/model",
+            local_path="/models/demo",
             fingerprint=new_id("fp"),
             architecture="Qwen2ForCausalLM",
             n_layers=self.n_layers,
@@ -188,7 +196,7 @@ class Filler:
 
     def _fill(self, session: Session, study: Study, model: Model, worker: Worker, job: Job, sweep_share: float) -> None:
         is_over = job.state == "succeeded"
-        if job.kind in ("calibrate", "sensitivity", "sweep", "compress", "evaluate"):
+        if job.kind in ("calibrate", "sensitivity", "sweep", "validate", "compress", "evaluate"):
             attempt = self._attempt(session, job, worker)
         calibration_id = self.jobs.get("calibration")
         if job.kind == "calibrate":
@@ -207,9 +215,12 @@ class Filler:
         elif job.kind == "sensitivity":
             anchors = [CONFIGS[0], CONFIGS[5]]
             job.params = {"model_id": model.id, "calibration_id": calibration_id, "anchors": anchors}
+            job.params |= {"methods": ["kl_anchor", "higgs"], "fidelity": CONFIGS[0]}
             for matrix in model.matrices if is_over else model.matrices[:9]:
                 for anchor in anchors:
                     self._sense(session, model, job, attempt, matrix, anchor)
+            if is_over:
+                self._conclude(session, model, job, attempt)
             job.result = {"calibration_id": calibration_id} if is_over else None
         elif job.kind == "sweep":
             sweep = Sweep(id=new_id("swp"), model_id=model.id, calibration_id=calibration_id, job_id=job.id)
@@ -226,7 +237,12 @@ class Filler:
         elif job.kind == "fit":
             job.result = {"fit_id": self._fit(session, model, job), "r2": 0.93}
         elif job.kind == "allocate":
+            name = str(job.step).split(":")[1]
+            job.params = {"model_id": model.id, "calibration_id": calibration_id, "name": name, "menu": CONFIGS[:9]}
+            job.params |= {"kind": "best_uniform" if name == "uniform" else name, "budget": {"bits_per_weight": 4}}
             job.result = {"allocation_id": self._allocate(session, model, study, job)}
+        elif job.kind == "validate" and is_over:
+            job.result = {"validation_id": self._validate(session, model, study, job)}
         elif job.kind == "compress" and is_over:
             job.result = {"compression_id": self._compress(session, model, job)}
         elif job.kind == "evaluate" and is_over:
@@ -254,7 +270,8 @@ class Filler:
             row = Measurement(**matrix, model_id=model.id, calibration_id=sweep.calibration_id, sweep_id=sweep.id)
             row.attempt_id, row.config_hash, row.config = attempt.id, _hash(config), config
             row.b_q, row.rank, row.codebook, row.seed = config["b_q"], config["rank"], config["codebook"], 0
-            row.factor_bits_l, row.factor_bits_r, row.numerics_version, row.device_kind = 4, 4, 1, "cpu"
+            row.factor_bits_l, row.factor_bits_r, row.device_kind = 4, 4, "cpu"
+            row.numerics_version = NUMERICS_VERSION
             row.raw_mse, row.normalized_mse, row.calibration_weighted_error = error / 50, error * 1.3, error
             row.nbytes, row.bits_per_weight, row.seconds = nbytes, 8 * nbytes / n_weights, 0.1
             session.add(row)
@@ -279,6 +296,44 @@ class Filler:
         row.numerics_version, row.device_kind, row.seconds = 1, "cpu", 0.2
         session.add(row)
 
+    def _conclude(self, session: Session, model: Model, job: Job, attempt: Attempt) -> None:
+        """Estimates by two methods, and the fidelity of each layer."""
+        shared = {"model_id": model.id, "calibration_id": self.jobs["calibration"], "job_id": job.id}
+        shared |= {"token_hash": "m", "numerics_version": NUMERICS_VERSION, "device_kind": "cpu"}
+        for method, metric in (("kl_anchor", "calibration_weighted_error"), ("higgs", "normalized_mse")):
+            for m in model.matrices:
+                key = {name: m[name] for name in ("layer_idx", "projection", "expert_idx")}
+                value = 0.5 + m["layer_idx"] + 0.1 * len(m["projection"])
+                row = SensitivityEstimate(**key, **shared, method=method, metric=metric, value=value, log_se=0.2)
+                row.low, row.high, row.raw, row.raw_log_se = 0.7 * value, 1.4 * value, value, 0.3
+                row.own_weight, row.n_anchors, row.n_floored = 0.8, 2, 0
+                session.add(row)
+        for layer in range(self.n_layers):
+            row_of = LayerFidelityRow(**shared, attempt_id=attempt.id, layer_idx=layer, config=CONFIGS[0])
+            row_of.config_hash, row_of.text, row_of.n_sequences, row_of.seconds = _hash(CONFIGS[0]), {}, 16, 0.1
+            row_of.cosine, row_of.cosine_se, row_of.relative_error, row_of.relative_error_se = 0.98, 0.001, 0.04, 0.002
+            session.add(row_of)
+
+    def _validate(self, session: Session, model: Model, study: Study, job: Job) -> str:
+        row = Validation(id=new_id("val"), model_id=model.id, calibration_id=self.jobs["calibration"], job_id=job.id)
+        row.study_id, row.name, row.dataset, row.split, row.token_hash = study.id, "choice", "stdlib", "select", "s"
+        row.n_windows, row.n_tokens, row.text, row.n_allocations, row.seconds = 32, 8192, {}, 12, 9.0
+        row.spearman, row.spearman_low, row.spearman_high, row.kappa = 0.96, 0.91, 0.99, 1.1
+        row.log_slope, row.log_slope_low, row.log_slope_high, row.residual_sd = 1.05, 0.9, 1.2, 0.06
+        row.calibrated, row.numerics_version, row.device_kind = True, NUMERICS_VERSION, "cpu"
+        session.add(row)
+        session.flush()
+        names = [("original", "original"), ("optimal", "optimal"), ("uniform", "best_uniform")]
+        names += [(f"random-{i:02d}", "random") for i in range(1, 11)]
+        for position, (name, kind) in enumerate(names):
+            predicted = 0.05 * position
+            item = ValidationItem(validation_id=row.id, position=position, name=name, kind=kind)
+            item.allocation_id = self.jobs["allocation:optimal"] if position else None
+            item.matrix_bytes, item.predicted_kl, item.kl, item.kl_se = 1_300_000, predicted, 1.1 * predicted, 0.002
+            item.nll, item.ppl = 2.3 + predicted, math.exp(2.3 + predicted)
+            session.add(item)
+        return row.id
+
     def _fit(self, session: Session, model: Model, job: Job) -> str:
         residuals = [
             {key: m[key] for key in ("layer_idx", "projection", "expert_idx")}
@@ -295,6 +350,15 @@ class Filler:
         )
         fit.r2, fit.r2_log, fit.cv_error, fit.residuals = 0.931, 0.957, 0.082, residuals
         fit.r2_by_projection, fit.r2_by_group, fit.checks, fit.seconds = {}, {}, {}, 0.3
+        fit.cv_layer_error, fit.chosen = 0.11, True
+        layers = [{"layers": [i], "profile": []} for i in range(self.n_layers)]
+        fit.details = {
+            "selection": [
+                {"form": "additive", "reason": "the least error", "cv_rmse": 0.082, "cv_layer_rmse": 0.11},
+                {"form": "multiplicative", "reason": "not fitted: one rank is not enough"},
+            ],
+            "clusters": [{"basis": "level_and_shape", "clusters": layers, "reason": "the gap is largest there"}],
+        }
         session.add(fit)
         session.flush()
         return fit.id
@@ -305,6 +369,7 @@ class Filler:
         row.scope, row.matrix_bytes, row.fixed_bytes, row.total_bytes = "decoder", 1_300_000, 2_140_000, 1_300_000
         row.bits_per_weight, row.n_distinct_configs, row.content_hash = 2.31, 4, new_id("h")
         row.overrides_yaml, row.seconds, row.optimal = "", 0.1, name == "optimal" or None
+        row.objective_value = 0.2 if name == "optimal" else 0.3
         session.add(row)
         session.flush()
         for i, m in enumerate(model.matrices):
@@ -385,6 +450,8 @@ class Filler:
             "budget_bytes": 3_440_128,
             "rows": rows,
             "optimal_vs_uniform": comparison,
+            "ceiling": "The original itself would gain 26.20 % over best uniform.",
+            "validation": {"spearman": 0.96, "spearman_low": 0.91, "spearman_high": 0.99, "n_allocations": 12},
         }
         entry["sentence"] = (
             "optimal beats best uniform by 5.60 % perplexity (95 % interval +4.10 … +7.10 %, 64 windows)."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -9,19 +10,32 @@ import altair as alt
 import pytest
 
 from web.figures import (
+    Agreement,
     AnchorResult,
     Cell,
     ChosenConfig,
+    Estimated,
     Figure,
     FittedCell,
+    FittedForm,
+    FrontierPoint,
+    LayerFidelity,
+    LayerGroups,
     Outcome,
+    Validated,
     allocation_figure,
     errors_figure,
+    estimates_figure,
+    fidelity_figure,
     fit_figure,
+    forms_figure,
+    frontier_figure,
     outcome_figure,
+    prediction_figure,
     sensitivity_figure,
 )
 from web.figures.base import VEGA_LITE_MAJOR, geometric_mean
+from web.figures.frontier import thinned
 
 CELLS = [
     Cell(
@@ -47,9 +61,44 @@ OUTCOMES = [
     Outcome("best uniform", "stdlib", "uniform", 3_440_128, 2.31, 13.04, 12.5, 13.6, 64),
 ]
 FITTED = [FittedCell(i, "q", -1, 2, 8, 0.01 * (i + 1), 0.011 * (i + 1)) for i in range(4)]
+VALIDATED = [
+    Validated(budget, name, role, 1000, predicted, 1.2 * predicted, 0.01, 12.0)
+    for budget in ("budget 1", "budget 2")
+    for name, role, predicted in (
+        ("optimal", "optimal", 0.1),
+        ("uniform", "uniform", 0.2),
+        ("random-01", "random", 0.3),
+    )
+]
+AGREEMENTS = [Agreement("budget 1", 64, 0.97, 0.9, 0.99, 1.1, 1.2, True), Agreement("budget 2", 64, *[None] * 6)]
+FRONTIER = [
+    FrontierPoint("optimal", "optimal", 3000, 2.4, 0.1),
+    FrontierPoint("e8 2b r0", "uniform", 3000, 2.4, 0.15),
+    *(FrontierPoint("frontier", "frontier", 2000 + 100 * i, 2 + i / 10, 0.3 / (i + 1)) for i in range(5)),
+]
+ESTIMATED = [
+    Estimated(layer, projection, -1, method, value, 0.5 * value, 2 * value, value, 0.8)
+    for method, value in (("kl_anchor", 0.2), ("higgs", 5.0))
+    for projection in ("q", "down")
+    for layer in (0, 1)
+]
+FORMS = [
+    FittedForm("additive", False, "worse by more than its error", 0.2, 0.3, 0.9, 0.95, 0.99, (0.9, 0.8, 0.9, 0.7), 36),
+    FittedForm("log_linear", True, "the least error", 0.1, 0.2, 0.95, 0.97, 0.99, (0.9, 0.8, 0.9, 0.7), 36),
+    FittedForm("multiplicative", False, "not fitted: too few ranks"),
+]
+FIDELITY = [LayerFidelity(layer, "e8 2b r0", 0.99 - 0.01 * layer, 0.001, 0.02 + 0.01 * layer, None) for layer in (0, 1)]
 
 FIGURES = [
     errors_figure(CELLS),
+    errors_figure(CELLS, [LayerGroups("level_and_shape", ((0,), (1,)), "the gap says so")]),
+    prediction_figure(VALIDATED, AGREEMENTS),
+    prediction_figure(VALIDATED[:3], AGREEMENTS[:1]),
+    frontier_figure(FRONTIER, unit="nats of KL a token"),
+    estimates_figure(ESTIMATED),
+    estimates_figure(ESTIMATED[:4]),
+    forms_figure(FORMS),
+    fidelity_figure(FIDELITY),
     sensitivity_figure(ANCHORS),
     allocation_figure(CHOSEN),
     outcome_figure(OUTCOMES),
@@ -85,7 +134,18 @@ def test_figure_carries_words_and_a_table(figure: Figure) -> None:
 
 @pytest.mark.parametrize(
     "figure",
-    [errors_figure([]), sensitivity_figure([]), allocation_figure([]), outcome_figure([]), fit_figure([])],
+    [
+        errors_figure([]),
+        sensitivity_figure([]),
+        allocation_figure([]),
+        outcome_figure([]),
+        fit_figure([]),
+        prediction_figure([], []),
+        frontier_figure([]),
+        estimates_figure([]),
+        forms_figure([]),
+        fidelity_figure([]),
+    ],
     ids=lambda f: f.name,
 )
 def test_figure_without_rows_says_so(figure: Figure) -> None:
@@ -157,3 +217,56 @@ def test_fit_counts_what_it_cannot_draw() -> None:
 def test_experts_have_rows_of_their_own() -> None:
     figure = errors_figure([Cell(0, "gate", e, "a", 0.1 + e) for e in (0, 1)])
     assert [v["layer"] for v in _values(figure)] == ["0·0", "0·1"]
+
+
+def test_a_prediction_is_drawn_with_its_line_and_judged_in_words() -> None:
+    figure = prediction_figure(VALIDATED, AGREEMENTS)
+    assert "budget 1: rank correlation 0.970 [0.900, 0.990], slope 1.10" in figure.caption
+    assert "the prediction holds" in figure.caption
+    assert "budget 2: too few allocations" in figure.caption
+    assert {value["role"] for value in _values(figure)} == {"optimal", "uniform", "random"}
+    assert len(figure.table.rows) == 6
+
+
+def test_what_is_not_predicted_is_in_the_table_alone() -> None:
+    bare = [Validated("equal bytes", "optimal", "optimal", 1000, None, 0.1, 0.01, 12.0)]
+    figure = prediction_figure(bare, [])
+    assert figure.spec is None
+    assert "no KL sensitivities" in figure.caption
+    assert figure.table.rows[0][3] is None
+
+
+def test_a_long_frontier_is_thinned_to_its_shape() -> None:
+    line = [FrontierPoint("frontier", "frontier", i, i / 100, 1 / (i + 1)) for i in range(5000)]
+    kept = thinned(line, 50)
+    assert len(kept) <= 50
+    assert (kept[0], kept[-1]) == (line[0], line[-1])
+    gaps = [b.nbytes - a.nbytes for a, b in itertools.pairwise(kept)]
+    assert max(gaps) < 2.2 * min(gaps[:-1])
+    assert thinned(line[:10], 50) == line[:10]
+
+
+def test_several_methods_are_drawn_over_their_own_means() -> None:
+    both, one = estimates_figure(ESTIMATED), estimates_figure(ESTIMATED[:4])
+    assert [value["drawn"] for value in _values(both)] == pytest.approx([1.0] * 8)
+    assert {value["drawn"] for value in _values(one)} == {0.2}
+    assert "within a factor of 2.00" in one.caption
+    assert both.spec["spec"]["layer"][1]["encoding"]["color"]["legend"]["values"] == ["KL anchors", "noise (HIGGS)"]  # type: ignore[index]
+
+
+def test_forms_that_could_not_be_fitted_say_why() -> None:
+    figure = forms_figure(FORMS)
+    assert "Chosen: log-linear (the least error)" in figure.caption
+    assert figure.table.rows[2][-1] == "not fitted: too few ranks"
+    assert len(_values(figure)) == 4
+
+
+def test_groups_of_layers_stand_beside_the_rows() -> None:
+    found = LayerGroups("level_and_shape", ((0, 1, 2), (3, 5)), "the gap says so.")
+    assert found.sentence() == (
+        "Layers fall into 2 groups by level and shape of their errors: A: 0–2; B: 3, 5 (the gap says so)."
+    )
+    assert LayerGroups("shape", ((0, 1),), "noise").sentence() == "Layers fall into no groups by shape alone (noise)."
+    grouped = errors_figure(CELLS, [LayerGroups("level_and_shape", ((0,), (1,)), "")])
+    assert {value["layer"] for value in _values(grouped)} == {"A 0", "B 1"}
+    assert {value["layer"] for value in _values(errors_figure(CELLS))} == {"0", "1"}

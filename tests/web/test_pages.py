@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from results_db import Database
 from results_db.tables import Job, Study
-from web.study_figures import FIGURES
+from web.study_figures import FIGURES, FOLDED
 
 HOSTILE = """<script>alert("x")</script>'"><img src=x onerror=alert(1)>"""
 PAGES = ("/", "/studies/{study}", "/jobs/{job}", "/studies/none", "/jobs/none")
@@ -46,7 +46,7 @@ def test_study_page_has_phases_gates_and_headline(client: TestClient, filler: An
     assert "[4.100, 6.900]" in html
     assert "Fallback: Re-examine the error model." in html
     assert "optimal is better" in html
-    assert html.count("<figure ") == html.count("<details><summary>Table") == 5
+    assert html.count("<figure ") == html.count("<details><summary>Table") == len(FIGURES)
 
 
 def test_every_number_of_a_figure_stands_in_its_table(client: TestClient, filler: Any) -> None:
@@ -174,3 +174,32 @@ def test_specs_are_json_without_nan(client: TestClient, filler: Any) -> None:
     for name in FIGURES:
         # NaN and Infinity are words that Python reads and JSON does not know
         json.loads(client.get(f"/studies/{study}/figures/{name}.json").text, parse_constant=pytest.fail)
+
+
+def test_every_figure_of_a_study_that_ended_is_drawn(client: TestClient, filler: Any) -> None:
+    study = filler.study("demo")
+    captions = {}
+    for name in FIGURES:
+        figure = client.get(f"/studies/{study}/figures/{name}.json").json()
+        assert figure["spec"] is not None, (name, figure["caption"])
+        captions[name] = figure["caption"]
+    assert "rank correlation 0.960 [0.910, 0.990]" in captions["prediction"]
+    assert "A: 0; B: 1" in captions["errors"]
+    assert "Chosen: additive (the least error)" in captions["forms"]
+    assert "e8 2b r0" in captions["fidelity"]
+    assert "KL anchors: 95 % within" in captions["estimates"]
+    roles = [p["role"] for p in client.get(f"/studies/{study}/figures/frontier.json").json()["spec"]["data"]["values"]]
+    assert (roles.count("optimal"), roles.count("uniform")) == (1, 9)
+
+
+def test_what_is_folded_can_be_unfolded(client: TestClient, filler: Any) -> None:
+    html = client.get(f"/studies/{filler.study('demo')}").text
+    more = html[html.index('class="more-figures"') :]
+    for name in FOLDED:
+        assert f'id="figure-{name}"' in more
+
+
+def test_the_headline_tells_the_ceiling_and_how_true_the_prediction_was(client: TestClient, filler: Any) -> None:
+    html = client.get(f"/studies/{filler.study('demo')}").text
+    assert "The original itself would gain 26.20 % over best uniform." in html
+    assert "Predicted KL ranked 12 allocations" in html

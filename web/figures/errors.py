@@ -20,6 +20,9 @@ from web.figures.base import (
 )
 from web.formatting import number
 
+#: of groups of layers, which are eight at most
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -35,8 +38,32 @@ class Cell:
     nbytes: int | None = None
 
 
-def errors_figure(cells: Sequence[Cell]) -> Figure:
-    """Rows: layers, in one panel a projection; columns: configs; colour: log of calibration_weighted_error."""
+@dataclass(frozen=True, slots=True)
+class LayerGroups:
+    """Layers that are alike in their errors."""
+
+    #: "level_and_shape" or "shape"
+    basis: str
+    groups: tuple[tuple[int, ...], ...]
+    #: why so many
+    reason: str
+
+    def sentence(self) -> str:
+        """What was found, in words."""
+        basis = "by level and shape of their errors" if self.basis == "level_and_shape" else "by shape alone"
+        why = f" ({self.reason.rstrip('.')})" if self.reason else ""
+        if len(self.groups) < 2:
+            return f"Layers fall into no groups {basis}{why}."
+        named = "; ".join(f"{_LETTERS[i]}: {_ranges(group)}" for i, group in enumerate(self.groups))
+        return f"Layers fall into {len(self.groups)} groups {basis}: {named}{why}."
+
+
+def errors_figure(cells: Sequence[Cell], groups: Sequence[LayerGroups] = ()) -> Figure:
+    """Rows: layers, in one panel a projection; columns: configs; colour: log of calibration_weighted_error.
+
+    Args:
+        groups: of layers; the letters of the first of them stand beside the rows.
+    """
     title = "Error of every matrix under every config"
     table = _table(cells)
     measured = [cell.error for cell in cells if finite(cell.error) is not None and (cell.error or 0) > 0]
@@ -55,10 +82,32 @@ def errors_figure(cells: Sequence[Cell]) -> Figure:
     )
     if missing:
         caption += f" {missing} of {len(cells)} cells are hatched: not measured."
-    return Figure("errors", title, caption, alt, table, _spec(cells, alt), "canvas")
+    told = " ".join(found.sentence() for found in groups)
+    if told:
+        caption, alt = f"{caption} {told}", f"{alt} {told}"
+    letters = _letters(groups[0]) if groups else {}
+    return Figure("errors", title, caption, alt, table, _spec(cells, alt, letters), "canvas")
 
 
-def _spec(cells: Sequence[Cell], alt: str) -> dict[str, object]:
+def _letters(found: LayerGroups) -> dict[int, str]:
+    """Layer → the letter of its group; empty where all layers are in one."""
+    if len(found.groups) < 2:
+        return {}
+    return {layer: _LETTERS[i] for i, group in enumerate(found.groups) for layer in group}
+
+
+def _ranges(layers: Sequence[int]) -> str:
+    """``0–2, 5``: runs of layers."""
+    runs: list[list[int]] = []
+    for layer in sorted(layers):
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+
+
+def _spec(cells: Sequence[Cell], alt: str, letters: dict[int, str]) -> dict[str, object]:
     values = []
     for cell in cells:
         error = finite(cell.error)
@@ -66,7 +115,7 @@ def _spec(cells: Sequence[Cell], alt: str) -> dict[str, object]:
         values.append(
             {
                 "projection": cell.projection,
-                "layer": matrix_label(cell.layer_idx, cell.expert_idx),
+                "layer": _row_label(cell, letters),
                 "config": cell.config,
                 "error": error if is_drawn else None,
                 "bits": finite(cell.bits_per_weight),
@@ -115,6 +164,11 @@ def _spec(cells: Sequence[Cell], alt: str) -> dict[str, object]:
         spacing={"row": 5},
         spec={"width": {"step": wide}, "height": {"step": high}, "layer": layers_of(measured, values, x, y)},
     )
+
+
+def _row_label(cell: Cell, letters: dict[int, str]) -> str:
+    label = matrix_label(cell.layer_idx, cell.expert_idx)
+    return f"{letters[cell.layer_idx]} {label}" if cell.layer_idx in letters else label
 
 
 def _table(cells: Sequence[Cell]) -> Table:

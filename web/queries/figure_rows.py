@@ -9,7 +9,6 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from compress_core.config import BASELINE_CODEBOOKS
-from results_db.queries.parts import part_of
 from results_db.states import JobKind
 from results_db.tables import (
     Allocation,
@@ -26,21 +25,15 @@ from results_db.tables import (
 )
 from web.figures import AnchorResult, Cell, ChosenConfig, FittedCell, Outcome
 from web.formatting import CONFIG_DEFAULTS, config_label
+from web.queries.model_rows import sensitivity_counts
+from web.queries.steps import first_of, model_label, results, several_budgets
 
-#: what the study's models are called
-_LABELS = {
-    "original": "original",
-    "optimal": "optimal",
-    "uniform": "best uniform",
-    "rank0": "rank 0, optimal",
-    "rtn": "round-to-nearest",
-    "gptq": "GPTQ",
-}
+_ROLES = {"original": "original", "optimal": "optimal", "chosen": "optimal", "uniform": "uniform"}
 
 
 def figure_versions(session: Session, study: Study, jobs: list[Job]) -> dict[str, str]:
     """Figure name → a text that is equal as long as the figure would be; cheap, read at every live update."""
-    sweep, sensitivity = _sweep(session, jobs), _first(jobs, JobKind.SENSITIVITY)
+    sweep, sensitivity = _sweep(session, jobs), first_of(jobs, JobKind.SENSITIVITY)
     errors = ""
     if sweep is not None:
         n = session.scalar(select(func.count()).select_from(Measurement).where(*_of_sweep(sweep)))
@@ -51,12 +44,19 @@ def figure_versions(session: Session, study: Study, jobs: list[Job]) -> dict[str
             SensitivityAnchor.model_id == study.model_id, SensitivityAnchor.calibration_id == calibration_id
         )
     )
+    fits = _ids(results(jobs, JobKind.FIT, "fit_id").values())
+    estimated, faithful = sensitivity_counts(session, sensitivity)
     return {
-        "outcome": _ids(_results(jobs, JobKind.EVALUATE, "evaluation_id").values()),
-        "allocation": _ids(_results(jobs, JobKind.ALLOCATE, "allocation_id").values()),
-        "errors": errors,
+        "outcome": _ids(results(jobs, JobKind.EVALUATE, "evaluation_id").values()),
+        "prediction": _ids(results(jobs, JobKind.VALIDATE, "validation_id").values()),
+        "frontier": _ids(results(jobs, JobKind.ALLOCATE, "allocation_id").values()),
+        "allocation": _ids(results(jobs, JobKind.ALLOCATE, "allocation_id").values()),
+        "errors": f"{errors}:{fits}",
         "sensitivity": f"{calibration_id}:{n}",
-        "fit": _ids(_results(jobs, JobKind.FIT, "fit_id").values()),
+        "estimates": estimated,
+        "fidelity": faithful,
+        "fit": fits,
+        "forms": fits,
     }
 
 
@@ -96,7 +96,7 @@ def error_cells(session: Session, model: Model, jobs: list[Job]) -> list[Cell]:
 
 def anchor_results(session: Session, model: Model, jobs: list[Job]) -> list[AnchorResult]:
     """One row a matrix and anchor of the study's sensitivity job, measured or not."""
-    job = _first(jobs, JobKind.SENSITIVITY)
+    job = first_of(jobs, JobKind.SENSITIVITY)
     calibration_id = _calibration_of(job)
     if job is None or calibration_id is None:
         return []
@@ -126,13 +126,14 @@ def anchor_results(session: Session, model: Model, jobs: list[Job]) -> list[Anch
 
 def chosen_configs(session: Session, model: Model, jobs: list[Job]) -> list[ChosenConfig]:
     """Items of the uniform and the optimal allocations, uniform first."""
-    by_step = _results(jobs, JobKind.ALLOCATE, "allocation_id")
+    by_step = results(jobs, JobKind.ALLOCATE, "allocation_id")
     names = {step.split(":", 1)[-1]: found for step, found in by_step.items()}
-    shown = [name for name in names if name.split("@")[0] in ("uniform", "optimal")]
-    shown.sort(key=lambda name: (name.partition("@")[2], name.split("@")[0] != "uniform"))
+    order_of = {name: number for number, name in enumerate(("uniform", "optimal", "reanchored"))}
+    shown = [name for name in names if name.split("@")[0] in order_of]
+    shown.sort(key=lambda name: (name.partition("@")[2], order_of[name.split("@")[0]]))
     weights = {_key(m): m["out_features"] * m["in_features"] for m in model.matrices}
     order = {_key(m): i for i, m in enumerate(_by_projection(model.matrices, {}))}
-    chosen, several = [], _several_budgets(jobs)
+    chosen, several = [], several_budgets(jobs)
     for name in shown:
         items = session.scalars(select(AllocationItem).where(AllocationItem.allocation_id == names[name])).all()
         for item in sorted(items, key=lambda i: order.get((i.layer_idx, i.projection, i.expert_idx), 0)):
@@ -155,12 +156,15 @@ def chosen_configs(session: Session, model: Model, jobs: list[Job]) -> list[Chos
 
 def outcomes(session: Session, model: Model, jobs: list[Job]) -> list[Outcome]:
     """Every evaluated model of the study except the pilot's, in the order of its steps."""
-    out, several = [], _several_budgets(jobs)
-    for step, evaluation_id in _results(jobs, JobKind.EVALUATE, "evaluation_id").items():
+    out, several = [], several_budgets(jobs)
+    by_step = results(jobs, JobKind.EVALUATE, "evaluation_id")
+    for step, evaluation_id in by_step.items():
         name = step.split(":")[1] if ":" in step else step
         evaluation = session.get(Evaluation, evaluation_id)
         if evaluation is None or name.startswith("phase0"):
             continue
+        if name.startswith("chosen") and list(by_step.values()).count(evaluation_id) > 1:
+            continue  # what is kept is one of the others
         compression = session.get(Compression, evaluation.compression_id) if evaluation.compression_id else None
         allocation = session.get(Allocation, compression.allocation_id) if compression else None
         base = name.split("@")[0]
@@ -168,7 +172,7 @@ def outcomes(session: Session, model: Model, jobs: list[Job]) -> list[Outcome]:
             Outcome(
                 label=model_label(name, several=several),
                 dataset=evaluation.dataset,
-                role=base if base in ("original", "optimal", "uniform") else "baseline",
+                role=_ROLES.get(base, "baseline"),
                 nbytes=compression.actual_bytes if compression else model.original_bytes,
                 bits_per_weight=allocation.bits_per_weight if allocation else None,
                 ppl=evaluation.value,
@@ -182,34 +186,12 @@ def outcomes(session: Session, model: Model, jobs: list[Job]) -> list[Outcome]:
 
 def fitted(session: Session, jobs: list[Job]) -> tuple[list[FittedCell], Fit | None]:
     """The residuals of the study's last fit."""
-    ids = list(_results(jobs, JobKind.FIT, "fit_id").values())
+    ids = list(results(jobs, JobKind.FIT, "fit_id").values())
     fit = session.get(Fit, ids[-1]) if ids else None
     if fit is None:
         return [], None
     names = ("layer_idx", "projection", "expert_idx", "b_q", "rank", "error", "predicted")
     return [FittedCell(**{name: row.get(name) for name in names}) for row in fit.residuals], fit
-
-
-def model_label(name: str, *, several: bool) -> str:
-    """``uniform@2`` → ``best uniform · budget 2``; with several budgets the first is named too."""
-    base, _, budget = name.partition("@")
-    has_budget = several and base != "original"
-    return _LABELS.get(base, base) + (f" · budget {budget or 1}" if has_budget else "")
-
-
-def _several_budgets(jobs: Iterable[Job]) -> bool:
-    return any("@" in (job.step or "") for job in jobs)
-
-
-def _first(jobs: Iterable[Job], kind: JobKind) -> Job | None:
-    return next((job for job in jobs if job.kind == kind and part_of(job.params) is None), None)
-
-
-def _results(jobs: Iterable[Job], kind: JobKind, key: str) -> dict[str, str]:
-    """Step → id of what the job made, for jobs that have a result."""
-    return {
-        job.step or job.id: job.result[key] for job in jobs if job.kind == kind and job.result and key in job.result
-    }
 
 
 def _ids(found: Iterable[str]) -> str:
@@ -223,7 +205,7 @@ def _calibration_of(job: Job | None) -> str | None:
 
 
 def _sweep(session: Session, jobs: Iterable[Job]) -> Sweep | None:
-    job = _first(jobs, JobKind.SWEEP)
+    job = first_of(jobs, JobKind.SWEEP)
     if job is None:
         return None
     own = session.scalar(select(Sweep).where(Sweep.job_id == job.id))

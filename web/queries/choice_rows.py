@@ -1,0 +1,108 @@
+"""Rows of the figures about the choice: what was validated, and the frontier it was chosen on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pydantic import ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from compress_core.allocate import frontier, uniform_candidates
+from compress_core.errors import CompressCoreError
+from results_db.errors import NotFound
+from results_db.params import AllocateParams
+from results_db.states import JobKind
+from results_db.tables import Allocation, Job, Model, Validation, ValidationItem
+from server.allocations.service import prepare
+from server.kit.problem import Problem
+from web.figures import Agreement, FrontierPoint, Validated
+from web.figures.frontier import thinned
+from web.formatting import config_label
+from web.queries.steps import model_label, results, several_budgets
+
+#: validations in which the study's choice is checked
+_CHECKS = ("choice", "reanchored")
+_ROLES = {"optimal": "optimal", "reanchored": "optimal", "uniform": "uniform"}
+
+
+def validated(session: Session, jobs: Iterable[Job]) -> tuple[list[Validated], list[Agreement]]:
+    """The allocations that were checked at each budget, and how true their predictions were.
+
+    What a second check adds to the first (the re-anchored optimum) stands beside it; they use the same windows.
+    """
+    jobs = list(jobs)
+    several = several_budgets(jobs)
+    items: dict[tuple[str, str], Validated] = {}
+    agreements = []
+    for step, validation_id in results(jobs, JobKind.VALIDATE, "validation_id").items():
+        base, _, suffix = step.partition(":")[2].partition("@")
+        if base not in _CHECKS:
+            continue
+        validation = session.get_one(Validation, validation_id)
+        budget = f"budget {suffix or 1}" if several else "equal bytes"
+        if base == _CHECKS[0]:
+            agreements.append(_agreement(validation, budget))
+        rows = select(ValidationItem).where(ValidationItem.validation_id == validation_id)
+        for row in session.scalars(rows.order_by(ValidationItem.position)):
+            if row.allocation_id is None:
+                continue
+            name = row.name.partition("@")[0]
+            role = "random" if row.kind == "random" else _ROLES.get(name, "other")
+            found = Validated(budget, name, role, row.matrix_bytes, row.predicted_kl, row.kl, row.kl_se, row.ppl)
+            items.setdefault((budget, name), found)
+    return list(items.values()), agreements
+
+
+def frontier_points(session: Session, model: Model, jobs: Iterable[Job]) -> tuple[list[FrontierPoint], str]:
+    """The frontier that the study's optima lie on, by what is measured now, and the unit of its objective.
+
+    Empty until an optimum is there, and where what it was made of is not there any more.
+    """
+    jobs = list(jobs)
+    made = results(jobs, JobKind.ALLOCATE, "allocation_id")
+    optima = {step: id_ for step, id_ in made.items() if step.partition(":")[2].partition("@")[0] == "optimal"}
+    job = next((job for job in jobs if job.step in optima), None)
+    if job is None:
+        return [], ""
+    try:
+        params = AllocateParams.model_validate(job.params)
+        problem = prepare(session, model, params, params.calibration_id)[0].problem
+        found = frontier(problem.objective_table, problem.nbytes)
+    except (Problem, NotFound, CompressCoreError, ValidationError):
+        return [], ""
+    n_weights = sum(spec.n_weights for spec in problem.specs)
+
+    def point(name: str, role: str, nbytes: int, objective: float) -> FrontierPoint:
+        return FrontierPoint(name, role, nbytes, 8 * nbytes / n_weights, objective)
+
+    line = [
+        point("frontier", "frontier", int(nbytes), float(objective))
+        for nbytes, objective in zip(found.total_bytes, found.objective, strict=True)
+    ]
+    ladder = [
+        point(config_label(c.config.to_dict()), "uniform", c.total_bytes, c.objective)
+        for c in uniform_candidates(problem)
+    ]
+    several = several_budgets(jobs)
+    chosen = []
+    for step, allocation_id in optima.items():
+        row = session.get(Allocation, allocation_id)
+        if row is not None and row.objective_value is not None:
+            name = model_label(step.partition(":")[2], several=several)
+            chosen.append(point(name, "optimal", row.matrix_bytes, row.objective_value))
+    unit = "Σ of errors" if params.objective == "error" else "nats of KL a token"
+    return [*chosen, *ladder, *thinned(line)], unit
+
+
+def _agreement(validation: Validation, budget: str) -> Agreement:
+    return Agreement(
+        budget,
+        validation.n_windows,
+        validation.spearman,
+        validation.spearman_low,
+        validation.spearman_high,
+        validation.log_slope,
+        validation.kappa,
+        validation.calibrated,
+    )

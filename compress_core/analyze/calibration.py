@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,8 @@ class CalibrationCheck:
     spearman: Estimate | None = None
     #: of log realised over log predicted KL
     log_slope: Estimate | None = None
+    #: log realised KL where log predicted KL is 0: the line's other parameter
+    intercept: float | None = None
     #: geometric mean of realised / predicted
     kappa: Estimate | None = None
     #: standard deviation of log realised around the line
@@ -106,7 +108,9 @@ def check_calibration(
     spearman, slope, kappa, spread = (
         _estimate(float(value[0]), band, n) for value, band in zip(found, bands, strict=True)
     )
-    return _decided(CalibrationCheck(n, spearman, slope, kappa, spread))
+    # the line goes through the means, between which lies log κ
+    intercept = math.log(kappa.value) + (1 - slope.value) * float(np.log(x).mean())
+    return _decided(CalibrationCheck(n, spearman, slope, intercept, kappa, spread))
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,9 +242,7 @@ def _decided(check: CalibrationCheck) -> CalibrationCheck:
         None: "whether the prediction is calibrated is not decided"
         + (f"; about {needed} allocations would decide." if needed else "."),
     }[calibrated]
-    return CalibrationCheck(
-        check.n, spearman, slope, kappa, spread, calibrated, passes, needed, f"{numbers}: {verdict}"
-    )
+    return replace(check, calibrated=calibrated, passes=passes, needed=needed, sentence=f"{numbers}: {verdict}")
 
 
 def _needed(estimate: Estimate, threshold: float) -> int | None:

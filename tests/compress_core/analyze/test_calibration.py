@@ -37,6 +37,7 @@ def test_a_planted_relation_is_found() -> None:
     assert check.log_slope is not None
     slope, intercept = np.polyfit(np.log(predicted), np.log(realised.mean(1)), 1)
     assert check.log_slope.value == pytest.approx(slope)
+    assert check.intercept == pytest.approx(intercept)
     assert check.residual_sd is not None
     residuals = np.log(realised.mean(1)) - slope * np.log(predicted) - intercept
     assert check.residual_sd.value == pytest.approx(math.sqrt(np.square(residuals).sum() / 38))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.allocation.highs import solve_with_highs
 from compress_core.allocate import AllocationProblem, Cell
 from compress_core.config import CompressionConfig
 from compress_core.matrix import PROJECTIONS, MatrixKey, MatrixSpec
@@ -27,54 +26,9 @@ def brute_force(errors: NDArray[np.float64], nbytes: NDArray[np.int64], budget: 
     return best
 
 
-@contextmanager
-def quiet_stdout() -> Iterator[None]:
-    """HiGHS writes to file descriptor 1 whatever ``disp`` says."""
-    saved = os.dup(1)
-    with open(os.devnull, "wb") as sink:
-        os.dup2(sink.fileno(), 1)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 1)
-        os.close(saved)
-
-
 def highs(errors: NDArray[np.float64], nbytes: NDArray[np.int64], budget: int) -> float:
     """Objective of scipy's HiGHS at gap 0, its cap tightened until its choice truly fits; inf where infeasible."""
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import csr_array, kron, vstack
-
-    n, k = errors.shape
-    smallest = np.where(np.isfinite(errors), nbytes, np.iinfo(np.int64).max).min(axis=1)
-    # an option that fits with no choice of the others cannot be taken; this also settles a budget of 0
-    finite = np.isfinite(errors) & (nbytes <= budget - smallest.sum() + smallest[:, None])
-    if not finite.any(axis=1).all():
-        return np.inf
-    cost = np.where(finite, errors, 0.0).ravel()
-    rows = kron(np.eye(n), np.ones((1, k)), format="csr")
-    # bytes in units of the budget: a row of 1e10 would be badly scaled
-    weight = csr_array(nbytes.reshape(1, -1) / max(budget, 1))
-    cap = 1.0
-    for _ in range(50):
-        with quiet_stdout():
-            result = milp(
-                cost,
-                constraints=[
-                    LinearConstraint(vstack([rows, weight]), np.append(np.ones(n), -np.inf), np.append(np.ones(n), cap))
-                ],
-                integrality=np.ones(n * k),
-                bounds=Bounds(0, finite.ravel().astype(float)),
-                options={"mip_rel_gap": 0},
-            )
-        if result.x is None:
-            return np.inf
-        choice = result.x.reshape(n, k).argmax(axis=1)
-        total = int(nbytes[np.arange(n), choice].sum())
-        if total <= budget:
-            return float(errors[np.arange(n), choice].sum())
-        cap -= (total - budget) / max(budget, 1)
-    raise AssertionError("HiGHS never found a choice that fits")
+    return solve_with_highs(errors, nbytes, budget).objective
 
 
 def model_like(n: int, bits: tuple[int, ...], ranks: tuple[int, ...], seed: int, fraction: float) -> Table:

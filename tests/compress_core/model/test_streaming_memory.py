@@ -22,6 +22,7 @@ from compress_core.checkpoint.read import read_matrix
 from compress_core.matrix import MatrixSpec
 from compress_core.shared_inputs import SharedInput, SharedInputs
 from compress_core.text.tokens import TokenWindows
+from compress_core.verify.joint import joint_losses
 
 WIDE = 320
 
@@ -86,4 +87,17 @@ def test_the_memory_of_a_calibration_is_that_of_one_layer(live_bytes, tmp_path: 
             calibrate_model(checkpoint, windows(), tmp_path / str(layers), source="", seed=0)
         most[layers] = live.most
     assert most[1] > 8 * WIDE**2 // 2  # the sum for H, of which half is kept
+    assert most[4] < 1.05 * most[1]
+
+
+def test_the_memory_of_a_joint_pass_is_that_of_one_layer(live_bytes, tmp_path: Path) -> None:
+    menu = [CompressionConfig(b_q=bits, codebook="rtn") for bits in (2, 3, 4)]
+    most = {}
+    for layers in (1, 4):
+        checkpoint = model(tmp_path / f"model{layers}", layers)
+        allocations = [{spec.key: config for spec in checkpoint.matrices()} for config in menu]
+        with live_bytes() as live:
+            joint_losses(checkpoint, None, windows(), allocations)
+        most[layers] = live.most
+    assert most[1] > 2 * 4 * 32 * WIDE  # a layer's MLP
     assert most[4] < 1.05 * most[1]

@@ -33,6 +33,7 @@ from server.relay import Relay
 from server.sensitivities import endpoints as sensitivities
 from server.studies import endpoints as studies
 from server.sweeps import endpoints as sweeps
+from server.validations import endpoints as validations
 from server.workers import endpoints as workers
 from web.assets import mount as mount_assets
 from web.pages import make_router as make_pages
@@ -50,6 +51,7 @@ _DOMAINS = (
     allocations,
     compressions,
     evaluations,
+    validations,
     studies,
     plans,
     probes,

@@ -48,26 +48,32 @@ def measured_cells(
 def measured_sensitivities(
     session: Session, *, model_id: str, calibration_id: str, numerics_version: int, method: str = "kl_anchor"
 ) -> Sequence[SensitivityAnchor]:
-    """The anchors of one measuring text: the one that covers most matrices, of equal ones the latest."""
-    rows = session.scalars(
-        select(SensitivityAnchor)
-        .where(
-            SensitivityAnchor.model_id == model_id,
-            SensitivityAnchor.calibration_id == calibration_id,
-            SensitivityAnchor.numerics_version == numerics_version,
-            SensitivityAnchor.method == method,
-        )
-        .order_by(SensitivityAnchor.id)
-    ).all()
+    """The anchors of one measuring text, never of several averaged: that of the newest job that concluded something.
+
+    Where none has: the text that covers most matrices, of equal ones the latest.
+    """
+    where = {
+        "model_id": model_id,
+        "calibration_id": calibration_id,
+        "numerics_version": numerics_version,
+        "method": method,
+    }
+    rows = session.scalars(select(SensitivityAnchor).filter_by(**where).order_by(SensitivityAnchor.id)).all()
+    concluded = session.scalar(
+        select(SensitivityEstimate.token_hash).filter_by(**where).order_by(SensitivityEstimate.id.desc()).limit(1)
+    )
     by_text: dict[str, list[SensitivityAnchor]] = {}
     for row in rows:
         by_text.setdefault(row.token_hash, []).append(row)
     if not by_text:
         return []
-    chosen = max(
-        by_text.values(),
-        key=lambda group: (len({(r.layer_idx, r.projection, r.expert_idx) for r in group}), group[-1].id),
-    )
+    if concluded in by_text:
+        chosen = by_text[concluded]
+    else:
+        chosen = max(
+            by_text.values(),
+            key=lambda group: (len({(r.layer_idx, r.projection, r.expert_idx) for r in group}), group[-1].id),
+        )
     newest = {(r.layer_idx, r.projection, r.expert_idx, r.anchor_config_hash): r for r in chosen}
     return list(newest.values())
 

@@ -8,7 +8,15 @@ from starlette.responses import PlainTextResponse, Response
 
 from results_db.params import AllocateParams
 from results_db.tables import Allocation
-from server.allocations.schemas import AllocationPage, AllocationRow
+from server.allocations.prices import answer_frontier, answer_what_if
+from server.allocations.schemas import (
+    AllocationPage,
+    AllocationRow,
+    FrontierAnswer,
+    FrontierRequest,
+    WhatIfAnswer,
+    WhatIfRequest,
+)
 from server.allocations.service import compute_allocation, describe_allocation, save_allocation
 from server.kit.answers import Answer, created
 from server.kit.idempotency import IdempotentRoute
@@ -30,6 +38,22 @@ def create_allocation(params: AllocateParams, database: AppDatabase, session: Wr
     if len(allocations) > 1:
         body["allocation_ids"] = [allocation.id for allocation in allocations]
     return created(body, f"/api/v1/allocations/{first.id}")
+
+
+@router.post(
+    "/frontier", summary="The whole frontier of objective over bytes", responses={200: {"model": FrontierAnswer}}
+)
+def get_frontier(request: FrontierRequest, session: ReadSession) -> Response:
+    return Answer(answer_frontier(session, request))
+
+
+@router.post(
+    "/what-if",
+    summary="What a pin, more bytes or another choice would cost beside the optimum",
+    responses={200: {"model": WhatIfAnswer}},
+)
+def get_what_if(request: WhatIfRequest, session: ReadSession) -> Response:
+    return Answer(answer_what_if(session, request))
 
 
 @router.get("", summary="Allocations, newest first", responses={200: {"model": AllocationPage}})

@@ -13,9 +13,11 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from compress_core.allocate import overrides_to_yaml
+from compress_core.config import CompressionConfig
 from compress_core.errors import InfeasibleBudget
 from results_db.ids import new_id
 from results_db.params import AllocateParams
+from results_db.recording import newest_calibration
 from results_db.tables import Allocation, AllocationItem, Model
 from server.allocations.budget import budget_bytes
 from server.allocations.solve import Choice, Chooser
@@ -39,12 +41,17 @@ class AllocationDraft:
     """Computed allocations that are not stored yet."""
 
     params: AllocateParams
+    #: that the allocation is bound to; None for what is given without naming one
     calibration_id: str | None
+    #: that errors and predictions are of; None where the model has none
+    measured_under: str | None
     measured: Measured
     #: of the objective; None where it weighs nothing
     weights: Weights | None
     #: of the KL anchors, with which every allocation is predicted
     kl: Weights
+    #: of the table that was chosen from; empty where nothing was chosen
+    menu: tuple[CompressionConfig, ...]
     choices: tuple[Choice, ...]
     #: in bytes of the scope
     budget: int | None
@@ -66,19 +73,24 @@ def compute_allocation(session: Session, params: AllocateParams) -> AllocationDr
     calibration_id = params.calibration_id
     if calibration_id is not None or params.kind not in _GIVEN:
         calibration_id = check_calibration(session, model.id, calibration_id).id
-    chooser, budget, outside = prepare(session, model, params, calibration_id)
+    # what is given is predicted too, where something is measured
+    newest = newest_calibration(session, model.id) if calibration_id is None else None
+    measured_under = newest.id if newest is not None else calibration_id
+    chooser, budget, outside = prepare(session, model, params, measured_under)
     began = time.perf_counter()
     try:
         choices = chooser.choose()
     except InfeasibleBudget as error:
-        raise _in_scope(error, budget, outside) from error
+        raise in_scope(error, budget, outside) from error
     seconds = time.perf_counter() - began
     return AllocationDraft(
         params,
         calibration_id,
+        measured_under,
         chooser.measured,
         chooser.weights,
         chooser.kl,
+        chooser.menu,
         tuple(choices),
         budget,
         outside,
@@ -249,7 +261,12 @@ def _budget(session: Session, params: AllocateParams, measured: Measured, outsid
 
 def _details(draft: AllocationDraft, choice: Choice) -> dict[str, Any]:
     chosen = choice.allocation
-    told = {"sensitivities": draft.weights.told} if choice.minimised and draft.weights is not None else {}
+    told: dict[str, Any] = {"prediction": draft.kl.told | {"calibration_id": draft.measured_under}}
+    if choice.minimised and draft.weights is not None:
+        told["sensitivities"] = draft.weights.told
+    if chosen.solution is not None:
+        # what the certificate is made of again
+        told["menu"] = [config.to_dict() for config in draft.menu]
     return (
         choice.details
         | told
@@ -265,7 +282,7 @@ def _details(draft: AllocationDraft, choice: Choice) -> dict[str, Any]:
     )
 
 
-def _in_scope(error: InfeasibleBudget, budget: int | None, outside: int) -> InfeasibleBudget:
+def in_scope(error: InfeasibleBudget, budget: int | None, outside: int) -> InfeasibleBudget:
     """The solver speaks of matrices; a budget for the whole model counts more."""
     if not outside:
         return error

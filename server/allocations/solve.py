@@ -7,11 +7,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from compress_core.allocate import (
     Allocation,
     AllocationProblem,
     AllocationSolution,
     Constraints,
+    WhatIf,
     allocation_from_choice,
     baseline_allocation,
     best_uniform,
@@ -105,21 +108,23 @@ class Chooser:
                 raise AssertionError("a winner is copied, not chosen")
 
     @cached_property
+    def menu(self) -> tuple[CompressionConfig, ...]:
+        """Configs to choose from."""
+        fields = self.params.menu
+        if fields is None:
+            return self.measured.configs
+        found = [check_config(config, f"menu.{i}") for i, config in enumerate(fields)]
+        return tuple({config.config_hash: config for config in found}.values())
+
+    @cached_property
     def problem(self) -> AllocationProblem:
         """The table of measured cells over the menu, weighted as the objective says."""
-        params = self.params
-        menu = (
-            list(self.measured.configs)
-            if params.menu is None
-            else [check_config(fields, f"menu.{i}") for i, fields in enumerate(params.menu)]
-        )
-        if not menu:
+        if not self.menu:
             raise Problem(
                 409, "nothing-measured", "no config is measured under this calibration: POST /api/v1/sweeps first"
             )
-        menu = list({config.config_hash: config for config in menu}.values())
-        weights = None if self.weights is None else self.weights.table(self.measured.specs, menu)
-        return self.measured.problem(menu, weights=weights, metric=metric_of(params.objective))
+        weights = None if self.weights is None else self.weights.table(self.measured.specs, self.menu)
+        return self.measured.problem(self.menu, weights=weights, metric=metric_of(self.params.objective))
 
     @property
     def budget(self) -> int:
@@ -142,7 +147,7 @@ class Chooser:
             "slack": self._is_slack(solution, constraints or None),
             "candidates": self._candidates(),
         }
-        regret = {} if constraints else self._regret(chosen)
+        regret = self._regret(chosen, constraints)
         return Choice(chosen, minimised=True, kind="optimal", details=details, regret=regret)
 
     def _is_slack(self, solution: AllocationSolution, constraints: Constraints | None) -> bool:
@@ -161,17 +166,21 @@ class Chooser:
         assert alone is not None
         return alone.slack
 
-    def _regret(self, chosen: Allocation) -> dict[MatrixKey, float]:
+    def _regret(self, chosen: Allocation, constraints: Constraints) -> dict[MatrixKey, float]:
         """The bound of every allocation with a matrix's config changed, less the objective; never below 0."""
-        solution = chosen.solution
+        solution, problem = chosen.solution, self.problem
         assert solution is not None
-        problem = self.problem
-        costs = reduced_costs(problem.objective_table, problem.nbytes, solution.multiplier)
-        costs[range(len(costs)), solution.choice] = float("inf")
-        return {
-            spec.key: max(float(least) - solution.gap, 0.0)
-            for spec, least in zip(problem.specs, costs.min(axis=1), strict=True)
-        }
+        if constraints:
+            found = WhatIf(problem, self.budget, constraints, solution=solution).regrets()
+            return {r.key: r.at_least for r in found if r.runner_up is not None}
+        # the same without groups or masks: all matrices at once
+        table, rows = problem.objective_table, range(len(problem.specs))
+        errors, nbytes = table[rows, solution.choice], problem.nbytes[rows, solution.choice]
+        costs = reduced_costs(table, problem.nbytes, solution.multiplier)
+        # the chosen config, and those that a small matrix clamps to the same one
+        costs[(table == errors[:, None]) & (problem.nbytes == nbytes[:, None])] = np.inf
+        least = np.maximum(costs.min(axis=1) - solution.gap, 0.0)
+        return {spec.key: float(x) for spec, x in zip(problem.specs, least, strict=True) if np.isfinite(x)}
 
     def _uniforms(self) -> list[Choice]:
         fitting = [c for c in uniform_candidates(self.problem) if c.total_bytes <= self.budget]

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Query
 from sqlalchemy import select
 from starlette.responses import Response
 
-from results_db.params import SensitivityParams
-from results_db.tables import SensitivityAnchor
+from results_db.params import SensitivityMethod, SensitivityParams
+from results_db.tables import LayerFidelityRow, SensitivityAnchor, SensitivityEstimate
 from server.jobs.schemas import JobRow, job_accepted
 from server.kit.answers import Answer
 from server.kit.checks import check_projection
@@ -17,7 +17,7 @@ from server.kit.idempotency import IdempotentRoute
 from server.kit.pagination import LARGEST_ID, PageQuery, paginate
 from server.kit.rows import filtered
 from server.kit.units import AppSettings, ReadSession, WriteSession
-from server.sensitivities.schemas import SensitivityPage
+from server.sensitivities.schemas import AnchorPage, EstimatePage, FidelityPage
 from server.sensitivities.service import submit_sensitivity
 
 router = APIRouter(prefix="/sensitivities", tags=["sensitivities"], route_class=IdempotentRoute)
@@ -33,12 +33,42 @@ def create_sensitivity(params: SensitivityParams, settings: AppSettings, session
     return job_accepted(submit_sensitivity(session, params, settings))
 
 
-@router.get("", summary="Sensitivities, one row a matrix and anchor", responses={200: {"model": SensitivityPage}})
-def list_sensitivities(
+@router.get(
+    "", summary="What a unit of each matrix's error costs, with its interval", responses={200: {"model": EstimatePage}}
+)
+def list_estimates(
     session: ReadSession,
     page: PageQuery,
     model_id: str | None = None,
     calibration_id: str | None = None,
+    job_id: str | None = None,
+    method: SensitivityMethod | None = None,
+    layer_idx: Annotated[int | None, Query(ge=0, le=LARGEST_ID)] = None,
+    projection: str | None = None,
+) -> Response:
+    check_projection(projection)
+    filters = {
+        SensitivityEstimate.model_id: model_id,
+        SensitivityEstimate.calibration_id: calibration_id,
+        SensitivityEstimate.job_id: job_id,
+        SensitivityEstimate.method: method,
+        SensitivityEstimate.layer_idx: layer_idx,
+        SensitivityEstimate.projection: projection,
+    }
+    return Answer(paginate(session, filtered(select(SensitivityEstimate), filters), SensitivityEstimate.id, page))
+
+
+@router.get(
+    "/anchors",
+    summary="The measurements behind the sensitivities, one row a matrix and anchor",
+    responses={200: {"model": AnchorPage}},
+)
+def list_anchors(
+    session: ReadSession,
+    page: PageQuery,
+    model_id: str | None = None,
+    calibration_id: str | None = None,
+    method: SensitivityMethod | None = None,
     layer_idx: Annotated[int | None, Query(ge=0, le=LARGEST_ID)] = None,
     projection: str | None = None,
 ) -> Response:
@@ -46,7 +76,20 @@ def list_sensitivities(
     filters = {
         SensitivityAnchor.model_id: model_id,
         SensitivityAnchor.calibration_id: calibration_id,
+        SensitivityAnchor.method: method,
         SensitivityAnchor.layer_idx: layer_idx,
         SensitivityAnchor.projection: projection,
     }
     return Answer(paginate(session, filtered(select(SensitivityAnchor), filters), SensitivityAnchor.id, page))
+
+
+@router.get(
+    "/layers",
+    summary="How true each block's output stays when the block alone is compressed",
+    responses={200: {"model": FidelityPage}},
+)
+def list_fidelities(
+    session: ReadSession, page: PageQuery, model_id: str | None = None, calibration_id: str | None = None
+) -> Response:
+    filters = {LayerFidelityRow.model_id: model_id, LayerFidelityRow.calibration_id: calibration_id}
+    return Answer(paginate(session, filtered(select(LayerFidelityRow), filters), LayerFidelityRow.id, page))

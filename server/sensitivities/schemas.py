@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from results_db.tables import SensitivityAnchor
+from results_db.tables import LayerFidelityRow, SensitivityAnchor, SensitivityEstimate
 from server.kit.answers import page_model, row_model
 
-SensitivityRow = row_model(SensitivityAnchor)
-SensitivityPage = page_model(SensitivityRow)
+EstimatePage = page_model(row_model(SensitivityEstimate))
+AnchorPage = page_model(row_model(SensitivityAnchor))
+FidelityPage = page_model(row_model(LayerFidelityRow, "LayerFidelity"))

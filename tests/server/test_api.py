@@ -18,11 +18,12 @@ from server.app import create_app
 
 LISTS = (
     *("models", "calibrations", "sensitivities", "sweeps", "measurements", "fits", "allocations", "compressions"),
-    *("evaluations", "studies", "gates", "jobs", "workers", "probes"),
+    *("evaluations", "validations", "studies", "gates", "jobs", "workers", "probes"),
+    *("sensitivities/anchors", "sensitivities/layers"),
 )
 SINGLES = (
     *("models", "calibrations", "sweeps", "fits", "allocations", "compressions", "evaluations", "studies", "jobs"),
-    "probes",
+    *("probes", "validations"),
 )
 
 sqlite_only = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)

@@ -191,7 +191,7 @@ def test_sweeps(client: TestClient, measured_model: Ids, model: dict[str, Any]) 
 
 @sqlite_only
 def test_sensitivities(client: TestClient, measured_model: Ids) -> None:
-    rows = client.get("/api/v1/sensitivities?projection=q&layer_idx=2").json()["items"]
+    rows = client.get("/api/v1/sensitivities/anchors?projection=q&layer_idx=2&method=kl_anchor").json()["items"]
     assert len(rows) == 2, "one a matrix and anchor"
     assert rows[0]["sensitivity"] == pytest.approx(0.05 * 36)
     assert client.get("/api/v1/sensitivities?projection=w").status_code == 422

@@ -1,0 +1,1 @@
+"""Allocations tried as a whole on held-out text, beside what was predicted of them."""

@@ -1,0 +1,48 @@
+"""Ask a worker to validate allocations, and show what it found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from results_db.params import ValidateParams
+from results_db.queue.submit import submit_job
+from results_db.settings import Settings
+from results_db.states import JobKind
+from results_db.tables import Allocation, Job, Model, Validation, ValidationItem
+from server.kit.checks import check_calibration, check_text
+from server.kit.problem import invalid
+from server.kit.rows import get_row
+from server.models.service import require_local
+
+
+def submit_validation(session: Session, params: ValidateParams, settings: Settings) -> Job:
+    """A validate job under the calibration named, or the model's newest.
+
+    Raises:
+        NotFound, Problem: something that the request names is missing, or of another model.
+    """
+    require_local(get_row(session, Model, params.model_id))
+    named = {f"allocation_ids.{i}": id_ for i, id_ in enumerate(params.allocation_ids)}
+    if params.incumbent is not None:
+        named["incumbent"] = params.incumbent
+    for field, id_ in named.items():
+        allocation = get_row(session, Allocation, id_)
+        if allocation.model_id != params.model_id:
+            raise invalid(field, f"{id_} is an allocation of model {allocation.model_id}")
+    checked = params.model_copy(
+        update={
+            "calibration_id": check_calibration(session, params.model_id, params.calibration_id).id,
+            "text": check_text(params.text, settings, "text"),
+        }
+    )
+    return submit_job(session, JobKind.VALIDATE, checked.model_dump(mode="json"))
+
+
+def describe_validation(session: Session, validation: Validation) -> dict[str, Any]:
+    """The validation with its items, the original among them."""
+    query = select(ValidationItem).where(ValidationItem.validation_id == validation.id)
+    items = session.scalars(query.order_by(ValidationItem.position))
+    return validation.as_dict() | {"items": [item.as_dict() for item in items]}

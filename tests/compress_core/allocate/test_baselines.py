@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -148,6 +149,14 @@ def test_an_allocation_by_name_tells_its_loss(small_problem: AllocationProblem, 
     assert baseline_allocation(small_problem, whole, kind).allocation.configs == found.allocation.configs
     with pytest.raises(InfeasibleBudget, match="use scope decoder"):
         baseline_allocation(small_problem, Budget.parse(60_000, scope="model"), kind)
+
+
+@ALL
+def test_weights_of_single_cells_count(small_problem: AllocationProblem, kind: str) -> None:
+    budget = uniform_candidates(small_problem)[2].total_bytes
+    by_cell = replace(small_problem, weights=np.repeat(small_problem.weights[:, None], 6, axis=1))
+    found = baseline_allocation(small_problem, budget, kind).allocation
+    assert baseline_allocation(by_cell, budget, kind).allocation.configs == found.configs
 
 
 def test_minimax_loses_much_on_a_sum(small_problem: AllocationProblem) -> None:

@@ -67,6 +67,14 @@ def test_the_draw_is_blind_to_errors_and_weights(small_problem: AllocationProble
     )
 
 
+def test_weights_of_single_cells_are_noised_by_matrix(small_problem: AllocationProblem, budget: int) -> None:
+    """A weight for each cell that says the same as one for each matrix gives the same allocations."""
+    by_cell = replace(small_problem, weights=np.repeat(small_problem.weights[:, None], 6, axis=1))
+    assert names(random_allocations(by_cell, budget, count=6, seed=3, near=4)) == names(
+        random_allocations(small_problem, budget, count=6, seed=3, near=4)
+    )
+
+
 def test_unavailable_cells_are_never_drawn(small_problem: AllocationProblem, budget: int) -> None:
     errors = small_problem.errors.copy()
     errors[::2, 1::2] = np.inf

@@ -51,15 +51,29 @@ class ConstrainedTable:
     def n_components(self) -> int:
         return int(self.component.max()) + 1
 
-    def merged(self, columns: Iterable[int] | None = None) -> MergedTable:
-        """The solver's rows; ``columns`` restricts the menu.
+    def merged(self, columns: Iterable[int] | None = None, *, depth: int = 1) -> MergedTable:
+        """The solver's rows; ``columns`` restricts the menu, ``depth`` is ``merge_rows``'s.
 
         Raises:
             ConfigError: a component has nothing left.
         """
         menu = range(len(self.problem.menu))
         offered = np.array(sorted(menu if columns is None else columns), dtype=np.int64)
-        return merge_rows(self.errors, self.nbytes, self.component, self.labels, offered, name_of=self.name_of)
+        return merge_rows(
+            self.errors, self.nbytes, self.component, self.labels, offered, name_of=self.name_of, depth=depth
+        )
+
+    def merged_component(self, row: int) -> MergedTable:
+        """The row of one component alone."""
+        classes = np.flatnonzero(self.component == row)
+        return merge_rows(
+            self.errors[classes],
+            self.nbytes[classes],
+            np.zeros(len(classes), dtype=np.int64),
+            self.labels,
+            np.arange(self.errors.shape[1]),
+            name_of=lambda _: self.name_of(row),
+        )
 
     def name_of(self, component: int) -> str:
         """A component as errors call it: its matrices."""

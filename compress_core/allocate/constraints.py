@@ -26,7 +26,8 @@ _Entry = TypeVar("_Entry", "Pin", "Veto", "Limit", "Group")
 
 
 @lru_cache(maxsize=4096)
-def _hash(config: CompressionConfig) -> str:
+def hash_of(config: CompressionConfig) -> str:
+    """``config.config_hash``, remembered."""
     # a table asks for the same few hashes tens of thousands of times
     return config.config_hash
 
@@ -43,7 +44,7 @@ class Pin:
 
     def allows(self, spec: MatrixSpec, config: CompressionConfig, nbytes: int) -> bool:
         """Whether a matrix that the pattern matches may take a config (as clamped to it) of so many bytes."""
-        return _hash(config) == _hash(self.config.clamped(spec.out_features, spec.in_features))
+        return hash_of(config) == hash_of(self.config.clamped(spec.out_features, spec.in_features))
 
     def to_dict(self) -> dict[str, Any]:
         return {"matrices": self.matrices.to_dict(), "config": self.config.to_dict()}

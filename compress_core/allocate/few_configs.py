@@ -22,6 +22,11 @@ _ROOT_STEPS = 250
 _CHILD_STEPS = 25
 #: steps without a better bound after which the step length is halved
 _PATIENCE = 8
+_SHORTEST = 1 / 32
+#: relative gap below which the root's bound is not begun again from other prices
+_CLOSE = 1e-3
+#: relative rise of the bound that is aimed at while no choice is known
+_AIM = 0.05
 
 Answer = TypeVar("Answer")
 
@@ -77,21 +82,18 @@ class SetSearch(Generic[Answer]):
             self.best, self.columns = found, columns
 
     def run(self) -> None:
-        """Search until every set is settled or the node limit is reached.
-
-        Raises:
-            ValueError: no set offered or found to begin with holds a choice; the step lengths need one.
-        """
+        """Search until every set is settled or the node limit is reached; without any choice ``best`` stays None."""
         k = self.table.errors.shape[1]
         nothing: Bool = np.zeros(k, dtype=bool)
         everything: Bool = np.asarray(np.isfinite(self.table.errors).any(axis=0))
         for columns in starting_sets(self.table, self.m):
             self.offer(columns)
-        if self.best is None:
-            raise ValueError("offer a set that holds a choice first")
-        starts = [free_prices(self.table), starting_prices(self.table, self.columns)]
-        raised = [self._raise(start, nothing, everything, _ROOT_STEPS) for start in starts]
-        bound, prices = max(raised, key=lambda pair: pair[0].value)
+        if self.columns:
+            bound, prices = self._raise(starting_prices(self.table, self.columns), nothing, everything, _ROOT_STEPS)
+        if self.best is None or self.best.objective - bound.value > _CLOSE * abs(self.best.objective):
+            other = self._raise(free_prices(self.table), nothing, everything, _ROOT_STEPS)
+            if not self.columns or other[0].value > bound.value:
+                bound, prices = other
         self.lower_bound, self.prices = bound.value, prices
         heap: list[tuple[float, int, Bool, Bool, Prices, SetBound]] = [
             (bound.value, 0, nothing, everything, prices, bound)
@@ -137,8 +139,9 @@ class SetSearch(Generic[Answer]):
         unit = 0.0 if not table.room else float(np.abs(prices.rows).mean()) / table.room * np.sqrt(len(prices.rows))
         length, idle = 1.0, 0
         for _ in range(steps):
-            assert self.best is not None
-            missing = self.best.objective - bound.value
+            # without a choice to aim at the bound is asked for a little more each time
+            aim = best.value + _AIM * abs(best.value) if self.best is None else self.best.objective
+            missing = aim - bound.value
             if self._settled(best.value):
                 break
             slope = bound.slope_multiplier * unit
@@ -156,15 +159,16 @@ class SetSearch(Generic[Answer]):
                 idle += 1
                 if idle >= _PATIENCE:
                     length, idle = length / 2, 0
+                    if length < _SHORTEST:
+                        break
                     prices, bound = best_prices, best
         return best, best_prices
 
     def _fix(self, bound: SetBound, included: Bool, free: Bool) -> tuple[Bool, Bool]:
         """Columns that must be in or out because the opposite is already worse than the best choice."""
-        assert self.best is not None
         left = self.m - int(included.sum())
         candidates = np.flatnonzero(free)
-        if left <= 0 or len(candidates) <= left:
+        if self.best is None or left <= 0 or len(candidates) <= left:
             return included, free
         totals = bound.totals[candidates]
         order = np.argsort(totals, kind="stable")

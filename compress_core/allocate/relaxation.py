@@ -172,6 +172,15 @@ def _value(table: SortedTable, position: NDArray[np.int64]) -> tuple[float, int]
     return math.fsum(table.errors[rows, position]), int(table.nbytes[rows, position].sum())
 
 
+def relaxed_multiplier(table: SortedTable, budget: int) -> float:
+    """λ of the relaxation alone: what ``relax`` returns, without a choice. The smallest options must fit the budget."""
+    segments = hull_segments(table)
+    order = np.argsort(-segments.slope, kind="stable")
+    room = budget - int(table.nbytes[:, 0].sum())
+    n_taken = int(np.searchsorted(np.cumsum(segments.step[order]), room, side="right"))
+    return 0.0 if n_taken == len(order) else float(segments.slope[order[n_taken]])
+
+
 def relax(table: SortedTable, budget: int) -> Relaxation:
     """Solve the relaxation and round it to a feasible choice. The smallest options must fit the budget."""
     n = len(table.errors)

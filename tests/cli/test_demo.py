@@ -18,6 +18,7 @@ grid: {{codebook: scalar, b_q: [2, 3, 4], rank: [0], iterations: 1}}
 baselines: {{rtn: [2]}}
 budgets: [{{uniform: {{b_q: 3, rank: 0}}}}]
 objective: error
+validation: {{windows: 4, length: 32, random: 3, uniforms: 2}}
 evaluation: {{length: 32, windows: 4}}
 phases: [1, 3, 4]
 on_no_go: continue

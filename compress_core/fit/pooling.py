@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 _EM_STEPS = 10
+#: a relative change of T that moves no interval
+_SETTLED = 0.02
 #: parameters are of order one, and so at most is what types differ by: data that say nothing must not say more
 LARGEST_SPREAD = 1.0
 _SINGULAR = 1e12
@@ -59,7 +61,9 @@ def pool(
         found, own = _posterior(information, weighted, spread, prior)
         # E[(θ_g − θ₀)²]: of the means, of θ_g given θ₀, and of θ₀
         squares = ((found.theta - found.common) ** 2 + np.einsum("gkk->gk", own)).sum(axis=0)
-        spread = np.minimum(squares / max(len(found.theta) - 2, 1), LARGEST_SPREAD)
+        before, spread = spread, np.minimum(squares / max(len(found.theta) - 2, 1), LARGEST_SPREAD)
+        if (np.abs(spread - before) < _SETTLED * spread).all():
+            break
     return _posterior(information, weighted, spread, prior)[0]
 
 

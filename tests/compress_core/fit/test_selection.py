@@ -27,7 +27,7 @@ Plant = Callable[..., Any]
     ],
 )
 def test_the_planted_form_is_chosen(law: str, expected: str, plant_any: Plant) -> None:
-    planted = plant_any(law, noise=0.03, between=0.03, ranks=(0, 4, 16, 64), layers=4, outliers=3)
+    planted = plant_any(law, noise=0.03, between=0.03, ranks=(0, 4, 16, 64), layers=3, outliers=3)
     found = select_form(planted.observations, spectra=planted.spectra if law == "spectral" else None)
     assert (found.chosen, found.parametric, found.fallback) == (expected, expected, False)
     assert set(found.fits) == set(FORMS)
@@ -39,7 +39,7 @@ def test_the_planted_form_is_chosen(law: str, expected: str, plant_any: Plant) -
 
 def test_of_forms_that_predict_alike_the_simpler_is_taken(plant_any: Plant) -> None:
     """With two bits a power of the rank and one of the share that is left can both be had: the simpler is enough."""
-    found = select_form(plant_any("log_linear", noise=0.2, layers=4).observations)
+    found = select_form(plant_any("log_linear", noise=0.2, layers=3).observations)
     assert found.chosen == "log_linear"
     judged = {entry.form: entry for entry in found.judged}
     best = min((entry for entry in judged.values() if entry.cv_rmse is not None), key=lambda entry: entry.cv_rmse)
@@ -56,7 +56,7 @@ def zigzag() -> list[ErrorObservation]:
     cells = list(itertools.product((2, 3, 4), (0, 4, 16)))
     return [
         ErrorObservation(MatrixKey(layer, p), b, r, float(np.exp(layer + level[k])))
-        for layer in range(4)
+        for layer in range(3)
         for p in ("q", "down")
         for k, (b, r) in enumerate(cells)
     ]
@@ -73,20 +73,20 @@ def test_where_no_form_fits_interpolation_takes_their_place() -> None:
 
 
 def test_the_threshold_is_the_studys(plant_any: Plant) -> None:
-    observations = plant_any("log_linear", noise=0.1, layers=3).observations
+    observations = plant_any("log_linear", noise=0.1, layers=2).observations
     assert not select_form(observations).fallback
     assert select_form(observations, needed_r2=0.99999).fallback
 
 
 def test_forms_that_cannot_be_fitted_are_named(plant_any: Plant) -> None:
-    found = select_form(plant_any("log_linear", bits=(2,), layers=3).observations)
+    found = select_form(plant_any("log_linear", bits=(2,), layers=2).observations)
     assert (found.chosen, found.parametric, found.fallback) == ("monotone", None, False)
     reasons = {judged.form: judged for judged in found.judged}
     assert not reasons["additive"].fitted
     assert reasons["additive"].reason == (
         "not fitted: the additive fit needs at least 2 values of b_q, but only 2 is measured"
     )
-    two_ranks = select_form(plant_any("log_linear", ranks=(0, 8), layers=3).observations)
+    two_ranks = select_form(plant_any("log_linear", ranks=(0, 8), layers=2).observations)
     assert "multiplicative" not in two_ranks.fits
     with pytest.raises(FitError, match="no measurement with a positive error"):
         select_form([])

@@ -1,9 +1,9 @@
 """The non-parametric fallback: exact at measured cells, interpolated between them, never extrapolated.
 
 Unmeasured cells of the grid (all measured b_q × all measured ranks) are filled from a pooled profile in log error
-(matrix level + effect of the cell) and then held between the matrix's own measured neighbours, so that filled
-values never break the order "more bits, more rank, less error". Between grid points log error is bilinear in
-b_q and ln(rank + 1), which preserves that order.
+(matrix level + effect of the cell, partly its projection type's own) and then held between the matrix's own measured
+neighbours, so that filled values never break the order "more bits, more rank, less error". Between grid points log
+error is bilinear in b_q and ln(rank + 1), which preserves that order.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from compress_core.fit.quality import fit_quality
 from compress_core.matrix import MatrixKey
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 _POLISH_ROUNDS = 50
 
 
@@ -91,10 +92,12 @@ def _grid_of(table: ObservationTable) -> tuple[FloatArray, FloatArray, FloatArra
     return bits, ranks.astype(np.float64), np.divide(total, weight, out=np.full(shape, np.nan), where=weight > 0)
 
 
-def _pooled_profile(grid: FloatArray) -> FloatArray:
-    """(n, n_b, n_r) prediction of every cell: matrix level + effect of the cell, least squares by alternation.
+def _pooled_profile(grid: FloatArray, types: IntArray) -> FloatArray:
+    """(n, n_b, n_r) prediction of every cell: matrix level + effect of the cell in the matrix's projection type.
 
-    A cell that no matrix has measured gets effect of its bits + effect of its rank.
+    Effects are least squares by alternation over all matrices; each type's own departure from them is added as far as
+    it exceeds what scatter within the type explains. A cell that no matrix has measured gets, type by type, effect of
+    its bits + effect of its rank.
     """
     known = np.isfinite(grid)
     y = np.where(known, grid, 0.0)
@@ -107,8 +110,27 @@ def _pooled_profile(grid: FloatArray) -> FloatArray:
         level = level_new
         if moved < 1e-12:
             break
-    cell = _fill_two_way(cell, n_cell > 0)
-    return level[:, None, None] + cell
+    effects = cell + _departures(np.where(known, y - level[:, None, None] - cell, 0.0), known, types)
+    own = np.stack([_fill_two_way(effect, n_cell > 0) for effect in effects])[types]
+    level = np.where(known, y - own, 0.0).sum(axis=(1, 2)) / n_matrix
+    return level[:, None, None] + own
+
+
+def _departures(residual: FloatArray, known: NDArray[np.bool_], types: IntArray) -> FloatArray:
+    """(G, n_b, n_r) mean residual of each type and cell, shrunk to zero by the scatter within (method of moments)."""
+    n_types = int(types.max()) + 1
+    n, total = np.zeros((n_types, *residual.shape[1:])), np.zeros((n_types, *residual.shape[1:]))
+    np.add.at(n, types, known)
+    np.add.at(total, types, residual)
+    mean = np.divide(total, n, out=np.zeros_like(total), where=n > 0)
+    freedom = float(np.maximum(n - 1, 0).sum())
+    if not freedom:
+        return np.zeros_like(mean)
+    within = float((np.where(known, residual - mean[types], 0.0) ** 2).sum()) / freedom
+    error = np.divide(within, n, out=np.full_like(mean, np.inf), where=n > 0)
+    between = max(float((mean[n > 0] ** 2 - error[n > 0]).mean()), 0.0)
+    weight = np.divide(between, between + error, out=np.zeros_like(mean), where=between + error > 0)
+    return mean * weight
 
 
 def _fill_two_way(cell: FloatArray, known: NDArray[np.bool_]) -> FloatArray:
@@ -149,7 +171,8 @@ def fit_monotone(observations: Iterable[ErrorObservation], *, cross_validate: bo
     given: Sequence[ErrorObservation] = list(observations)
     table = ObservationTable.collect(given)
     bits, ranks, grid = _grid_of(table)
-    log_error = _between_neighbours(grid, _pooled_profile(grid))
+    _, types = np.unique([key.projection for key in table.matrices], return_inverse=True)
+    log_error = _between_neighbours(grid, _pooled_profile(grid, types))
     cell = np.searchsorted(bits, table.bits), np.searchsorted(ranks, table.rank)
     predicted = log_error[table.row, cell[0], cell[1]]
     residuals = np.full(table.n_given, np.nan)

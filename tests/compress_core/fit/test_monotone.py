@@ -44,6 +44,32 @@ def test_holes_are_filled_within_their_neighbours(plant: Plant) -> None:
     assert not fit.is_measured(holes[0].matrix, holes[0].b_q, holes[0].rank)
 
 
+def test_a_types_own_profile_counts_as_far_as_its_layers_agree() -> None:
+    rng = np.random.default_rng(2)
+    cells = list(itertools.product((2, 3, 4), (0, 8)))
+
+    def sweep(differ: float, noise: float) -> list[ErrorObservation]:
+        bend = {p: differ * rng.normal(size=len(cells)) for p in ("q", "k", "v", "o")}
+        return [
+            ErrorObservation(
+                MatrixKey(i, p), b, r, float(np.exp(i - 1.4 * b - 0.05 * r + bend[p][j] + noise * rng.normal()))
+            )
+            for i in range(5)
+            for p in bend
+            for j, (b, r) in enumerate(cells)
+        ]
+
+    def left_out(observations: list[ErrorObservation]) -> float:
+        validation = fit_monotone(observations).layer_validation
+        assert validation is not None
+        return validation.rmse_log
+
+    # the types differ and their layers agree: a layer left out is known from its type, but for noise and its anchor's
+    assert left_out(sweep(0.3, 0.01)) == pytest.approx(0.015, abs=0.006)
+    # noise alone: a profile of its own for each type would only add to it
+    assert left_out(sweep(0.0, 0.3)) == pytest.approx(0.3 * np.sqrt(2), rel=0.25)
+
+
 def test_bounds_hold_where_the_pooled_profile_is_wrong() -> None:
     cells = list(itertools.product((2, 3, 4), (0, 8)))
     ordinary = [ErrorObservation(MatrixKey(i, "q"), b, r, 4.0**-b) for i in (1, 2, 3) for b, r in cells]

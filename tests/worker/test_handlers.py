@@ -234,12 +234,16 @@ def test_sensitivity_records_every_matrix_and_anchor_once(
         "calibration_id": calibration_id,
         "recorded": N_MATRICES,
         "reused": 0,
+        "n_estimates": N_MATRICES,
+        "incumbent_allocation_id": None,
     }
     two = params | {"anchors": [UNIFORM | {"b_q": 2, "rank": 0}, UNIFORM | {"b_q": 4, "rank": 0}]}
     assert run(service, JobKind.SENSITIVITY, two) == {
         "calibration_id": calibration_id,
         "recorded": N_MATRICES,
         "reused": N_MATRICES,
+        "n_estimates": N_MATRICES,
+        "incumbent_allocation_id": None,
     }
     with service.database.read() as session:
         rows = session.scalars(select(SensitivityAnchor)).all()

@@ -1,0 +1,170 @@
+"""Sensitivity jobs: every method and anchor once, whoever is killed meanwhile; and what is concluded from them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from compress_core import CompressionConfig, MatrixKey
+from results_db.states import TERMINAL, AttemptState, JobKind, JobState
+from results_db.tables import LayerFidelityRow, SensitivityAnchor, SensitivityEstimate
+
+pytestmark = pytest.mark.slow
+
+#: matrices and layers of the tiny model
+N_MATRICES, N_LAYERS = 14, 2
+ANCHORS = [
+    {"b_q": 2, "rank": 0, "codebook": "scalar"},
+    {"b_q": 2, "rank": 4, "codebook": "scalar", "factor_bits": 8, "iterations": 1},
+]
+METHODS = ["kl_anchor", "fisher_diagonal", "fisher_output", "higgs"]
+
+
+@pytest.fixture
+def asking(model_id: str, calibration_id: str, text_path: Path) -> dict[str, Any]:
+    return {
+        "model_id": model_id,
+        "calibration_id": calibration_id,
+        "anchors": ANCHORS,
+        "text": {"kind": "file", "path": str(text_path)},
+        "windows": {"length": 16, "count": 5},
+    }
+
+
+def run(service: Any, params: dict[str, Any]) -> dict[str, Any]:
+    job = service.finish(service.submit(JobKind.SENSITIVITY, params))
+    assert job.state == JobState.SUCCEEDED, job.error
+    return dict(job.result)
+
+
+def anchors(service: Any, job_id: str | None = None) -> list[SensitivityAnchor]:
+    with service.database.read() as session:
+        query = select(SensitivityAnchor).order_by(SensitivityAnchor.id)
+        return list(session.scalars(query if job_id is None else query.filter_by(job_id=job_id)))
+
+
+def test_all_methods_and_what_is_concluded(service: Any, asking: dict[str, Any]) -> None:
+    params = asking | {"methods": METHODS, "fidelity": ANCHORS[0]}
+    n_rows = 4 * 2 * N_MATRICES
+    result = run(service, params)
+    assert result == {
+        "calibration_id": asking["calibration_id"],
+        "recorded": n_rows + N_LAYERS,
+        "reused": 0,
+        # all cells of each method, and both classes of those whose anchors are configs
+        "n_estimates": (1 + 3 * 3) * N_MATRICES,
+        "incumbent_allocation_id": None,
+    }
+    rows = [row for row in anchors(service) if row.n_sequences == 5]
+    assert len(rows) == n_rows
+    for row in rows:
+        each = row.kl_per_sequence
+        assert each is not None
+        assert row.kl == pytest.approx(sum(each) / 5)
+        assert row.sensitivity == pytest.approx(row.kl / row.anchor_error)
+        assert row.kl >= 0
+    noisy = [row for row in rows if row.method == "higgs"]
+    assert {row.anchor_config_hash: row.anchor_error for row in noisy} == {
+        "noise-0.05": pytest.approx(0.0025),
+        "noise-0.1": pytest.approx(0.01),
+    }
+    with service.database.read() as session:
+        estimates = session.scalars(select(SensitivityEstimate).filter_by(token_hash=rows[0].token_hash)).all()
+        layers = session.scalars(select(LayerFidelityRow).filter_by(token_hash=rows[0].token_hash)).all()
+    assert {(e.method, e.metric, e.applies_to) for e in estimates} == {
+        *((m, "calibration_weighted_error", cells) for m in METHODS[:3] for cells in ("all", "rank0", "low_rank")),
+        ("higgs", "normalized_mse", "all"),
+    }
+    assert len(estimates) == result["n_estimates"]
+    for estimate in estimates:
+        assert 0 < estimate.low < estimate.value < estimate.high
+        assert estimate.n_anchors == (2 if estimate.applies_to == "all" else 1)
+    assert sorted(layer.layer_idx for layer in layers) == [0, 1]
+    assert all(0 < layer.cosine < 1 and layer.cosine_se > 0 and layer.relative_error_se > 0 for layer in layers)
+    # asked again: nothing is measured, and the conclusions stand
+    assert run(service, params) == result | {"recorded": 0, "reused": n_rows + N_LAYERS}
+    with service.database.read() as session:
+        again = session.scalars(select(SensitivityEstimate).filter_by(token_hash=rows[0].token_hash)).all()
+    assert sorted((e.method, e.applies_to, e.layer_idx, e.projection, e.value, e.log_se) for e in again) == sorted(
+        (e.method, e.applies_to, e.layer_idx, e.projection, e.value, e.log_se) for e in estimates
+    )
+
+
+def test_kill_9_of_the_horse_costs_no_row(service: Any, asking: dict[str, Any]) -> None:
+    """In mid-method: the rows of the attempts together are those of a job that was left alone."""
+    methods = ["kl_anchor", "fisher_output", "higgs"]
+    params = asking | {"methods": methods, "windows": {"length": 16, "count": 6}}
+    job_id = service.submit(JobKind.SENSITIVITY, params)
+
+    def count() -> int:
+        with service.database.read() as session:
+            of_job = SensitivityAnchor.job_id == job_id
+            return int(session.scalar(select(func.count()).select_from(SensitivityAnchor).where(of_job)) or 0)
+
+    begun = 2 * N_MATRICES + 1  # the second method has recorded something
+    service.wait(lambda: count() >= begun or service.job(job_id).state in TERMINAL, "sensitivities")
+    assert service.job(job_id).state == JobState.RUNNING, service.job(job_id).error or "too quick to be disturbed"
+    os.kill(service.horse(service.worker()), signal.SIGKILL)
+    job = service.finish(job_id)
+    assert job.state == JobState.SUCCEEDED, job.error
+    assert [attempt.state for attempt in service.attempts(job_id)] == [AttemptState.LOST, AttemptState.SUCCEEDED]
+    assert job.result["reused"] >= begun
+    assert job.result["recorded"] + job.result["reused"] == 3 * 2 * N_MATRICES == count()
+    # and they are the numbers of a job that nobody disturbs
+    killed = {key(row): row.kl_per_sequence for row in anchors(service, job_id)}
+    with service.database.write() as session:
+        for row in session.scalars(select(SensitivityAnchor).filter_by(job_id=job_id)):
+            session.delete(row)
+    alone_id = service.submit(JobKind.SENSITIVITY, params)
+    assert service.finish(alone_id).state == JobState.SUCCEEDED
+    assert {key(row): row.kl_per_sequence for row in anchors(service, alone_id)} == killed
+
+
+def key(row: SensitivityAnchor) -> tuple[str, int, str, str]:
+    return (row.method, row.layer_idx, row.projection, row.anchor_config_hash)
+
+
+def test_around_an_allocation(
+    service: Any, asking: dict[str, Any], model_id: str, calibration_id: str, tiny_model: Path
+) -> None:
+    def config_of(key: MatrixKey) -> CompressionConfig:
+        return CompressionConfig(b_q=2 + key.layer_idx, codebook="scalar")
+
+    allocation_id = service.allocate(model_id, calibration_id, tiny_model, config_of)
+    params = asking | {
+        "calibration_id": None,
+        "methods": ["reanchored"],
+        "incumbent_allocation_id": allocation_id,
+        "windows": {"length": 16, "count": 7},
+    }
+    result = run(service, params)
+    assert result == {
+        "calibration_id": calibration_id,
+        "recorded": N_MATRICES,
+        "reused": 0,
+        "n_estimates": N_MATRICES,
+        "incumbent_allocation_id": allocation_id,
+    }
+    rows = [row for row in anchors(service) if row.n_sequences == 7]
+    assert {row.method for row in rows} == {"reanchored"}
+    assert {row.anchor_config["allocation_id"] for row in rows} == {allocation_id}
+    # a layer of 2 bits errs more than one of 3
+    errors = {row.layer_idx: row.anchor_error for row in rows if row.projection == "up"}
+    assert errors[0] > 2 * errors[1]
+    with service.database.read() as session:
+        estimates = session.scalars(select(SensitivityEstimate).filter_by(method="reanchored")).all()
+    assert {estimate.incumbent_hash for estimate in estimates} == {rows[0].anchor_config_hash}
+    assert all(estimate.value > 0 for estimate in estimates)
+    assert run(service, params) == result | {"recorded": 0, "reused": N_MATRICES}
+
+
+def test_an_incumbent_must_be_the_model_s(service: Any, asking: dict[str, Any]) -> None:
+    params = asking | {"methods": ["reanchored"], "incumbent_allocation_id": "alloc_none"}
+    job = service.finish(service.submit(JobKind.SENSITIVITY, params))
+    assert job.state == JobState.FAILED
+    assert "alloc_none" in str(job.error)

@@ -32,7 +32,7 @@ class Fit(CreatedAt, Base):
     r2_log: Mapped[float]
     r2_by_projection: Mapped[dict[str, Any]]
     r2_by_group: Mapped[dict[str, Any]]
-    #: mean absolute log error, leaving one config out
+    #: root mean square of the log error, leaving one config out
     cv_error: Mapped[float | None]
     #: {"beta_positive": true, "delta_positive": true, …}
     checks: Mapped[dict[str, Any]]

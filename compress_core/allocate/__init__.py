@@ -5,6 +5,7 @@ from compress_core.allocate.baselines import BASELINES, Baseline, baseline_alloc
 from compress_core.allocate.budget import Budget
 from compress_core.allocate.cells import FilledCells, fill_cells
 from compress_core.allocate.certificate import lagrangian_bound, reduced_costs
+from compress_core.allocate.certificate_file import certificate_document, certificate_text, check_constraints
 from compress_core.allocate.constrained import ConstrainedTable, constrained
 from compress_core.allocate.constrained_solver import bound_of, second_constrained, solve_constrained
 from compress_core.allocate.constraints import Constraints, Group, Limit, Pin, Veto
@@ -21,6 +22,7 @@ from compress_core.allocate.solution import AllocationSolution
 from compress_core.allocate.solver import solve_allocation
 from compress_core.allocate.spread import Spread, layer_spread
 from compress_core.allocate.uniform import UniformCandidate, best_uniform, uniform_allocation, uniform_candidates
+from compress_core.allocate.verify import Check, verify
 from compress_core.allocate.what_if import Price, Regret, WhatIf
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Baseline",
     "Budget",
     "Cell",
+    "Check",
     "ConfigPattern",
     "ConstrainedTable",
     "Constraints",
@@ -55,6 +58,9 @@ __all__ = [
     "baseline_allocation",
     "best_uniform",
     "bound_of",
+    "certificate_document",
+    "certificate_text",
+    "check_constraints",
     "class_sensitivities",
     "constrained",
     "constrained_frontier",
@@ -76,4 +82,5 @@ __all__ = [
     "solve_constrained",
     "uniform_allocation",
     "uniform_candidates",
+    "verify",
 ]

@@ -19,7 +19,7 @@ from server.models.service import require_local
 
 
 def submit_validation(session: Session, params: ValidateParams, settings: Settings) -> Job:
-    """A validate job under the calibration named, or the model's newest.
+    """A validate job under the calibration named, that of the allocations, or the model's newest.
 
     Raises:
         NotFound, Problem: something that the request names is missing, or of another model.
@@ -28,13 +28,18 @@ def submit_validation(session: Session, params: ValidateParams, settings: Settin
     named = {f"allocation_ids.{i}": id_ for i, id_ in enumerate(params.allocation_ids)}
     if params.incumbent is not None:
         named["incumbent"] = params.incumbent
+    made_under = set()
     for field, id_ in named.items():
         allocation = get_row(session, Allocation, id_)
         if allocation.model_id != params.model_id:
             raise invalid(field, f"{id_} is an allocation of model {allocation.model_id}")
+        made_under |= {allocation.calibration_id} - {None}
+    if params.calibration_id is None and len(made_under) > 1:
+        raise invalid("allocation_ids", "they were made under several calibrations: name one by calibration_id")
+    wanted = params.calibration_id or next(iter(made_under), None)
     checked = params.model_copy(
         update={
-            "calibration_id": check_calibration(session, params.model_id, params.calibration_id).id,
+            "calibration_id": check_calibration(session, params.model_id, wanted).id,
             "text": check_text(params.text, settings, "text"),
         }
     )

@@ -118,7 +118,7 @@ def _spec(estimates: Sequence[Estimated], methods: list[str], alt: str, *, sever
     y = {
         "type": "quantitative",
         "scale": {"type": "log", "nice": False, "padding": 6},
-        "axis": {"title": None, "tickCount": 3, "format": "~g"},
+        "axis": {"title": None, "tickCount": 3, "format": "~g", "grid": False},
     }
     colour = {
         "field": "method",
@@ -160,7 +160,7 @@ def _spec(estimates: Sequence[Estimated], methods: list[str], alt: str, *, sever
             "sort": in_order(e.projection for e in estimates),
             "header": {"title": None, "labelFontWeight": "bold"},
         },
-        columns=4,
+        columns=7,
         spacing=12,
-        spec={"width": 92, "height": 92, "layer": layers},
+        spec={"width": 126, "height": 110, "layer": layers},
     )

@@ -46,7 +46,7 @@ def fit_figure(
         return Figure("fit", title, "Nothing is fitted yet: the sweep comes first.", title, table)
     said = f"{form or 'fitted'} form, R² = {number(r2, 3)}"
     if cv_error is not None:
-        said += f", mean absolute log error when a config is left out {number(cv_error, 3)}"
+        said += f", root mean square of the log error when a config is left out {number(cv_error, 3)}"
     alt = f"Scatter of observed against predicted error on log axes, {len(drawn)} measurements; {said}."
     caption = f"{said}. Points on the line are predicted exactly."
     left_out = len(cells) - len(drawn)

@@ -35,6 +35,7 @@ class Validated:
 class Agreement:
     """How well one validation's predictions rank and size what was realised."""
 
+    #: such as "budget 1"; empty where there is one
     budget: str
     n_windows: int
     spearman: float | None
@@ -48,10 +49,11 @@ class Agreement:
 
     def sentence(self) -> str:
         """The numbers in words."""
+        where = f"{self.budget}: " if self.budget else ""
         if self.spearman is None:
-            return f"{self.budget}: too few allocations to judge the prediction"
+            return f"{where}too few allocations to judge the prediction"
         said = (
-            f"{self.budget}: rank correlation {number(self.spearman, 3)} "
+            f"{where}rank correlation {number(self.spearman, 3)} "
             f"[{number(self.spearman_low, 3)}, {number(self.spearman_high, 3)}]"
         )
         if self.slope is not None and self.kappa is not None:
@@ -85,7 +87,7 @@ def prediction_figure(items: Sequence[Validated], agreements: Sequence[Agreement
         return Figure("prediction", title, caption, f"{title}. {caption}", table)
     alt = f"Scatter of realised against predicted joint KL on log axes, {len(drawn)} allocations. {said}."
     caption = (
-        f"Joint KL to the original on the select split, nats a token, of allocations of equal bytes. {said}. "
+        f"Joint KL to the original on the select split, nats a token, of allocations of equal bytes; {said}. "
         "On the line the prediction is exact; bars are one standard error."
     )
     return Figure("prediction", title, caption, alt, table, _spec(drawn, alt))

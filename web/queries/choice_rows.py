@@ -42,7 +42,7 @@ def validated(session: Session, jobs: Iterable[Job]) -> tuple[list[Validated], l
         validation = session.get_one(Validation, validation_id)
         budget = f"budget {suffix or 1}" if several else "equal bytes"
         if base == _CHECKS[0]:
-            agreements.append(_agreement(validation, budget))
+            agreements.append(_agreement(validation, budget if several else ""))
         rows = select(ValidationItem).where(ValidationItem.validation_id == validation_id)
         for row in session.scalars(rows.order_by(ValidationItem.position)):
             if row.allocation_id is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Literal, Self, get_args
 
 from compress_core.allocate.problem import AllocationProblem
@@ -31,7 +31,12 @@ class Budget:
 
     ``scope`` says what is counted: ``decoder`` the compressed matrices alone, ``model`` every stored byte, from which
     the bytes outside the matrices are then subtracted. Bits per weight always count the weights of the compressed
-    matrices, and ``uniform:…`` always the bytes of that uniform allocation, so there the scope changes nothing.
+    matrices, and ``uniform:…`` always the bytes of that uniform allocation, so there the scope changes nothing. A
+    fraction is one of all original bytes in the scope. What is no whole number of bytes is rounded down: a budget is a
+    most.
+
+    Raises:
+        ConfigError: a value that is missing, not finite, 0 or less, or a fraction above 1.
     """
 
     kind: Literal["bytes", "bpw", "fraction", "uniform"]
@@ -41,6 +46,29 @@ class Budget:
     config: tuple[tuple[str, str], ...] = ()
     scope: Scope = "decoder"
 
+    def __post_init__(self) -> None:
+        if self.kind == "uniform":
+            return
+        if self.value is None or not self.value.is_finite() or self.value <= 0:
+            raise ConfigError(f"a budget must be more than nothing and finite, not {self.value} ({self.kind})")
+        if self.kind == "fraction" and self.value > 1:
+            raise ConfigError(f"a budget of {_percent(self.value)} of the original bytes is more than all of them")
+
+    @classmethod
+    def of_fraction(cls, fraction: float | Decimal | str, *, scope: str = "decoder") -> Self:
+        """A fraction of the original bytes, 0 < fraction ≤ 1. A float means its shortest decimal: 0.1 is 1/10.
+
+        Raises:
+            ConfigError: no number, out of range, or the scope unknown.
+        """
+        if isinstance(fraction, bool):
+            raise ConfigError(f"a budget's fraction must be a number, not {fraction!r}")
+        try:
+            value = Decimal(str(fraction))
+        except InvalidOperation as error:
+            raise ConfigError(f"a budget's fraction must be a number, not {fraction!r}") from error
+        return cls("fraction", value, (), _known(scope))
+
     def __str__(self) -> str:
         match self.kind:
             case "bytes":
@@ -48,7 +76,7 @@ class Budget:
             case "bpw":
                 return f"{self.value} bpw"
             case "fraction":
-                return f"{(self.value or Decimal(0)) * 100:f}%"
+                return _percent(self.value or Decimal(0))
             case _:
                 return "uniform:" + ",".join(f"{k}={v}" for k, v in self.config)
 
@@ -59,9 +87,7 @@ class Budget:
         Raises:
             ConfigError: the text is none of these, or the scope unknown.
         """
-        if scope not in get_args(Scope):
-            raise ConfigError(f"unknown budget scope {scope!r}: choose model (every stored byte) or decoder")
-        known: Scope = "model" if scope == "model" else "decoder"
+        known = _known(scope)
         if isinstance(text, bool) or not isinstance(text, str | int):
             raise ConfigError(f"no budget: {text!r}; {_HELP}")
         words = str(text).strip().lower()
@@ -110,6 +136,16 @@ class Budget:
             how = "matches several configs: name more fields" if found else "matches no config of the menu"
             raise ConfigError(f"budget {self} {how} ({names})")
         return found[0].total_bytes
+
+
+def _percent(fraction: Decimal) -> str:
+    return f"{(fraction * 100).normalize():f}%"
+
+
+def _known(scope: str) -> Scope:
+    if scope not in get_args(Scope):
+        raise ConfigError(f"unknown budget scope {scope!r}: choose model (every stored byte) or decoder")
+    return "model" if scope == "model" else "decoder"
 
 
 def _config_fields(text: str) -> tuple[tuple[str, str], ...]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from decimal import Decimal
+
 import pytest
 
 from compress_core.allocate import AllocationProblem, Budget, uniform_candidates
@@ -67,3 +70,31 @@ def test_unknown_scope_is_refused() -> None:
 def test_text_form_reads_back(small_problem: AllocationProblem, text: str) -> None:
     budget = Budget.parse(text)
     assert Budget.parse(str(budget)).matrix_bytes(small_problem) == budget.matrix_bytes(small_problem)
+
+
+def test_fractions_are_exact_and_rounded_down(small_problem: AllocationProblem) -> None:
+    original = small_problem.original_bytes
+    for fraction, tenths in ((0.1, 1), (0.3, 3), ("0.7", 7), (1, 10), (Decimal("0.9"), 9)):
+        assert Budget.of_fraction(fraction).matrix_bytes(small_problem) == original * tenths // 10
+    whole = Budget.of_fraction("0.3", scope="model").matrix_bytes(small_problem)
+    assert whole == (original + 50_000) * 3 // 10 - 50_000
+    # one byte more than the floor would be more than the fraction
+    third = Budget.of_fraction(1 / 3).matrix_bytes(small_problem)
+    assert third == original // 3
+    uneven = replace(small_problem, original_matrix_bytes=1001)
+    assert Budget.of_fraction(0.5).matrix_bytes(uneven) == 500
+    assert str(Budget.of_fraction(0.25)) == "25%"
+    assert Budget.parse(str(Budget.of_fraction(0.125))) == Budget.of_fraction(0.125)
+
+
+@pytest.mark.parametrize("fraction", [0, -0.5, 1.01, 25, float("nan"), float("inf"), "half", True])
+def test_fractions_out_of_range_are_refused(fraction: object) -> None:
+    with pytest.raises(ConfigError, match="budget"):
+        Budget.of_fraction(fraction)  # type: ignore[arg-type]
+
+
+def test_more_than_all_of_the_original_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"120% of the original bytes is more than all"):
+        Budget.parse("120%")
+    with pytest.raises(ConfigError, match="scope"):
+        Budget.of_fraction(0.5, scope="layer")

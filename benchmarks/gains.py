@@ -31,6 +31,7 @@ import torch
 from benchmarks.allocation_lab import LENGTH, ROOT, Choice, Lab, Losses, Say, machine, open_labs, progress
 from compress_core import CompressionConfig
 from compress_core.allocate import (
+    Allocation,
     AllocationProblem,
     layer_sensitivities,
     manual_allocation,
@@ -56,8 +57,8 @@ BITS = {
     "gptq": (2, 3, 4, 5, 6, 8),
 }
 FACTOR_BITS = (4, 8)
-N_RANDOM = 20
 OPTIMAL = "optimal"
+BASELINE_NOMINAL = (3.5, 4.5)
 #: uniform's perplexity may be at most so many times the original's for a budget to count
 LARGEST_RATIO = 2.0
 
@@ -74,6 +75,12 @@ class Setting:
     report: int
     #: bits a weight that the two budgets stay within, fixed on the select split
     nominal: tuple[float, float]
+    #: random allocations
+    random: int
+
+    def budgets(self, codebook: str) -> tuple[float, float]:
+        """Plain grids are of little use below 3 bits."""
+        return BASELINE_NOMINAL if codebook in BASELINE_CODEBOOKS else self.nominal
 
     def menu(self, codebook: str) -> list[CompressionConfig]:
         bits = BITS[codebook]
@@ -94,8 +101,8 @@ def _config(codebook: str, b_q: int, rank: int = 0, factor_bits: int = 4) -> Com
 
 
 SETTINGS = {
-    "demo": Setting((4, 8, 16, 32), 16, measure=8, select=16, report=128, nominal=(2.5, 3.0)),
-    "stories260K": Setting((2, 4, 8, 16), 8, measure=16, select=64, report=256, nominal=(3.6, 4.0)),
+    "demo": Setting((4, 8, 16, 32), 16, measure=8, select=16, report=96, nominal=(2.5, 3.0), random=6),
+    "stories260K": Setting((2, 4, 8, 16), 8, measure=16, select=64, report=256, nominal=(3.6, 4.0), random=20),
 }
 
 
@@ -120,8 +127,6 @@ class Panel:
     original: Losses
     uniform: Candidate
     others: tuple[Candidate, ...]
-    #: losses of each window, the mean over random allocations
-    random: Candidate
     #: bytes on disk of the packed optimum less what was predicted, and the largest difference of a window's loss
     packed: tuple[int, float] | None
 
@@ -144,13 +149,13 @@ class Panel:
 class Study:
     """One model and codebook."""
 
-    def __init__(self, lab: Lab, setting: Setting, codebook: str, say: Say, *, packs: bool) -> None:
-        self.lab, self.setting, self.codebook, self.say, self.packs = lab, setting, codebook, say, packs
+    def __init__(self, lab: Lab, setting: Setting, codebook: str, say: Say, *, thorough: bool) -> None:
+        self.lab, self.setting, self.codebook, self.say, self.thorough = lab, setting, codebook, say, thorough
         self.menu = setting.menu(codebook)
         self.baselines = {
             name: [CompressionConfig(b_q=b, codebook=name) for b in BITS[name]] for name in BASELINE_CODEBOOKS
         }
-        for menu in (self.menu, *self.baselines.values()):
+        for menu in (self.menu, *(self.baselines.values() if thorough else ())):
             lab.sweep(menu, say)
         self.measure = lab.windows("measure", setting.measure)
         self.select = lab.windows("select", setting.select)
@@ -167,7 +172,7 @@ class Study:
 
     def uniforms(self) -> dict[CompressionConfig, tuple[int, Losses]]:
         """Bytes of every uniform config within the larger budget, and its losses on the select split."""
-        most = max(self.setting.nominal) * self.lab.n_weights / 8
+        most = max(self.setting.budgets(self.codebook)) * self.lab.n_weights / 8
         found = [c for c in uniform_candidates(self.problem(self.menu)) if c.total_bytes <= most]
         choices = [self.lab.uniform(c.config) for c in found]
         losses = self.lab.losses(self.select, choices, self.say)
@@ -183,24 +188,33 @@ class Study:
         choices["optimal, layers in company"] = optimal_allocation(
             self.problem(self.menu, in_company=True), budget
         ).configs
-        rank_0 = [config for config in self.menu if config.rank == 0]
-        menus = {"best of rank 0": rank_0, "round-to-nearest": self.baselines["rtn"], "GPTQ": self.baselines["gptq"]}
-        for name, menu in menus.items():
-            try:
-                choices[name] = optimal_allocation(self.problem(menu), budget).configs
-            except InfeasibleBudget:
-                self.say(f"{name} has no allocation of {budget:,} bytes")
-        choices["manual recipe"] = self._manual(problem, budget)
-        randoms = random_allocations(problem, budget, count=N_RANDOM, seed=0)
-        choices |= {f"random {i}": allocation.configs for i, allocation in enumerate(randoms)}
-        original, *losses = self.lab.losses(self.report, [{}, *choices.values()], self.say)
+        if any(config.rank for config in self.menu):
+            rank_0 = [config for config in self.menu if config.rank == 0]
+            choices["best of rank 0"] = optimal_allocation(self.problem(rank_0), budget).configs
+        randoms: Sequence[Allocation] = ()
+        if self.thorough:
+            choices |= self._baselines(problem, budget)
+            randoms = random_allocations(problem, budget, count=self.setting.random, seed=0)
+        asked = [{}, *choices.values(), *(allocation.configs for allocation in randoms)]
+        original, *losses = self.lab.losses(self.report, asked, self.say)
         found = [
             Candidate(name, self.lab.nbytes(choice), choice, loss)
-            for (name, choice), loss in zip(choices.items(), losses, strict=True)
+            for (name, choice), loss in zip(choices.items(), losses, strict=False)
         ]
-        uniform, others, random = found[0], found[1:-N_RANDOM], _mean_of(found[-N_RANDOM:])
-        packed = self._packed(others[0]) if self.packs else None
-        return Panel(self.lab, self.codebook, budget, str(best), original, uniform, tuple(others), random, packed)
+        optimum = next(candidate for candidate in found if candidate.name == OPTIMAL)
+        packed = self._packed(optimum) if self.thorough else None
+        if randoms:
+            found.append(_mean_of(randoms, losses[len(choices) :]))
+        return Panel(self.lab, self.codebook, budget, str(best), original, found[0], tuple(found[1:]), packed)
+
+    def _baselines(self, problem: AllocationProblem, budget: int) -> dict[str, Choice]:
+        found = {}
+        for name, menu in {"round-to-nearest": self.baselines["rtn"], "GPTQ": self.baselines["gptq"]}.items():
+            try:
+                found[name] = optimal_allocation(self.problem(menu), budget).configs
+            except InfeasibleBudget:
+                self.say(f"{name} has no allocation of {budget:,} bytes")
+        return found | {"manual recipe": self._manual(problem, budget)}
 
     def _packed(self, candidate: Candidate) -> tuple[int, float]:
         """Write the packed model, count its bytes, and score it as it is on disk."""
@@ -228,11 +242,11 @@ class Study:
         return best.configs
 
 
-def _mean_of(candidates: Sequence[Candidate]) -> Candidate:
-    kl_N = np.mean([c.report.kl_N for c in candidates], axis=0)
-    nll_N = np.mean([c.report.nll_N for c in candidates], axis=0)
-    nbytes = max(c.nbytes for c in candidates)
-    return Candidate(f"random, mean of {len(candidates)}", nbytes, {}, Losses(kl_N, nll_N))
+def _mean_of(allocations: Sequence[Allocation], losses: Sequence[Losses]) -> Candidate:
+    """Their mean loss, window by window."""
+    kl_N, nll_N = (np.mean(rows, axis=0) for rows in zip(*((loss.kl_N, loss.nll_N) for loss in losses), strict=True))
+    nbytes = max(allocation.total_bytes for allocation in allocations)
+    return Candidate(f"random, mean of {len(allocations)}", nbytes, {}, Losses(kl_N, nll_N))
 
 
 # --- what is told
@@ -260,7 +274,7 @@ def panel_section(panel: Panel) -> str:
         f"| best uniform | {panel.uniform.nbytes:,} | {panel.uniform.report.ppl:.3f} | | | "
         f"{panel.uniform.report.kl:.4f} |",
     ]
-    for candidate in (*panel.others, panel.random):
+    for candidate in panel.others:
         losses = candidate.report
         lines.append(
             f"| {candidate.name} | {candidate.nbytes:,} | {losses.ppl:.3f} | {percent(panel.gain(losses))} | "
@@ -285,7 +299,7 @@ def record(panel: Panel) -> dict[str, Any]:
             "gain": panel.gain(candidate.report),
             "excess_removed": panel.removed(candidate.report),
         }
-        for candidate in (*panel.others, panel.random)
+        for candidate in panel.others
     }
     return {
         "model": panel.lab.name,
@@ -342,7 +356,7 @@ def page(panels: Sequence[Panel], lab_settings: Mapping[str, Setting], command: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="demo,stories260K")
-    parser.add_argument("--codebooks", default="scalar,e8,rtn", help="the first one's optima are packed as well")
+    parser.add_argument("--codebooks", default="scalar,e8,rtn", help="the first one with every baseline")
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "bitbudget-lab")
     parser.add_argument("--write", action="store_true")
@@ -353,9 +367,9 @@ def main() -> None:
     for lab in open_labs(arguments.models.split(","), arguments.shared, arguments.cache):
         setting = SETTINGS[lab.name]
         for codebook in codebooks:
-            study = Study(lab, setting, codebook, progress, packs=codebook == codebooks[0])
+            study = Study(lab, setting, codebook, progress, thorough=codebook == codebooks[0])
             ladder = study.uniforms()
-            panels += [study.panel(nominal, ladder) for nominal in setting.nominal]
+            panels += [study.panel(nominal, ladder) for nominal in setting.budgets(codebook)]
     names = dict.fromkeys(panel.lab.name for panel in panels)
     command = f"python -m benchmarks.gains --models {arguments.models} --codebooks {arguments.codebooks} --write"
     text = page(panels, {name: SETTINGS[name] for name in names}, command)

@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 
 from results_db.queue.events import record_event
 from results_db.tables import Gate, Job
+from web.study_figures import FIGURES
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
@@ -52,7 +53,7 @@ def test_state_and_gates_arrive_live(open_tab: OpenTab, filler: Any) -> None:
         record_event(session, job, "state")
     expect(step).to_have_attribute("data-state", "succeeded", timeout=SLOW)
     expect(tab.page.locator("#gate-gte_new")).to_contain_text("NO-GO")
-    expect(tab.page.locator("#summary")).to_contain_text("4 of 16 steps ended")
+    expect(tab.page.locator("#summary")).to_contain_text("4 of 17 steps ended")
     tab.check()
 
 
@@ -61,7 +62,7 @@ def test_state_and_gates_arrive_live(open_tab: OpenTab, filler: Any) -> None:
 def test_charts_are_drawn_in_both_themes(open_tab: OpenTab, filler: Any, theme: str, width: int) -> None:
     study = filler.study("demo")
     tab = open_tab(f"/studies/{study}", theme=theme, width=width)
-    expect(tab.page.locator(DRAWN)).to_have_count(5, timeout=SLOW)
+    expect(tab.page.locator(DRAWN)).to_have_count(len(FIGURES), timeout=SLOW)
     assert tab.page.locator("#figure-outcome svg path").count() > 3
     # a canvas that holds more than one colour is not blank
     colours = tab.page.locator("#figure-errors canvas").evaluate(
@@ -117,7 +118,7 @@ def test_theme_toggle_by_keyboard_is_remembered(open_tab: OpenTab, filler: Any) 
 def test_toggle_redraws_the_charts(open_tab: OpenTab, filler: Any) -> None:
     study = filler.study("demo")
     tab = open_tab(f"/studies/{study}")
-    expect(tab.page.locator(DRAWN)).to_have_count(5, timeout=SLOW)
+    expect(tab.page.locator(DRAWN)).to_have_count(len(FIGURES), timeout=SLOW)
     tab.page.get_by_role("button", name="Dark").click()
     expect(tab.page.locator('#figure-fit [data-chart][data-drawn="2"]')).to_have_count(1, timeout=SLOW)
     tab.check()
@@ -126,7 +127,7 @@ def test_toggle_redraws_the_charts(open_tab: OpenTab, filler: Any) -> None:
 def test_tooltip_has_the_numbers_and_the_pages_style(open_tab: OpenTab, filler: Any) -> None:
     study = filler.study("demo")
     tab = open_tab(f"/studies/{study}")
-    expect(tab.page.locator(DRAWN)).to_have_count(5, timeout=SLOW)
+    expect(tab.page.locator(DRAWN)).to_have_count(len(FIGURES), timeout=SLOW)
     tab.page.locator("#figure-outcome svg .mark-symbol path").first.hover()
     tooltip = tab.page.locator("#vg-tooltip-element.visible")
     expect(tooltip).to_contain_text("95 % low")

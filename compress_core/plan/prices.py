@@ -103,11 +103,14 @@ class Pricer:
         return self._row("calibrate", "tokens", tokens, seconds, found, disk=disk + 4 * tokens)
 
     def sensitivity(
-        self, anchors: Sequence[CompressionConfig], windows: int, length: int, *, observed_tokens: int = 0
-    ) -> StepPrice:
+        self, anchors: Sequence[CompressionConfig], windows: int, length: int,
+        *, observed_tokens: int = 0, noises: int = 0, gradients: int = 0,
+    ) -> StepPrice:  # fmt: skip
         """KL of the model with one matrix replaced, for every matrix and anchor.
 
         Args:
+            noises: replacements of each matrix besides, by noise, which nothing has to be decomposed for.
+            gradients: passes forward and back of the whole model, of methods that need them.
             observed_tokens: of a calibration that keeps no Hessians, whose forward passes are paid here again.
         """
         tokens = windows * length
@@ -118,8 +121,11 @@ class Pricer:
             below = _suffix_sums([self._layer_operations(specs, tokens, length) for specs in shapes.layers()])
             head = 2 * tokens * shapes.vocab_size * shapes.hidden_size
             again = 1 if 8 * tokens * shapes.vocab_size <= footprint.REFERENCE_LIMIT else 2
-            forward = sum(below[spec.key.layer_idx] + again * head for spec, _ in pairs) + below[0] + head
-            seconds += forward / rates.forward + len(pairs) * tokens * shapes.vocab_size / rates.logits
+            replaced = [spec for spec, _ in pairs] + noises * list(shapes.matrices)
+            forward = sum(below[spec.key.layer_idx] + again * head for spec in replaced) + below[0] + head
+            # a pass back costs two forward
+            forward += 3 * gradients * (below[0] + head)
+            seconds += forward / rates.forward + len(replaced) * tokens * shapes.vocab_size / rates.logits
             seconds += self._inputs_seconds(anchors) + self._read_seconds()
         seconds = self._plus_observing(seconds, observed_tokens, length)
         found = self._observing(footprint.sensitivity(self.shapes, tokens), observed_tokens)

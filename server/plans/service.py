@@ -129,7 +129,7 @@ class _Priced:
                 self.again = 0 if keeps else windows["count"] * windows["length"]
                 return self.pricer.calibrate(windows["count"], windows["length"], keeps_hessians=keeps)
             case JobKind.SENSITIVITY:
-                windows = params["windows"]
+                windows, methods = params["windows"], params.get("methods", [])
                 at = anchors(self.config)
                 return self.pricer.sensitivity(
                     # at an incumbent each matrix is restored once
@@ -137,6 +137,8 @@ class _Priced:
                     windows["count"],
                     windows["length"],
                     observed_tokens=self.again,
+                    noises=len(params.get("noise", [])) if "higgs" in methods else 0,
+                    gradients=sum(method.startswith("fisher") for method in methods),
                 )
             case JobKind.SWEEP:
                 configs = [CompressionConfig.from_dict(fields) for fields in params["configs"]]

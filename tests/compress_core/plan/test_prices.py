@@ -103,6 +103,18 @@ def test_a_sensitivity_runs_the_layers_from_the_changed_one_on() -> None:
     assert seconds == pytest.approx(7 * (2 + 1) * layer + 14 * head + 2 * layer + head)
 
 
+def test_other_methods_cost_their_passes_alone() -> None:
+    priced = Pricer(shapes(), replace(unit_rates(start=5.0), forward=1.0))
+    plain, noisy, graded = (
+        priced.sensitivity(GRID[:1], 2, 16, noises=noises, gradients=gradients).seconds or 0.0
+        for noises, gradients in ((0, 0), (1, 0), (0, 1))
+    )
+    assert noisy - plain < plain - 14 * 5.0
+    tokens, weights = 32, shapes().n_weights
+    once = tokens * (2 * weights + 4 * 16 * HIDDEN * LAYERS) + 2 * tokens * VOCAB * HIDDEN
+    assert graded - plain == pytest.approx(3 * once)
+
+
 def test_a_calibration_stores_halves_or_nothing() -> None:
     halves = LAYERS * sum(4 * width * (width + 1) // 2 for width in (HIDDEN, HIDDEN, HIDDEN, FFN))
     stored, tokens = (pricer().calibrate(4, 16, keeps_hessians=keeps) for keeps in (True, False))

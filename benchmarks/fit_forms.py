@@ -20,7 +20,15 @@ import torch
 from benchmarks.allocation_lab import ROOT, Lab, machine, open_labs, progress
 from benchmarks.gains import FACTOR_BITS, SETTINGS
 from compress_core import CompressionConfig
-from compress_core.fit import CrossValidation, ErrorObservation, FormSelection, select_form
+from compress_core.checkpoint.read import read_matrix
+from compress_core.context import prepare_matrix
+from compress_core.decompose import compress_prepared
+from compress_core.fit import CrossValidation, ErrorObservation, FormSelection, Spectra, select_form
+from compress_core.matrix import MatrixKey
+from compress_core.measurement import ResidualSpectrum
+from compress_core.precision import exact_float32
+from compress_core.residual_spectrum import residual_spectrum
+from compress_core.shared_inputs import SharedInputs
 
 RESULTS = Path(__file__).parent / "results" / "fits-cpu.md"
 #: below this the plan falls back to interpolation
@@ -37,12 +45,40 @@ def observations(lab: Lab, menu: Sequence[CompressionConfig]) -> list[ErrorObser
     return [ErrorObservation(matrix, b_q, rank, error) for (matrix, b_q, rank), error in found.items()]
 
 
-def rows(lab: Lab, codebook: str, factor_bits: int) -> list[str]:
-    menu = [c for c in SETTINGS[lab.name].menu(codebook) if not c.rank or c.factor_bits == factor_bits]
+def spectra(lab: Lab, menu: Sequence[CompressionConfig]) -> dict[tuple[MatrixKey, int], ResidualSpectrum]:
+    """What low-rank terms could take back of each rank-0 cell, as a sweep records it."""
+    largest = max(config.rank for config in menu)
+    inputs = SharedInputs(lab.calibration, torch.device("cpu"))
+    found = {}
+    for spec in lab.specs:
+        progress(f"{lab.name} {spec.key}: residual spectra")
+        shared = inputs.of(spec)
+        with exact_float32(), torch.no_grad():
+            weight = read_matrix(lab.checkpoint, spec).float()
+            context = prepare_matrix(weight, shared.h_II, 0, torch.device("cpu"), shared.context(0))
+            for config in (config for config in menu if not config.rank):
+                compress_prepared(context, config)
+                spectrum = residual_spectrum(context, config, largest)
+                if spectrum is not None:
+                    found[spec.key, config.b_q] = spectrum
+    return found
+
+
+def codebook_rows(lab: Lab, codebook: str) -> list[str]:
+    menu = SETTINGS[lab.name].menu(codebook)
     lab.sweep(menu, progress)
+    of_rank_0 = spectra(lab, menu)
+    lines = []
+    for factor_bits in FACTOR_BITS:
+        of_bits = [config for config in menu if not config.rank or config.factor_bits == factor_bits]
+        lines += rows(lab, codebook, factor_bits, of_bits, of_rank_0)
+    return lines
+
+
+def rows(lab: Lab, codebook: str, factor_bits: int, menu: Sequence[CompressionConfig], of_rank_0: Spectra) -> list[str]:
     of_menu = observations(lab, menu)
     progress(f"{lab.name} {codebook}: {len(of_menu)} errors, factors in {factor_bits} bits")
-    selection: FormSelection = select_form(of_menu)
+    selection: FormSelection = select_form(of_menu, spectra=of_rank_0)
     head = f"{lab.name} | {codebook} | {factor_bits}"
     lines = []
     for judged in selection.judged:
@@ -50,9 +86,10 @@ def rows(lab: Lab, codebook: str, factor_bits: int) -> list[str]:
             lines.append(f"| {head} | {judged.form} | | | | | not fitted: {judged.reason} |")
             continue
         fit = selection.fits[judged.form]
+        by_config, by_layer = fit.cross_validation, fit.layer_validation
         lines.append(
-            f"| {head} | {judged.form}{' (chosen)' if judged.chosen else ''} | {_r2(fit.cross_validation)} | {_rmse(fit.cross_validation)} | "
-            f"{_r2(fit.layer_validation)} | {_rmse(fit.layer_validation)} | {judged.reason} |"
+            f"| {head} | {judged.form}{' (chosen)' if judged.chosen else ''} | {_r2(by_config)} | {_rmse(by_config)} | "
+            f"{_r2(by_layer)} | {_rmse(by_layer)} | {judged.reason} |"
         )
     return lines
 
@@ -86,8 +123,7 @@ def main() -> None:
     ]
     for lab in open_labs(arguments.models.split(","), arguments.shared, arguments.cache):
         for codebook in arguments.codebooks.split(","):
-            for factor_bits in FACTOR_BITS:
-                lines += rows(lab, codebook, factor_bits)
+            lines += codebook_rows(lab, codebook)
     text = "\n".join(lines)
     sys.stdout.write(text + "\n")
     if arguments.write:

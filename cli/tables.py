@@ -47,12 +47,14 @@ def headline_tables(headline: Mapping[str, Any]) -> list[Table]:
 
 
 def headline_sentences(headline: Mapping[str, Any]) -> list[str]:
-    """A sentence a budget: does optimal beat the best uniform at no more bytes? And the baselines it does not beat."""
+    """Of each budget: does optimal beat the best uniform at no more bytes, what could any allocation gain, and which
+    baselines does it not beat?"""
     sentences = []
     for entry in _entries(headline):
         sentences.append(
             entry.get("sentence") or "Optimal and uniform were not both evaluated: there is nothing to compare."
         )
+        sentences += [entry["ceiling"]] if entry.get("ceiling") else []
         sentences += entry.get("remarks") or []
     return sentences
 

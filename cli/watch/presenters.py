@@ -184,6 +184,8 @@ def _result_text(job: dict[str, Any]) -> str:
         parts.append(f"{result['total_bytes']:,} bytes")
     if job["kind"] == "evaluate" and result.get("value") is not None:
         parts.append(f"PPL {result['value']:.4g}")
+    if result.get("spearman") is not None:
+        parts.append(f"predictions rank with ρ = {result['spearman']:.2f}")
     if result.get("r2") is not None:
         parts.append(f"R² {result['r2']:.3f}")
     return ", ".join(parts)

@@ -31,7 +31,8 @@ FLOOR_STANDARD_ERRORS = 0.5
 FLOOR_NATS = 1e-9
 #: standard error of log KL at the floor, or where it is unknown: right to a factor of e
 UNKNOWN_LOG_SE = 1.0
-_Z95 = 1.959963984540054
+#: of a normal distribution: what 95 % of it lies within
+Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,8 +285,8 @@ def _named(
         matrix=key,
         value=math.exp(log_value),
         log_se=log_se,
-        low=math.exp(log_value - _Z95 * log_se),
-        high=math.exp(log_value + _Z95 * log_se),
+        low=math.exp(log_value - Z95 * log_se),
+        high=math.exp(log_value + Z95 * log_se),
         raw=None if raw is None else math.exp(raw.log_value),
         raw_log_se=None if raw is None else raw.log_se,
         own_weight=own,

@@ -32,7 +32,7 @@ from results_db.tables import (
     Sweep,
 )
 
-N_MATRICES = 14
+N_MATRICES, N_LAYERS = 14, 2
 UNIFORM = {"b_q": 3, "rank": 4, "codebook": "scalar", "seed": 77}
 
 
@@ -230,9 +230,10 @@ def test_sensitivity_records_every_matrix_and_anchor_once(
         "text": {"kind": "file", "path": str(text_path)},
         "windows": {"length": 32, "count": 4},
     }
+    n_rows = N_MATRICES + N_LAYERS  # each layer in company too
     assert run(service, JobKind.SENSITIVITY, params) == {
         "calibration_id": calibration_id,
-        "recorded": N_MATRICES,
+        "recorded": n_rows,
         "reused": 0,
         "n_estimates": N_MATRICES,
         "incumbent_allocation_id": None,
@@ -240,14 +241,14 @@ def test_sensitivity_records_every_matrix_and_anchor_once(
     two = params | {"anchors": [UNIFORM | {"b_q": 2, "rank": 0}, UNIFORM | {"b_q": 4, "rank": 0}]}
     assert run(service, JobKind.SENSITIVITY, two) == {
         "calibration_id": calibration_id,
-        "recorded": N_MATRICES,
-        "reused": N_MATRICES,
+        "recorded": n_rows,
+        "reused": n_rows,
         "n_estimates": N_MATRICES,
         "incumbent_allocation_id": None,
     }
     with service.database.read() as session:
         rows = session.scalars(select(SensitivityAnchor)).all()
-    assert len(rows) == 2 * N_MATRICES
+    assert len(rows) == 2 * n_rows
     assert all(row.kl > 0 and row.kl_se > 0 and row.n_sequences == 4 and row.n_tokens == 128 for row in rows)
     assert all(row.sensitivity == pytest.approx(row.kl / row.anchor_error) for row in rows)
 

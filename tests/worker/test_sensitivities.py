@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from sqlalchemy import func, select
 
 from compress_core import CompressionConfig, MatrixKey
+from compress_core.allocate import KLAnchor, class_sensitivities
 from results_db.states import TERMINAL, AttemptState, JobKind, JobState
 from results_db.tables import LayerFidelityRow, SensitivityAnchor, SensitivityEstimate
 
@@ -51,16 +53,18 @@ def anchors(service: Any, job_id: str | None = None) -> list[SensitivityAnchor]:
 def test_all_methods_and_what_is_concluded(service: Any, asking: dict[str, Any]) -> None:
     params = asking | {"methods": METHODS, "fidelity": ANCHORS[0]}
     n_rows = 4 * 2 * N_MATRICES
+    n_layer_rows = 2 * N_LAYERS + N_LAYERS  # in company at each anchor; fidelity
     result = run(service, params)
     assert result == {
         "calibration_id": asking["calibration_id"],
-        "recorded": n_rows + N_LAYERS,
+        "recorded": n_rows + n_layer_rows,
         "reused": 0,
         # all cells of each method, and both classes of those whose anchors are configs
         "n_estimates": (1 + 3 * 3) * N_MATRICES,
         "incumbent_allocation_id": None,
     }
-    rows = [row for row in anchors(service) if row.n_sequences == 5]
+    everything = [row for row in anchors(service) if row.n_sequences == 5]
+    rows = [row for row in everything if row.method != "company"]
     assert len(rows) == n_rows
     for row in rows:
         each = row.kl_per_sequence
@@ -86,8 +90,30 @@ def test_all_methods_and_what_is_concluded(service: Any, asking: dict[str, Any])
         assert estimate.n_anchors == (2 if estimate.applies_to == "all" else 1)
     assert sorted(layer.layer_idx for layer in layers) == [0, 1]
     assert all(0 < layer.cosine < 1 and layer.cosine_se > 0 and layer.relative_error_se > 0 for layer in layers)
+    # a layer in company: what restoring it saves, over what its matrices cost alone; the estimates have it in them
+    company = {(row.layer_idx, row.anchor_config_hash): row for row in everything if row.method == "company"}
+    assert len(company) == len(everything) - n_rows == 2 * N_LAYERS
+    for (layer, anchor), row in company.items():
+        of_layer = [r for r in rows if (r.method, r.layer_idx) == ("kl_anchor", layer)]
+        assert row.projection == "layer"
+        assert row.anchor_error == pytest.approx(sum(r.kl for r in of_layer if r.anchor_config_hash == anchor))
+        assert 0.2 < row.sensitivity < 5
+    for layer in range(N_LAYERS):
+        multiplier = math.prod(row.sensitivity for (of, _), row in company.items() if of == layer) ** 0.5
+        of_layer_alone = class_sensitivities(
+            KLAnchor(
+                MatrixKey(r.layer_idx, r.projection), r.anchor_error, r.kl, r.kl_se, tuple(r.kl_per_sequence or ())
+            )
+            for r in rows
+            if r.method == "kl_anchor"
+        )["all"]
+        for e in estimates:
+            if (e.method, e.applies_to, e.layer_idx) == ("kl_anchor", "all", layer):
+                alone = of_layer_alone[MatrixKey(layer, e.projection)]
+                assert e.value == pytest.approx(alone.value * multiplier, rel=1e-6)
+                assert e.raw == pytest.approx(alone.raw)
     # asked again: nothing is measured, and the conclusions stand
-    assert run(service, params) == result | {"recorded": 0, "reused": n_rows + N_LAYERS}
+    assert run(service, params) == result | {"recorded": 0, "reused": n_rows + n_layer_rows}
     with service.database.read() as session:
         again = session.scalars(select(SensitivityEstimate).filter_by(token_hash=rows[0].token_hash)).all()
     assert sorted((e.method, e.applies_to, e.layer_idx, e.projection, e.value, e.log_se) for e in again) == sorted(
@@ -106,7 +132,7 @@ def test_kill_9_of_the_horse_costs_no_row(service: Any, asking: dict[str, Any]) 
             of_job = SensitivityAnchor.job_id == job_id
             return int(session.scalar(select(func.count()).select_from(SensitivityAnchor).where(of_job)) or 0)
 
-    begun = 2 * N_MATRICES + 1  # the second method has recorded something
+    begun = 2 * N_MATRICES + 2 * N_LAYERS + 1  # the second method has recorded something
     service.wait(lambda: count() >= begun or service.job(job_id).state in TERMINAL, "sensitivities")
     assert service.job(job_id).state == JobState.RUNNING, service.job(job_id).error or "too quick to be disturbed"
     os.kill(service.horse(service.worker()), signal.SIGKILL)
@@ -114,7 +140,7 @@ def test_kill_9_of_the_horse_costs_no_row(service: Any, asking: dict[str, Any]) 
     assert job.state == JobState.SUCCEEDED, job.error
     assert [attempt.state for attempt in service.attempts(job_id)] == [AttemptState.LOST, AttemptState.SUCCEEDED]
     assert job.result["reused"] >= begun
-    assert job.result["recorded"] + job.result["reused"] == 3 * 2 * N_MATRICES == count()
+    assert job.result["recorded"] + job.result["reused"] == 3 * 2 * N_MATRICES + 2 * N_LAYERS == count()
     # and they are the numbers of a job that nobody disturbs
     killed = {key(row): row.kl_per_sequence for row in anchors(service, job_id)}
     with service.database.write() as session:

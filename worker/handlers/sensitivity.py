@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -16,12 +16,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from compress_core import NUMERICS_VERSION, CompressionConfig, MatrixKey
-from compress_core.allocate import KLAnchor, Sensitivity, class_sensitivities
+from compress_core.allocate import KLAnchor, class_sensitivities
+from compress_core.allocate.company import LayerSaving, Multiplier, company_multipliers, in_company
 from compress_core.calibrate.source import HessianSource
 from compress_core.checkpoint import Checkpoint
 from compress_core.errors import ConfigError
 from compress_core.progress import Progress
-from compress_core.sensitivity import fisher, higgs, kl, reanchor
+from compress_core.sensitivity import company, fisher, higgs, kl, reanchor
 from compress_core.sensitivity.approximations import Approximations
 from compress_core.sensitivity.bench import Bench
 from compress_core.sensitivity.fidelity import LayerFidelity, fidelities
@@ -39,17 +40,24 @@ from results_db.recording import (
     recorded_sensitivities,
 )
 from results_db.tables import Allocation, AllocationItem, Calibration, SensitivityAnchor
+from worker.anchor_rows import anchor_of, estimate_row, key_of, sensitivity_row
 from worker.context import JobContext
 from worker.errors import MissingInput
 from worker.inputs import draw_windows, get_calibration, hidden_ram_bytes, open_calibration, open_model
 
 #: (matrix, hash of the anchor)
 Pair = tuple[MatrixKey, str]
+#: in place of a projection, in rows of method "company", which are of whole layers
+WHOLE_LAYER = "layer"
 
 
 def run(params: SensitivityParams, context: JobContext) -> dict[str, Any]:
-    """Result: {calibration_id, recorded, reused, n_estimates, incumbent_allocation_id}; rows of anchors, and of layers'
-    fidelity where that is asked for."""
+    """Result: {calibration_id, recorded, reused, n_estimates, incumbent_allocation_id}.
+
+    Rows: of anchors; with KL anchors, of layers in company (method "company": kl = what restoring a layer saves where
+    all matrices are at the anchor, anchor_error = Σ kl of its matrices, each alone); of layers' fidelity where that is
+    asked for.
+    """
     model, checkpoint = open_model(context, params.model_id)
     incumbent = None
     if params.incumbent_allocation_id is not None:
@@ -58,7 +66,8 @@ def run(params: SensitivityParams, context: JobContext) -> dict[str, Any]:
     of_incumbent = None if incumbent is None else incumbent.calibration_id
     calibration = get_calibration(context, model, params.calibration_id or of_incumbent)
     wanted = wanted_pairs(checkpoint, params, incumbent)
-    total = sum(map(len, wanted.values())) + (checkpoint.n_layers if params.fidelity else 0)
+    n_layer_rows = len(company_configs(params)) + (1 if params.fidelity else 0)
+    total = sum(map(len, wanted.values())) + checkpoint.n_layers * n_layer_rows
     context.progress.begin(total, message="reading the text")
     tokens = draw_windows(context, checkpoint, params.text, "measure", params.windows)
     job = _SensitivityJob(params, context, checkpoint, calibration, tokens, incumbent, wanted, total)
@@ -126,6 +135,11 @@ def wanted_pairs(
     return wanted
 
 
+def company_configs(params: SensitivityParams) -> list[CompressionConfig]:
+    """The configs at which layers are measured in company: the KL anchors'."""
+    return list(dict.fromkeys(anchors_of(params))) if kl.METHOD in params.methods else []
+
+
 def anchors_of(params: SensitivityParams) -> list[CompressionConfig]:
     return [CompressionConfig.from_dict(values) for values in params.anchors]
 
@@ -153,31 +167,30 @@ class _SensitivityJob:
         """Measure what is not known yet."""
         known = {method: self._known(method) & pairs for method, pairs in self.wanted.items()}
         layers = self._known_layers() if self.params.fidelity else set()
-        self.reused = self._done = sum(map(len, known.values())) + len(layers)
+        in_company = sum(len(self._known_company(config)) for config in company_configs(self.params))
+        self.reused = self._done = sum(map(len, known.values())) + len(layers) + in_company
         self.context.progress.begin(self.total, reused=self.reused, message=f"{self.reused} of {self.total} are known")
         if self._done == self.total:
             return
-        needed = self._needed(known, layers)
         # of this job: another attempt finds what a killed one decomposed
-        keeps = len(self.wanted) > 1 or self.incumbent is not None
-        folder = self._workspace() if keeps else None
-        hessians = self._hessians(needed)
-        approximations = Approximations(self.checkpoint, hessians, self.bench.device, keep=keeps, folder=folder)
+        folder = self._workspace()
+        hessians = self._hessians(self._needed(known, layers))
+        approximations = Approximations(self.checkpoint, hessians, self.bench.device, keep=True, folder=folder)
         self._measure(approximations, known, layers)
         if hessians is not None:
             hessians.close()
-        if folder is not None:
-            self.context.store.workspaces.close(folder)
+        self.context.store.workspaces.close(folder)
 
     def estimate(self) -> int:
         """Conclude from the anchors of each method, and record it; the number of estimates."""
         count = 0
         for method, pairs in self.wanted.items():
             anchors = self.context.recorder.read(partial(self._anchors, method, pairs))
+            multipliers = self._multipliers() if method == kl.METHOD else {}
             estimates = [
                 estimate_row(sensitivity) | {"applies_to": cells}
                 for cells, of_cells in class_sensitivities(anchors).items()
-                for sensitivity in of_cells.values()
+                for sensitivity in in_company(of_cells, multipliers).values()
             ]
             values: dict[str, Any] = {
                 "metric": "normalized_mse" if method == higgs.METHOD else "calibration_weighted_error",
@@ -223,6 +236,9 @@ class _SensitivityJob:
                 needed |= {key for key, _ in pairs - known[method]}
         if self.params.fidelity:
             needed |= {spec.key for spec in self.checkpoint.matrices() if spec.key.layer_idx not in layers}
+        every_layer = self.checkpoint.n_layers
+        if any(len(self._known_company(config)) < every_layer for config in company_configs(self.params)):
+            needed |= {spec.key for spec in self.checkpoint.matrices()}
         return needed
 
     # --- the methods
@@ -233,6 +249,9 @@ class _SensitivityJob:
             kl.kl_anchors(
                 bench, approximations, anchors, done=known[kl.METHOD], on_result=self._record, progress=self._progress()
             )
+            for config in company_configs(params):
+                if len(known_layers := self._known_company(config)) < self.checkpoint.n_layers:
+                    self._measure_company(approximations, config, known_layers)
         if gradients := [method for method in fisher.METHODS if method in known]:
             fisher.fisher_sensitivity(
                 bench,
@@ -269,6 +288,21 @@ class _SensitivityJob:
                 on_result=partial(self._record_fidelity, config),
                 progress=self._progress(),
             )
+
+    def _measure_company(
+        self, approximations: Approximations, config: CompressionConfig, known: Collection[int]
+    ) -> None:
+        alone = self._alone(config)
+        found = company.layer_company(
+            self.bench,
+            approximations,
+            config,
+            ram_bytes=hidden_ram_bytes(self.context),
+            progress=lambda done, total, message: self.context.progress.note(message),
+        )
+        for layer in found:
+            if layer.layer_idx not in known:
+                self._record_company(layer, sum(alone[layer.layer_idx]) / self.tokens.n_windows)
 
     def _progress(self) -> Progress:
         """Of one method, as progress of the job."""
@@ -324,6 +358,39 @@ class _SensitivityJob:
         }
         self._count(self.context.recorder.write(lambda session, claim: record_layer_fidelity(session, claim, **values)))
 
+    def _record_company(self, layer: company.LayerCompany, alone: float) -> None:
+        result = SensitivityResult(
+            MatrixKey(layer.layer_idx, WHOLE_LAYER), layer.config, layer.saved_per_sequence, alone, company.METHOD
+        )
+        self._record(result)
+
+    def _known_company(self, config: CompressionConfig) -> set[int]:
+        return {key.layer_idx for key, anchor in self._known(company.METHOD) if anchor == config.config_hash}
+
+    def _alone(self, config: CompressionConfig) -> dict[int, list[float]]:
+        """Of each layer, Σ KL of its matrices at a config, each alone, for each sequence."""
+        cut = {
+            (spec.key, config.clamped(spec.out_features, spec.in_features).config_hash)
+            for spec in self.checkpoint.matrices()
+        }
+        sums: dict[int, list[float]] = {}
+        for anchor in self.context.recorder.read(partial(self._anchors, kl.METHOD, cut)):
+            each = anchor.kl_per_sequence or ()
+            so_far = sums.setdefault(anchor.matrix.layer_idx, [0.0] * len(each))
+            sums[anchor.matrix.layer_idx] = [a + b for a, b in zip(so_far, each, strict=True)]
+        return sums
+
+    def _multipliers(self) -> dict[int, Multiplier]:
+        """What layers cost in company, over what their matrices cost alone."""
+        savings = []
+        for config in company_configs(self.params):
+            alone = self._alone(config)
+            pairs = {(MatrixKey(layer, WHOLE_LAYER), config.config_hash) for layer in range(self.checkpoint.n_layers)}
+            for row in self.context.recorder.read(partial(self._anchors, company.METHOD, pairs)):
+                layer = row.matrix.layer_idx
+                savings.append(LayerSaving(layer, config.config_hash, row.kl_per_sequence or (), alone[layer]))
+        return company_multipliers(savings)
+
     def _text(self) -> dict[str, Any]:
         """Of a row that is recorded now."""
         now = time.perf_counter()
@@ -343,38 +410,3 @@ class _SensitivityJob:
 
 def _record_estimates(values: Mapping[str, Any], session: Session, claim: Any) -> None:
     record_estimates(session, claim, **values)
-
-
-def key_of(row: SensitivityAnchor) -> MatrixKey:
-    return MatrixKey(row.layer_idx, row.projection, row.expert_idx)
-
-
-def anchor_of(row: SensitivityAnchor) -> KLAnchor:
-    """A row as estimates are made from it."""
-    each = None if row.kl_per_sequence is None else tuple(row.kl_per_sequence)
-    low_rank = row.anchor_config["rank"] > 0 if "rank" in row.anchor_config else None
-    return KLAnchor(key_of(row), row.anchor_error, row.kl, row.kl_se, each, low_rank)
-
-
-def sensitivity_row(result: SensitivityResult) -> dict[str, Any]:
-    """The columns of an anchor that do not depend on the job."""
-    return {
-        "layer_idx": result.key.layer_idx,
-        "projection": result.key.projection,
-        "expert_idx": result.key.expert_idx,
-        "anchor_config_hash": result.anchor.config_hash,
-        "anchor_config": result.anchor.to_dict(),
-        "anchor_error": result.error,
-        "kl": result.kl_mean,
-        "kl_se": result.kl_standard_error,
-        "sensitivity": result.nats_per_error,
-        "n_sequences": result.n_sequences,
-        "kl_per_sequence": list(result.kl_per_sequence),
-    }
-
-
-def estimate_row(sensitivity: Sensitivity) -> dict[str, Any]:
-    """The columns of an estimate that do not depend on the job."""
-    key = sensitivity.matrix
-    values = {name: value for name, value in asdict(sensitivity).items() if name != "matrix"}
-    return {"layer_idx": key.layer_idx, "projection": key.projection, "expert_idx": key.expert_idx} | values

@@ -102,7 +102,11 @@ def anchor_results(session: Session, model: Model, jobs: list[Job]) -> list[Anch
         return []
     rows = session.scalars(
         select(SensitivityAnchor)
-        .where(SensitivityAnchor.model_id == model.id, SensitivityAnchor.calibration_id == calibration_id)
+        .where(
+            SensitivityAnchor.model_id == model.id,
+            SensitivityAnchor.calibration_id == calibration_id,
+            SensitivityAnchor.method == "kl_anchor",
+        )
         # this job's own rows win over those of another text, later ones over earlier ones
         .order_by(SensitivityAnchor.job_id == job.id, SensitivityAnchor.numerics_version, SensitivityAnchor.id)
     ).all()

@@ -11,6 +11,8 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from cli.commands import jobs, studies
+from cli.commands.allocate import allocate, frontier
+from cli.commands.certificate import certificate, verify
 from cli.commands.demo import demo
 from cli.commands.down import down
 from cli.commands.export import app as export_app
@@ -32,6 +34,7 @@ First steps:
   bitbudget plan configs/demo.yaml            what a study would cost, and whether it fits
   bitbudget submit configs/demo.yaml --wait   a study of your own
   bitbudget sql --views                       what the database can be asked
+  bitbudget allocate "3 bpw" --model PATH     where to spend the bytes of a measured model
 """
 
 EPILOG = """\b
@@ -71,7 +74,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (up, down, demo, plan, submit, wait, tail, sql):
+for command in (up, down, demo, plan, submit, wait, tail, sql, allocate, frontier, certificate, verify):
     app.command()(command)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(studies.app, name="studies")

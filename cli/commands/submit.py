@@ -25,6 +25,7 @@ ENDPOINTS = {
     "allocate": "/allocations",
     "compress": "/compressions",
     "evaluate": "/evaluations",
+    "validate": "/validations",
 }
 
 
@@ -43,10 +44,10 @@ def submit(
 ) -> None:
     """Submit a study from a YAML file, or one job.
 
-    Kinds of jobs: model, calibrate, sensitivity, sweep, fit, allocate, compress, evaluate. Their parameters are those
-    of the API (/docs); nested ones are written with dots, and `model=PATH` stands for the model_id of the model at
-    PATH. Relative paths are looked for from here and from the file's folder. A model of the hub needs its commit:
-    --set model.revision=….
+    Kinds of jobs: model, calibrate, sensitivity, sweep, fit, allocate, compress, evaluate, validate. Their parameters
+    are those of the API (/docs); nested ones are written with dots, and `model=PATH` stands for the model_id of the
+    model at PATH. Relative paths are looked for from here and from the file's folder. A model of the hub needs its
+    commit: --set model.revision=….
 
     \b
     Examples:

@@ -86,6 +86,8 @@ def sensitivity_estimates(
     numerics_version: int,
     method: str = "kl_anchor",
     incumbent_hash: str | None = None,
+    token_hash: str | None = None,
+    job_id: str | None = None,
 ) -> Sequence[Row[Any]]:
     """Rows of ``sensitivity_estimates``: a_i of every matrix as the newest job concluded them.
 
@@ -93,6 +95,7 @@ def sensitivity_estimates(
 
     Args:
         incumbent_hash: of method reanchored: only those measured at the allocation with this content_hash.
+        token_hash, job_id: only those concluded from these tokens, by this job.
     """
     c = SensitivityEstimate.__table__.c
     where = [
@@ -101,8 +104,8 @@ def sensitivity_estimates(
         c.numerics_version == numerics_version,
         c.method == method,
     ]
-    if incumbent_hash is not None:
-        where.append(c.incumbent_hash == incumbent_hash)
+    asked = {"incumbent_hash": incumbent_hash, "token_hash": token_hash, "job_id": job_id}
+    where += [c[name] == value for name, value in asked.items() if value is not None]
     # rows, not objects: an allocation reads thousands at a time
     connection = session.connection()
     newest = connection.execute(select(*c).where(*where).order_by(c.id.desc()).limit(1)).first()

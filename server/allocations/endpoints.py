@@ -8,6 +8,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from results_db.params import AllocateParams
 from results_db.tables import Allocation
+from server.allocations.certificate import make_certificate
 from server.allocations.prices import answer_frontier, answer_what_if
 from server.allocations.schemas import (
     AllocationPage,
@@ -71,6 +72,16 @@ def list_allocations(
 @router.get("/{allocation_id}", summary="One allocation, with its items", responses={200: {"model": AllocationRow}})
 def get_allocation(allocation_id: str, session: ReadSession) -> Response:
     return Answer(describe_allocation(session, get_row(session, Allocation, allocation_id)))
+
+
+@router.get(
+    "/{allocation_id}/certificate.json",
+    summary="The proof of an optimal allocation, for bitbudget verify",
+    response_class=PlainTextResponse,
+)
+def get_certificate(allocation_id: str, session: ReadSession) -> Response:
+    text = make_certificate(session, get_row(session, Allocation, allocation_id))
+    return PlainTextResponse(text, media_type="application/json")
 
 
 @router.get("/{allocation_id}/overrides.yaml", summary="The overrides per matrix", response_class=PlainTextResponse)

@@ -65,6 +65,7 @@ def answer_frontier(session: Session, request: FrontierRequest) -> dict[str, Any
                 "total_bytes": candidate.total_bytes + outside,
                 "bits_per_weight": candidate.total_bytes * bits,
                 "objective_value": candidate.objective,
+                "lower_bound": found.lower_bound(candidate.total_bytes),
             }
             for candidate in uniform_candidates(problem)
         ],

@@ -68,6 +68,8 @@ class UniformPoint(BaseModel):
     total_bytes: int
     bits_per_weight: float
     objective_value: float
+    #: no allocation of no more bytes is below it; null where constraints leave nothing so small
+    lower_bound: float | None
 
 
 class FrontierAnswer(BaseModel):

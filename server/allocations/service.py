@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
+from compress_core.allocate import Allocation as Chosen
 from compress_core.allocate import overrides_to_yaml
 from compress_core.config import CompressionConfig
 from compress_core.errors import InfeasibleBudget
@@ -146,6 +147,12 @@ def describe_allocation(session: Session, allocation: Allocation) -> dict[str, A
     return allocation.as_dict() | {"items": [dict(zip(names, row, strict=True)) for row in rows]}
 
 
+def content_hash(allocation: Chosen) -> str:
+    """Of the items: two allocations with equal ones compress to the same model."""
+    hashes = sorted((str(item.key), item.config.config_hash) for item in allocation.items)
+    return hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
+
+
 def predicted_kl(draft: AllocationDraft, choice: Choice) -> float | None:
     """Σ a·ε in nats with the KL sensitivities; None where one of them, or an error, is not measured."""
     shares = []
@@ -169,7 +176,6 @@ def _save(
 ) -> Allocation:
     params, chosen = draft.params, choice.allocation
     solution = chosen.solution
-    hashes = sorted((str(item.key), item.config.config_hash) for item in chosen.items)
     row = Allocation(
         id=new_id("alloc"),
         model_id=params.model_id,
@@ -190,7 +196,7 @@ def _save(
         optimal=solution.optimal if solution else None,
         shadow_price=solution.multiplier if solution else None,
         n_distinct_configs=len({item.menu_config.config_hash for item in chosen.items}),
-        content_hash=hashlib.sha256(json.dumps(hashes).encode()).hexdigest(),
+        content_hash=content_hash(chosen),
         overrides_yaml=overrides_to_yaml(chosen.configs),
         details=_details(draft, choice),
         seconds=draft.seconds,

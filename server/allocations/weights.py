@@ -111,8 +111,14 @@ def load_weights(
     objective: Objective,
     *,
     incumbent_allocation_id: str | None = None,
+    token_hash: str | None = None,
+    job_id: str | None = None,
 ) -> Weights:
     """What the newest job concluded by the objective's method; where no job has, the anchors of one text, combined.
+
+    Args:
+        incumbent_allocation_id: only what was measured at this allocation.
+        token_hash, job_id: only what was concluded from these tokens, by this job.
 
     Raises:
         NotFound: there is no such incumbent.
@@ -123,7 +129,13 @@ def load_weights(
         return nothing
     incumbent = None if incumbent_allocation_id is None else get_row(session, Allocation, incumbent_allocation_id)
     where = _where(model_id, calibration_id, method)
-    rows = sensitivity_estimates(session, **where, incumbent_hash=None if incumbent is None else incumbent.content_hash)
+    rows = sensitivity_estimates(
+        session,
+        **where,
+        incumbent_hash=None if incumbent is None else incumbent.content_hash,
+        token_hash=token_hash,
+        job_id=job_id,
+    )
     if rows:
         found: dict[str, dict[MatrixKey, float]] = {"all": {}, "rank0": {}, "low_rank": {}}
         for row in rows:

@@ -154,3 +154,22 @@ def stack(start_stack: Callable[..., RunningStack], repo: Path, shared_folder: P
         yield running
         running.process.terminate()
         running.process.communicate(timeout=90)
+
+
+@pytest.fixture
+def run(
+    bitbudget: Callable[..., Outcome], stack: RunningStack, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Outcome]:
+    """``bitbudget …`` with the session's stack as its server."""
+    monkeypatch.setenv("BITBUDGET_SERVER", stack.record.url)
+    return bitbudget
+
+
+@pytest.fixture
+def model(shared_data: Path) -> str:
+    return str(shared_data / "models" / "stories260K")
+
+
+@pytest.fixture
+def text(shared_data: Path) -> str:
+    return str(shared_data / "tinystories" / "tinystories_val.txt")

@@ -16,23 +16,6 @@ from cli.errors import Unreachable
 pytestmark = pytest.mark.xdist_group("stack")
 
 
-@pytest.fixture
-def run(bitbudget: Callable, stack, monkeypatch: pytest.MonkeyPatch) -> Callable:
-    """``bitbudget …`` with the session's stack as its server."""
-    monkeypatch.setenv("BITBUDGET_SERVER", stack.record.url)
-    return bitbudget
-
-
-@pytest.fixture
-def model(shared_data: Path) -> str:
-    return str(shared_data / "models" / "stories260K")
-
-
-@pytest.fixture
-def text(shared_data: Path) -> str:
-    return str(shared_data / "tinystories" / "tinystories_val.txt")
-
-
 def test_no_server_is_exit_code_3_with_the_cure(bitbudget: Callable) -> None:
     outcome = bitbudget("jobs", "list")
     assert outcome.code == 3
@@ -42,7 +25,10 @@ def test_no_server_is_exit_code_3_with_the_cure(bitbudget: Callable) -> None:
     assert as_json["error"]["exit_code"] == 3
 
 
-@pytest.mark.parametrize("command", ["up", "down", "demo", "submit", "wait", "tail", "sql"])
+@pytest.mark.parametrize(
+    "command",
+    ["up", "down", "demo", "submit", "wait", "tail", "sql", "allocate", "frontier", "certificate", "verify"],
+)
 def test_every_help_has_an_example(bitbudget: Callable, command: str) -> None:
     outcome = bitbudget(command, "--help")
     assert outcome.code == 0

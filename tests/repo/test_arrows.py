@@ -17,8 +17,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "worker": {"compress_core", "results_db"},
     "server": {"compress_core", "results_db", "web"},
     "web": {"compress_core", "results_db", "server"},
-    # the command line talks HTTP; it shares the settings and the views, and starts server and worker as programs
-    "cli": {"results_db"},
+    # the command line talks HTTP; it shares the settings and the views, reads budgets and checks certificates without
+    # a server, and starts server and worker as programs
+    "cli": {"results_db", "compress_core"},
     "demo": {"compress_core"},
 }
 

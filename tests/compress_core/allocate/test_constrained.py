@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -17,13 +18,15 @@ from compress_core.allocate import (
     MatrixPattern,
     Pin,
     Veto,
+    bound_of,
+    constrained,
     optimal_allocation,
+    solve_allocation,
+    solve_constrained,
 )
-from compress_core.allocate.constrained import constrained
-from compress_core.allocate.constrained_solver import bound_of
 from compress_core.config import CompressionConfig
 from compress_core.errors import ConfigError, InfeasibleBudget
-from compress_core.matrix import MatrixKey, MatrixSpec
+from compress_core.matrix import PROJECTIONS, MatrixKey, MatrixSpec
 
 MENU = (
     *(CompressionConfig(b_q=b, rank=r) for b in (2, 3) for r in (0, 8)),
@@ -143,3 +146,26 @@ def test_equals_brute_force(seed: int) -> None:
         again = bound_of(constrained(problem, constraints), budget, solution)
         assert min(again, solution.objective) == pytest.approx(solution.lower_bound, rel=1e-9, abs=1e-12)
     assert min(outcomes.values()) >= 2, outcomes
+
+
+@pytest.mark.parametrize("m", [1, 2, 3])
+@pytest.mark.parametrize("agree", [None, "config", "b_q"])
+def test_few_configs_equal_every_set_solved_by_itself(
+    make_instance: Callable[..., tuple], m: int, agree: Literal["config", "b_q"] | None
+) -> None:
+    """35 matrices: too many for brute force over choices, few enough for brute force over sets of configs."""
+    errors, nbytes, budget = make_instance(35, (2, 3, 4), (0, 16, 64), seed=m, fraction=0.35)
+    specs = tuple(MatrixSpec(MatrixKey(i // 7, PROJECTIONS[i % 7]), 512, 512, f"{i}.weight") for i in range(35))
+    menu = tuple(CompressionConfig(b_q=b, rank=r) for b in (2, 3, 4) for r in (0, 16, 64))
+    problem = AllocationProblem(specs, menu, errors, nbytes, np.ones(35))
+    groups = () if agree is None else (Group(("q", "k", "v"), agree=agree),)
+    table = constrained(problem, Constraints(groups=groups))
+    best = np.inf
+    for columns in itertools.combinations(range(9), m):
+        merged = table.merged(columns)
+        if merged.nbytes.min(axis=1, where=np.isfinite(merged.errors), initial=2**60).sum() <= budget:
+            best = min(best, solve_allocation(merged.errors, merged.nbytes, budget).objective)
+    solution = solve_constrained(constrained(problem, Constraints(groups=groups, max_configs=m)), budget)
+    assert solution.optimal
+    assert solution.objective == pytest.approx(best, rel=1e-11)
+    assert len(set(solution.choice.tolist())) <= m

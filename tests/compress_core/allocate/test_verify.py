@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ from compress_core.allocate import (
     optimal_allocation,
     verify,
 )
-from compress_core.allocate.verify import PROBLEM, digest, enumerate_again
+from compress_core.allocate.verify import PROBLEM, digest, enumerate_again, recompute
 from compress_core.config import CompressionConfig
 from compress_core.errors import ConfigError
 from compress_core.matrix import PROJECTIONS, MatrixKey, MatrixSpec
@@ -285,6 +286,14 @@ def test_it_runs_alone_with_numpy(small_problem: AllocationProblem, tmp_path: Pa
     assert run().returncode == 1
     path.write_text("no json", encoding="utf-8")
     assert run().returncode == 2
+
+
+def test_the_documents_print_the_verifier_as_it_is(repo: Path) -> None:
+    text = (repo / "docs/decisions/024-constraints-and-certificates.md").read_text(encoding="utf-8")
+    source = inspect.getsource(recompute)
+    assert source.strip() in text
+    statements = [line for line in source.splitlines()[1:] if line.strip() and '"""' not in line]
+    assert len(statements) <= 11
 
 
 def test_a_solution_of_another_problem_is_refused(small_problem: AllocationProblem) -> None:

@@ -70,7 +70,7 @@ def test_from_a_budget_to_a_verified_certificate(run: Callable, swept: tuple[str
     missing = run("allocate", "3.5 bpw", *swept)
     assert missing.code == 2
     assert "POST /api/v1/sensitivities" in missing.err
-    many = run("allocate", "3.5 bpw", *chosen, "--kind", "uniforms", "--set", "count=2", "--json").json
+    many = run("allocate", "5 bpw", *chosen, "--kind", "uniforms", "--set", "count=2", "--json").json
     assert len(many["allocation_ids"]) == 2
 
     table = run("frontier", *chosen, "--points", "5")

@@ -295,6 +295,9 @@ class Filler:
         row.n_sequences, row.n_tokens, row.token_hash, row.text = 16, 4096, "m", {"kind": "stdlib"}
         row.numerics_version, row.device_kind, row.seconds = 1, "cpu", 0.2
         session.add(row)
+        if anchor is CONFIGS[0]:  # noise is no config
+            values = row.as_dict() | {"id": None, "method": "higgs", "anchor_config_hash": "noise-0.05"}
+            session.add(SensitivityAnchor(**values | {"anchor_config": {"noise": 0.05}}))
 
     def _conclude(self, session: Session, model: Model, job: Job, attempt: Attempt) -> None:
         """Estimates by two methods, and the fidelity of each layer."""

@@ -41,7 +41,9 @@ def figure_versions(session: Session, study: Study, jobs: list[Job]) -> dict[str
     calibration_id = _calibration_of(sensitivity)
     n = session.scalar(
         select(func.count()).where(
-            SensitivityAnchor.model_id == study.model_id, SensitivityAnchor.calibration_id == calibration_id
+            SensitivityAnchor.model_id == study.model_id,
+            SensitivityAnchor.calibration_id == calibration_id,
+            SensitivityAnchor.method == "kl_anchor",
         )
     )
     fits = _ids(results(jobs, JobKind.FIT, "fit_id").values())

@@ -18,9 +18,10 @@ from compress_core.plan.shapes import ModelShapes, hessian_bytes, inputs_of
 BASE, BASE_DEVICE = 700_000_000, 700_000_000
 #: tokens that go through a layer at once
 BATCH_TOKENS = 4096
-#: reference logits and probabilities are kept up to this (compress_core.sensitivity.kl)
-REFERENCE_LIMIT = 1 << 31
-#: hidden states of replacements that go through the later layers together (compress_core.sensitivity.kl)
+#: reference logits and probabilities are kept up to this, and else so many log-probabilities of each position
+#: (compress_core.evaluate.reference)
+REFERENCE_LIMIT, TOP_K = 1 << 31, 1024
+#: hidden states of replacements that go through the later layers together (compress_core.sensitivity.measure)
 WAITING_LIMIT = 1 << 32
 #: hidden states of a calibration beyond this are mapped from files (compress_core.stream.states)
 HIDDEN_LIMIT = 4 << 30
@@ -120,7 +121,9 @@ def sensitivity(shapes: ModelShapes, tokens: int) -> Footprint:
         + (reference if reference <= REFERENCE_LIMIT else 0),
     }
     hidden = hidden_bytes(shapes, tokens)
-    return _footprint(parts, host=layer_bytes(shapes) // 2 + 3 * hidden + max(hidden, WAITING_LIMIT))
+    # a log-probability and an id of each
+    largest = 8 * tokens * min(TOP_K, shapes.vocab_size) if reference > REFERENCE_LIMIT else 0
+    return _footprint(parts, host=layer_bytes(shapes) // 2 + 3 * hidden + max(hidden, WAITING_LIMIT) + largest)
 
 
 def evaluate(shapes: ModelShapes, tokens: int) -> Footprint:

@@ -106,7 +106,7 @@ class Pricer:
         self, anchors: Sequence[CompressionConfig], windows: int, length: int,
         *, observed_tokens: int = 0, noises: int = 0, gradients: int = 0,
     ) -> StepPrice:  # fmt: skip
-        """KL of the model with one matrix replaced, for every matrix and anchor.
+        """KL of the model with one matrix replaced, for every matrix and anchor, and with one layer restored.
 
         Args:
             noises: replacements of each matrix besides, by noise, which nothing has to be decomposed for.
@@ -120,9 +120,10 @@ class Pricer:
             rates, shapes = self.rates, self.shapes
             below = _suffix_sums([self._layer_operations(specs, tokens, length) for specs in shapes.layers()])
             head = 2 * tokens * shapes.vocab_size * shapes.hidden_size
-            again = 1 if 8 * tokens * shapes.vocab_size <= footprint.REFERENCE_LIMIT else 2
             replaced = [spec for spec, _ in pairs] + noises * list(shapes.matrices)
-            forward = sum(below[spec.key.layer_idx] + again * head for spec in replaced) + below[0] + head
+            forward = sum(below[spec.key.layer_idx] + head for spec in replaced) + below[0] + head
+            # every layer restored in turn where all matrices are at an anchor: what comes before it is run once
+            forward += len(anchors) * (2 * below[0] + sum(below) + (len(below) + 2) * head)
             # a pass back costs two forward
             forward += 3 * gradients * (below[0] + head)
             seconds += forward / rates.forward + len(replaced) * tokens * shapes.vocab_size / rates.logits

@@ -100,7 +100,10 @@ def test_a_sensitivity_runs_the_layers_from_the_changed_one_on() -> None:
     tokens, weights = 32, shapes().n_weights / LAYERS
     layer, head = tokens * (2 * weights + 4 * 16 * HIDDEN), 2 * tokens * VOCAB * HIDDEN
     # 7 matrices of layer 0 run two layers, 7 of layer 1 one; each the head; and once the original
-    assert seconds == pytest.approx(7 * (2 + 1) * layer + 14 * head + 2 * layer + head)
+    alone = 7 * (2 + 1) * layer + 14 * head + 2 * layer + head
+    # in company: the original, all compressed, and each of two layers restored from there on; each the head
+    company = (2 + 2 + 2 + 1) * layer + 4 * head
+    assert seconds == pytest.approx(alone + company)
 
 
 def test_other_methods_cost_their_passes_alone() -> None:

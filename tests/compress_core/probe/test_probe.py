@@ -11,13 +11,14 @@ import torch
 from compress_core import rooted_hessian
 from compress_core.config import CompressionConfig
 from compress_core.errors import DeviceNotFound, Interrupted
+from compress_core.evaluate import reference
 from compress_core.plan import footprint, operations
 from compress_core.plan.operations import Size
 from compress_core.plan.rates import Rates
 from compress_core.probe import cells, device, probe
 from compress_core.probe.cells import CellProbe
 from compress_core.probe.clock import Clock
-from compress_core.sensitivity import kl
+from compress_core.sensitivity import measure
 from compress_core.stream import hidden, states
 
 CONFIGS = [
@@ -99,6 +100,7 @@ def test_a_family_is_timed_as_a_sweep_would_run_it() -> None:
 def test_plans_know_the_limits_of_those_who_compute() -> None:
     assert operations.EXACT_WIDTH == rooted_hessian.EXACT_WIDTH
     assert footprint.HIDDEN_LIMIT == states.DEFAULT_RAM_BYTES
-    assert footprint.REFERENCE_LIMIT == kl._REFERENCE_LIMIT
-    assert footprint.WAITING_LIMIT == kl._WAITING_LIMIT
+    assert footprint.REFERENCE_LIMIT == reference.KEEP_BYTES
+    assert footprint.TOP_K == reference.TOP_K
+    assert footprint.WAITING_LIMIT == measure._WAITING_LIMIT
     assert footprint.BATCH_TOKENS == hidden.DEFAULT_BATCH_TOKENS

@@ -84,9 +84,11 @@ def _cross_validate(
         for i in wanted:
             o = observations[i]
             try:
-                predicted[i] = np.log(fit.predict(o.matrix, o.b_q, o.rank))
+                value = fit.predict(o.matrix, o.b_q, o.rank)
             except FitError:
                 continue  # the matrix was measured at this config only, or it lies outside the rest
+            if value > 0:  # zero where all that is left of the matrix is zero: nothing to take a logarithm of
+                predicted[i] = np.log(value)
     asked_for = fold >= 0
     known = asked_for & np.isfinite(predicted)
     if not known.any():

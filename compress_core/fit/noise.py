@@ -20,7 +20,7 @@ _LOG_MAD2_VARIANCE = 5.44
 #: no group counts more than this factor more, or less, than the typical one
 _MOST = 25.0
 #: a residual scale of rounding errors: nothing to tell apart
-EXACT = 1e-9
+EXACT = 1e-8
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,15 +72,19 @@ def _posterior(
 ) -> tuple[Pooled, FloatArray]:
     """The posterior given T, and (G, p, p) the covariance of θ_g − θ₀ in it."""
     mean, precision = prior
-    # a spread of zero is one that no data can tell from it; all below is free of differences of large numbers
+    # a spread of zero is one that no data can tell from it
     s = np.sqrt(np.maximum(spread, _LEAST_SPREAD))
-    inner = np.linalg.inv(information * np.outer(s, s) + np.eye(len(s)))
+    # S·I_g·S with S = √T, diagonalised: no difference of large numbers, and no inverse of a singular I_g
+    values, vectors = np.linalg.eigh(information * np.outer(s, s))
+    values = np.maximum(values, 0.0)[:, None, :]
+    turned = np.swapaxes(vectors, 1, 2)
+    shrunk = vectors / (1 + values) @ turned
+    trusted = vectors * (values / (1 + values)) @ turned
     # V_g = (I_g + T⁻¹)⁻¹, and how far θ_g follows θ₀ (V_g·T⁻¹) and its own data (V_g·I_g)
-    v = inner * np.outer(s, s)
-    follow = inner * np.outer(s, 1 / s)
-    own = np.eye(len(s)) - follow
-    # each type's estimate scatters around θ₀ by T + I_g⁻¹; its inverse is I_g·V_g·T⁻¹
-    total = np.diag(precision) + (information @ follow).sum(axis=0)
+    v = shrunk * np.outer(s, s)
+    follow, own = shrunk * np.outer(s, 1 / s), trusted * np.outer(s, 1 / s)
+    # each type's estimate scatters around θ₀ by T + I_g⁻¹; this is the inverse of that
+    total = np.diag(precision) + (trusted / np.outer(s, s)).sum(axis=0)
     right = precision * mean + np.einsum("gji,gj->i", follow, weighted)
     covariance, identified = _inverse((total + total.T) / 2)
     common = covariance @ right
@@ -96,7 +100,8 @@ def _inverse(matrix: FloatArray) -> tuple[FloatArray, bool]:
     """Inverse of a positive matrix whose rows may differ by many orders of magnitude, and whether there is one."""
     scale = 1 / np.sqrt(np.maximum(np.diag(matrix), 1e-300))
     values, vectors = np.linalg.eigh(matrix * np.outer(scale, scale))
-    identified = bool(values[0] * _SINGULAR > values[-1])
+    told = values > values[-1] / _SINGULAR
+    identified = bool(told.all() and values[-1] > 0)
     # what no data and no prior tell stays where it is
-    kept = np.where(values * _SINGULAR > values[-1], values, np.inf)
+    kept = np.where(told & (values > 0), values, np.inf)
     return np.asarray((vectors / kept) @ vectors.T * np.outer(scale, scale)), identified

@@ -98,3 +98,12 @@ def test_what_cannot_be_predicted_is_counted(plant_any: Plant) -> None:
     assert result is not None
     assert result.n_unpredictable == 2 * 42
     assert result.n_predicted == 42
+
+
+def test_a_matrix_of_which_only_zeros_are_left_is_not_predicted(plant_any: Plant) -> None:
+    observations = plant_any(layers=2, noise=0.05).observations
+    zero = [ErrorObservation(MatrixKey(5, "q"), b, 0, 0.0) for b in (3, 4)]
+    result = fit_log_linear([*observations, *zero, ErrorObservation(MatrixKey(5, "q"), 2, 0, 0.3)]).cross_validation
+    assert result is not None
+    assert (result.n_predicted, result.n_unpredictable) == (len(observations), 1)
+    assert np.isnan(result.residuals[-3:]).all()

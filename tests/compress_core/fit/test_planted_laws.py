@@ -128,3 +128,16 @@ def test_a_wrong_sign_of_one_type_fails_the_check(plant_any: Plant) -> None:
     assert fit.parameter("delta").value > 0
     assert not check.passed
     assert check.detail.endswith("not positive for k")
+
+
+@pytest.mark.parametrize("law", FORMS)
+def test_errors_that_do_not_know_their_bits_are_fitted_and_fail_the_check(law: str, plant_any: Plant) -> None:
+    """No noise, two ranks, and nothing for β to explain: the parameters are not told apart, and no number breaks."""
+    planted = plant_any(law, layers=3, bits=(2, 3, 8), ranks=(0, 16, 64))
+    flat = [type(o)(o.matrix, o.b_q, o.rank, 0.5 / (1 + o.rank)) for o in planted.observations]
+    fit = fit_of(law, type(planted)(flat, planted.scales, planted.types, planted.spectra))
+    assert np.isfinite([p.value for p in fit.parameters]).all()
+    assert fit.parameter("beta").value < 0.05
+    assert not all(check.sure for check in fit.checks)
+    for o in flat[::11]:
+        assert np.isfinite(fit.predict(o.matrix, o.b_q, o.rank))

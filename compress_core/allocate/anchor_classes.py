@@ -10,12 +10,19 @@ average over both classes values one of them wrongly.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compress_core.allocate.sensitivity import KLAnchor, Sensitivity, estimate_sensitivities
+from compress_core.allocate.sensitivity import (
+    ALL_CELLS,
+    LOW_RANK,
+    RANK0,
+    KLAnchor,
+    Sensitivity,
+    class_sensitivities,
+)
 from compress_core.config import CompressionConfig
 from compress_core.errors import ConfigError
 from compress_core.matrix import MatrixKey, MatrixSpec
@@ -56,14 +63,6 @@ def estimate_by_class(anchors: Iterable[tuple[KLAnchor, int]], *, shrink: bool =
     Raises:
         FitError, NonFiniteValues: as ``estimate_sensitivities``.
     """
-    given = list(anchors)
-    everything = estimate_sensitivities((anchor for anchor, _ in given), shrink=shrink)
-
-    def of(members: list[KLAnchor]) -> dict[MatrixKey, Sensitivity]:
-        known = any(anchor.error > 0 for anchor in members)
-        return everything | (estimate_sensitivities(members, shrink=shrink) if known else {})
-
-    return ClassedSensitivities(
-        rank0=of([anchor for anchor, rank in given if rank == 0]),
-        low_rank=of([anchor for anchor, rank in given if rank > 0]),
-    )
+    found = class_sensitivities((replace(anchor, low_rank=rank > 0) for anchor, rank in anchors), shrink=shrink)
+    everything = found[ALL_CELLS]
+    return ClassedSensitivities(rank0=everything | found.get(RANK0, {}), low_rank=everything | found.get(LOW_RANK, {}))

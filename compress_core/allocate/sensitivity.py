@@ -127,7 +127,7 @@ def estimate_sensitivities(
 ALL_CELLS, RANK0, LOW_RANK = "all", "rank0", "low_rank"
 
 
-def class_sensitivities(anchors: Iterable[KLAnchor]) -> dict[str, dict[MatrixKey, Sensitivity]]:
+def class_sensitivities(anchors: Iterable[KLAnchor], *, shrink: bool = True) -> dict[str, dict[MatrixKey, Sensitivity]]:
     """Sensitivities by the cells that they are for: "all"; and "rank0" and "low_rank", where anchors of both classes
     are there. A matrix that has no anchor of a class is missing in it: its cells take "all".
 
@@ -135,13 +135,13 @@ def class_sensitivities(anchors: Iterable[KLAnchor]) -> dict[str, dict[MatrixKey
         NonFiniteValues, FitError: as :func:`estimate_sensitivities`.
     """
     everything = list(anchors)
-    out = {ALL_CELLS: estimate_sensitivities(everything)}
+    out = {ALL_CELLS: estimate_sensitivities(everything, shrink=shrink)}
     classes = {
         RANK0: [anchor for anchor in everything if anchor.low_rank is False],
         LOW_RANK: [anchor for anchor in everything if anchor.low_rank],
     }
     if all(any(anchor.error > 0 for anchor in group) for group in classes.values()):
-        out |= {name: estimate_sensitivities(group) for name, group in classes.items()}
+        out |= {name: estimate_sensitivities(group, shrink=shrink) for name, group in classes.items()}
     return out
 
 

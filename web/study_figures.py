@@ -53,7 +53,7 @@ FIGURES: dict[str, _Build] = {
     "frontier": _frontier,
     "sensitivity": lambda session, model, jobs: sensitivity_figure(anchor_results(session, model, jobs)),
     "fit": _fit,
-    "estimates": lambda session, model, jobs: estimates_figure(estimates(session, jobs)),
+    "estimates": lambda session, model, jobs: estimates_figure(estimates(session, model, jobs)),
     "forms": lambda session, model, jobs: forms_figure(forms(session, jobs)),
     "fidelity": lambda session, model, jobs: fidelity_figure(fidelities(session, jobs)),
 }

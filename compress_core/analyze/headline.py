@@ -156,8 +156,12 @@ class Headline:
             more = "" if g.high < 0 else ", or evaluate more text"
             return f"{':' if g.high < 0 else ';'} use {self.uniform.name}{more}"
         if self.guard.keeps_optimal and g.high < 0:
-            return f". {self.uniform.name} is recommended, although {self.optimal.name} won on the select split"
-        return f". {self.recommended} is recommended: {self.guard.reason(self.optimal.name, self.uniform.name)}"
+            return (
+                f". {_capital(self.uniform.name)} is recommended, although {self.optimal.name} won on the select split"
+            )
+        return (
+            f". {_capital(self.recommended)} is recommended: {self.guard.reason(self.optimal.name, self.uniform.name)}"
+        )
 
     def ceiling(self) -> str | None:
         """What no allocation can be expected to exceed: the gain of the original itself over uniform."""
@@ -177,3 +181,7 @@ class Headline:
             "sentence": self.sentence(),
             "ceiling": self.ceiling(),
         }
+
+
+def _capital(name: str) -> str:
+    return name[:1].upper() + name[1:]

@@ -231,7 +231,7 @@ def test_a_whole_study(client: TestClient, study_config: Config, run_to_end: Cal
     assert headline["budgets"][0]["rows"] == headline["rows"]
     assert headline["sentence"].startswith("optimal beats best uniform")
     assert headline["optimal_vs_uniform"]["recommended"] == "optimal"
-    assert "optimal is recommended: optimal won on the select split, too" in headline["sentence"]
+    assert "Optimal is recommended: optimal won on the select split, too" in headline["sentence"]
     assert headline["ceiling"].startswith("The original itself would gain")
     assert headline["validation"]["spearman"] == 0.97
 
@@ -304,7 +304,7 @@ def test_an_optimum_that_loses_on_the_select_split_is_not_recommended(
     headline = look(client, study)["headline"]
     assert headline["optimal_vs_uniform"]["recommended"] == "best uniform"
     assert headline["optimal_vs_uniform"]["guard"]["keeps_optimal"] is False
-    assert "best uniform is recommended: on the select split optimal did not beat" in headline["sentence"]
+    assert "Best uniform is recommended: on the select split optimal did not beat" in headline["sentence"]
     assert "chosen" not in {row["name"] for row in headline["rows"]}
 
 

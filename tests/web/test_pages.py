@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from results_db import Database
-from results_db.tables import Job, Study
+from results_db.tables import Job, Study, ValidationItem
 from web.study_figures import FIGURES, FOLDED
 
 HOSTILE = """<script>alert("x")</script>'"><img src=x onerror=alert(1)>"""
@@ -203,3 +203,16 @@ def test_the_headline_tells_the_ceiling_and_how_true_the_prediction_was(client: 
     html = client.get(f"/studies/{filler.study('demo')}").text
     assert "The original itself would gain 26.20 % over best uniform." in html
     assert "Predicted KL ranked 12 allocations" in html
+
+
+def test_allocations_of_a_second_budget_are_told_apart(client: TestClient, filler: Any, database: Database) -> None:
+    study = filler.study("demo")
+    with database.write() as session:
+        session.get_one(Job, filler.jobs["validate:choice"]).step = "validate:choice@2"
+        for item in session.query(ValidationItem):
+            base, dash, number = item.name.partition("-")
+            item.name = f"{base}@2{dash}{number}"
+    values = client.get(f"/studies/{study}/figures/prediction.json").json()["spec"]["data"]["values"]
+    assert {value["budget"] for value in values} == {"budget 2"}
+    assert [value["role"] for value in values].count("random") == 10
+    assert {"optimal", "uniform", "random-01"} <= {value["allocation"] for value in values}

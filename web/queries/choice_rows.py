@@ -47,7 +47,7 @@ def validated(session: Session, jobs: Iterable[Job]) -> tuple[list[Validated], l
         for row in session.scalars(rows.order_by(ValidationItem.position)):
             if row.allocation_id is None:
                 continue
-            name = row.name.partition("@")[0]
+            name = row.name.replace(f"@{suffix}", "", 1) if suffix else row.name
             role = "random" if row.kind == "random" else _ROLES.get(name, "other")
             found = Validated(budget, name, role, row.matrix_bytes, row.predicted_kl, row.kl, row.kl_se, row.ppl)
             items.setdefault((budget, name), found)

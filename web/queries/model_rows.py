@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from results_db.states import JobKind
-from results_db.tables import Fit, Job, LayerFidelityRow, SensitivityEstimate
+from results_db.tables import Fit, Job, LayerFidelityRow, Model, SensitivityEstimate
 from web.figures import Estimated, FittedForm, LayerFidelity, LayerGroups
 from web.formatting import config_label
 from web.queries.steps import first_of, results
@@ -17,14 +17,17 @@ from web.queries.steps import first_of, results
 _GROUPS = ("attention", "mlp", "early", "late")
 
 
-def estimates(session: Session, jobs: Iterable[Job]) -> list[Estimated]:
+def estimates(session: Session, model: Model, jobs: Iterable[Job]) -> list[Estimated]:
     """What the study's first sensitivity job concluded, by every method; of one text, one kind of device."""
+    order = {name: number for number, name in enumerate(dict.fromkeys(m["projection"] for m in model.matrices))}
+    rows = _newest(session, first_of(jobs, JobKind.SENSITIVITY))
+    rows.sort(key=lambda row: (row.method, order.get(row.projection, 0), row.layer_idx, row.expert_idx))
     return [
         Estimated(
             row.layer_idx, row.projection, row.expert_idx, row.method, row.value, row.low, row.high, row.raw,
             row.own_weight, row.applies_to,
         )
-        for row in _newest(session, first_of(jobs, JobKind.SENSITIVITY))
+        for row in rows
     ]  # fmt: skip
 
 
@@ -115,9 +118,7 @@ def _newest(session: Session, job: Job | None) -> list[SensitivityEstimate]:
         return []
     rows = session.scalars(_estimates(job).order_by(SensitivityEstimate.id)).all()
     last = {row.method: (row.token_hash, row.device_kind, row.job_id) for row in rows}
-    kept = [row for row in rows if (row.token_hash, row.device_kind, row.job_id) == last[row.method]]
-    order = {name: number for number, name in enumerate(dict.fromkeys(row.projection for row in kept))}
-    return sorted(kept, key=lambda row: (row.method, order[row.projection], row.layer_idx, row.expert_idx))
+    return [row for row in rows if (row.token_hash, row.device_kind, row.job_id) == last[row.method]]
 
 
 def _estimates(job: Job) -> Any:

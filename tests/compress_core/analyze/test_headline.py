@@ -67,10 +67,10 @@ WON, LOST = Guard(True, Estimate(6, 4, 8, 48)), Guard(False, Estimate(1, -2, 4, 
             WON,
             Estimate(5, 3, 7, 64),
             "optimal",
-            "optimal is recommended: optimal won on the select split, too (+6.00 %",
+            "Optimal is recommended: optimal won on the select split, too (+6.00 %",
         ),
         (WON, Estimate(1, -1, 3, 64), "optimal", "is not shown to beat best uniform"),
-        (WON, Estimate(-2, -3, -1, 64), "best uniform", "best uniform is recommended, although optimal won"),
+        (WON, Estimate(-2, -3, -1, 64), "best uniform", "Best uniform is recommended, although optimal won"),
         (LOST, Estimate(5, 3, 7, 64), "best uniform", "did not beat best uniform beyond doubt (+1.00 %"),
         (Guard(False), Estimate(1, -1, 3, 64), "best uniform", "nothing could compete with best uniform"),
     ],
@@ -79,7 +79,7 @@ def test_the_guard_recommends(guard: Guard, gain: Estimate, recommended: str, wo
     headline = Headline(UNIFORM, OPTIMAL, gain, guard=guard)
     assert headline.recommended == recommended
     assert words in headline.sentence()
-    assert f"{recommended} is recommended" in headline.sentence()
+    assert f"{recommended.capitalize()} is recommended" in headline.sentence()
 
 
 def test_no_guard_makes_more_bytes_fair() -> None:

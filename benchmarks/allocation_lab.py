@@ -28,6 +28,7 @@ from torch import Tensor
 
 from compress_core import NUMERICS_VERSION, CompressionConfig
 from compress_core.allocate import AllocationProblem, Cell, KLAnchor, class_sensitivities
+from compress_core.allocate.company import LIMITS
 from compress_core.calibrate.calibration import Calibration
 from compress_core.calibrate.run import calibrate_model
 from compress_core.checkpoint import open_checkpoint
@@ -244,18 +245,22 @@ class Lab:
         return np.array([full.kl - losses.kl for losses in partly])
 
     def layer_factors(
-        self, windows: TokenWindows, config: CompressionConfig, say: Say = lambda _: None
+        self, windows: TokenWindows, configs: Sequence[CompressionConfig], say: Say = lambda _: None
     ) -> NDArray[np.float64]:
-        """(n_layers,) what damage in a layer costs in company, over what it costs alone.
+        """(n_layers,) what damage in a layer costs in company, over what it costs alone; configs averaged in log.
 
         In company: what restoring the layer takes off the KL of the model at one config everywhere. Alone: the sum of
         its matrices' isolated KLs at that config.
         """
         layers = [[s.key for s in self.checkpoint.layer_matrices(at)] for at in range(self.checkpoint.n_layers)]
-        company_L = self.restored(windows, config, layers, say)
-        alone = dict(zip([s.key for s in self.specs], self.isolated(windows, [config], say).mean((1, 2)), strict=True))
-        alone_L = np.array([sum(alone[key] for key in of) for of in layers])
-        return np.maximum(company_L, 0.1 * alone_L) / alone_L
+        logs = []
+        for config in configs:
+            company_L = self.restored(windows, config, layers, say)
+            alone_n = self.isolated(windows, [config], say).mean((1, 2))
+            alone = dict(zip([s.key for s in self.specs], alone_n, strict=True))
+            alone_L = np.array([sum(alone[key] for key in of) for of in layers])
+            logs.append(np.log(np.clip(company_L / alone_L, *LIMITS)))
+        return np.exp(np.mean(logs, axis=0))
 
     def uniform(self, config: CompressionConfig) -> Choice:
         """One config for every matrix, its rank cut to each."""

@@ -4,11 +4,11 @@
                                [--write]
 
 For each model and codebook one full menu: bits × ranks × factor bits. Sensitivities come from the measure split: two
-anchors a matrix, one for the cells without L·R and one for those with it. A budget is the bytes of the uniform config
-that is best on the select split among those within a nominal number of bits a weight. Beside the optimum, at no more
-bytes: the original, round-to-nearest and GPTQ (each optimal over its bits), the best of rank 0, the manual recipe (its
-best pair of configs), and random allocations. Everything is scored once on the report split; the optimum and the
-uniform model are packed, and their bytes on disk compared with what was predicted. ``--write`` records
+anchors a matrix, one for the cells without L·R and one for those with it, corrected for what layers cost in company. A
+budget is the bytes of the uniform config that is best on the select split among those within a nominal number of bits a
+weight. Beside the optimum, at no more bytes: the original, round-to-nearest and GPTQ (each optimal over its bits), the
+best of rank 0, the manual recipe (its best pair of configs), and random allocations. Everything is scored on the report
+split; the optimum is packed, and its bytes on disk compared with what was predicted. ``--write`` records
 benchmarks/results/gains-cpu.md and .json.
 """
 
@@ -161,12 +161,12 @@ class Study:
         self.select = lab.windows("select", setting.select)
         self.report = lab.windows("report", setting.report)
         self.weights = lab.class_weights(self.measure, setting.anchors(codebook), say)
-        self.factors_L = lab.layer_factors(self.measure, setting.anchors(codebook)[0], say)
+        self.factors_L = lab.layer_factors(self.measure, setting.anchors(codebook), say)
 
-    def problem(self, menu: Sequence[CompressionConfig], *, in_company: bool = False) -> AllocationProblem:
-        """Σ a·ε in nats, a by the class of the cell; or corrected for what damage in a layer costs in company."""
+    def problem(self, menu: Sequence[CompressionConfig], *, alone: bool = False) -> AllocationProblem:
+        """Σ a·ε in nats, a by the class of the cell, and for what damage in its layer costs in company; or alone."""
         table = self.lab.predicted(menu, self.weights)
-        if in_company:
+        if not alone:
             table = table * self.factors_L[[spec.key.layer_idx for spec in self.lab.specs], None]
         return self.lab.problem(menu, table=table)
 
@@ -185,9 +185,7 @@ class Study:
         problem = self.problem(self.menu)
         choices: dict[str, Choice] = {"best uniform": self.lab.uniform(best)}
         choices[OPTIMAL] = optimal_allocation(problem, budget).configs
-        choices["optimal, layers in company"] = optimal_allocation(
-            self.problem(self.menu, in_company=True), budget
-        ).configs
+        choices["optimal, layers taken alone"] = optimal_allocation(self.problem(self.menu, alone=True), budget).configs
         if any(config.rank for config in self.menu):
             rank_0 = [config for config in self.menu if config.rank == 0]
             choices["best of rank 0"] = optimal_allocation(self.problem(rank_0), budget).configs

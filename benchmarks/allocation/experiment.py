@@ -5,9 +5,11 @@ Shapes: n matrices, k configs, N windows, L layers.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -167,10 +169,11 @@ class Experiment:
         a_n = (kl_L / error_L)[layers]
         return Objective("one a a layer × error", a_n[:, None] * self.error, True, len(kl_L) / len(layers))
 
-    def in_company(self, name: str, base: Objective, key: tuple[int, int]) -> Objective:
+    def in_company(self, base: Objective, *keys: tuple[int, int]) -> Objective:
         """Corrected layer by layer for what damage costs in a model that is compressed everywhere."""
-        factors_L = self.lab.layer_factors(self.measure, self.menu[self.column(*key)])
-        more = self.lab.checkpoint.n_layers / len(self.lab.specs)
+        factors_L = self.lab.layer_factors(self.measure, [self.menu[self.column(*key)] for key in keys])
+        more = len(keys) * self.lab.checkpoint.n_layers / len(self.lab.specs)
+        name = f"by class, layers in company at {' and '.join(named(key) for key in keys)}"
         return Objective(name, base.table * factors_L[self._layers][:, None], True, base.evaluations + more)
 
     def restored(self, key: tuple[int, int]) -> Objective:
@@ -183,21 +186,33 @@ class Experiment:
 
     def higgs(self) -> Objective:
         """α_i × normalized MSE, α_i from Gaussian noise at two levels."""
-        a_n = self._estimated(noise_sensitivity(Bench(self.lab.checkpoint, self.measure), NOISES))
+        path = self._path("higgs")
+        if not path.exists():
+            results = noise_sensitivity(Bench(self.lab.checkpoint, self.measure), NOISES)
+            path.write_text(json.dumps(self._estimated(results).tolist()))
+        a_n = np.array(json.loads(path.read_text()))
         table = a_n[:, None] * self.lab.shape_table(self.menu, "normalized_mse")
         return Objective("HIGGS: α × normalised MSE", table, in_nats=True, evaluations=len(NOISES))
 
     def fishers(self, *anchors: tuple[int, int]) -> list[Objective]:
         """Second-order KL of the anchors from gradients, averaged in log per unit of error."""
-        bench = Bench(self.lab.checkpoint, self.measure)
-        configs = [self.menu[self.column(*anchor)] for anchor in anchors]
-        kept = KeptApproximations(self.lab)
-        results = fisher_sensitivity(bench, kept, configs)
         names = {"fisher_diagonal": "diagonal Fisher × error", "fisher_output": "output Fisher × error"}
+        path = self._path("fisher-" + "-".join(map(named, anchors)).replace(" ", ""))
+        if not path.exists():
+            configs = [self.menu[self.column(*anchor)] for anchor in anchors]
+            results = fisher_sensitivity(
+                Bench(self.lab.checkpoint, self.measure), KeptApproximations(self.lab), configs
+            )
+            found = {method: self._estimated([r for r in results if r.method == method]).tolist() for method in names}
+            path.write_text(json.dumps(found))
+        found = json.loads(path.read_text())
         return [
-            Objective(name, self._estimated([r for r in results if r.method == method])[:, None] * self.error, True, 0)
+            Objective(name, np.array(found[method])[:, None] * self.error, in_nats=True, evaluations=0)
             for method, name in names.items()
         ]
+
+    def _path(self, name: str) -> Path:
+        return self.lab.folder / f"{name}-{self.measure.sha256[:12]}.json"
 
     def objectives(self) -> list[Objective]:
         middle, largest = self.setting.ranks[2], self.setting.ranks[-1]
@@ -215,8 +230,9 @@ class Experiment:
             by_class,
             Objective("isolated KL of every cell", self.isolated_nkN.mean(2), True, len(self.menu)),
             self.restored(fine),
-            self.in_company(f"anchors by class × layers in company at {named(fine)}", by_class, fine),
-            self.in_company(f"anchors by class × layers in company at {named(coarse)}", by_class, coarse),
+            self.in_company(by_class, fine),
+            self.in_company(by_class, coarse),
+            self.in_company(by_class, fine, coarse),
         ]
 
     def _estimated(self, results: Sequence[SensitivityResult]) -> Table:

@@ -32,7 +32,7 @@ class Estimated:
     value: float
     low: float
     high: float
-    #: before shrinking; None where the matrix has no anchor of its own
+    #: with the matrix alone compressed, before shrinking; None where it has no anchor of its own
     raw: float | None
     #: of the matrix's own anchors, 0 to 1
     own_weight: float
@@ -52,7 +52,7 @@ def estimates_figure(estimates: Sequence[Estimated]) -> Figure:
             Column("sensitivity", "number"),
             Column("95 % low", "number"),
             Column("95 % high", "number"),
-            Column("unshrunk", "number"),
+            Column("measured alone", "number"),
             Column("own share", "number"),
         ),
         tuple(

@@ -48,8 +48,10 @@ class Setting:
     #: windows of the measure split for sensitivities, and of the select split for joint KL
     measure: int
     select: int
-    #: bits a weight
+    #: bits a weight of the budgets that objectives were chosen at
     budgets: tuple[float, ...]
+    #: and of one that confirms, with other draws
+    confirm: float
 
     @property
     def menu(self) -> list[CompressionConfig]:
@@ -57,8 +59,8 @@ class Setting:
 
 
 SETTINGS = {
-    "demo": Setting((0, 8, 16, 32), measure=8, select=16, budgets=(2.8, 3.5)),
-    "stories260K": Setting((0, 4, 8, 16), measure=16, select=32, budgets=(3.2, 4.0)),
+    "demo": Setting((0, 8, 16, 32), measure=8, select=16, budgets=(2.8, 3.5), confirm=2.4),
+    "stories260K": Setting((0, 4, 8, 16), measure=16, select=32, budgets=(3.2, 4.0), confirm=3.6),
 }
 
 

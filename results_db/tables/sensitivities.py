@@ -35,7 +35,7 @@ class SensitivityAnchor(CreatedAt, Base):
     calibration_id: Mapped[str] = mapped_column(ForeignKey("calibrations.id"))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     attempt_id: Mapped[str] = mapped_column(ForeignKey("attempts.id"))
-    #: "kl_anchor", "fisher_diagonal", "fisher_output", "higgs" or "reanchored"
+    #: "kl_anchor", "fisher_diagonal", "fisher_output", "higgs" or "reanchored"; "company": a whole layer restored
     method: Mapped[str]
     layer_idx: Mapped[int]
     projection: Mapped[str]

@@ -104,6 +104,21 @@ def test_a_plan_counts_the_jobs_that_the_study_then_has(client: TestClient, stud
     assert found["totals"]["cells"] == 21 * (9 + 3)
 
 
+def test_what_may_not_be_needed_is_counted_apart(
+    client: TestClient, study_config: Config, add_probe: Callable[..., str]
+) -> None:
+    add_probe()
+    found = plan(client, study_config)
+    # 3 uniform configs; then uniform, optimal, rank 0, manual and 4 random ones; a second optimum's check is not needed
+    assert rows(found)["validate"]["count"] == 3 + 4 + 4
+    assert rows(found)["sensitivity"]["count"] == found["model"]["n_matrices"] * 2
+    (note,) = [note for note in found["notes"] if "measured again" in note]
+    assert note.startswith("not counted: where predicted KL turns out not to hold")
+    without = plan(client, study_config | {"validation": {"enabled": False}})
+    assert "validate" not in rows(without)
+    assert without["totals"]["seconds"] < found["totals"]["seconds"]
+
+
 def test_a_plan_submits_and_registers_nothing(app: FastAPI, client: TestClient, study_config: Config) -> None:
     plan(client, study_config)
     with app.state.database.read() as session:

@@ -203,7 +203,14 @@ def _search(
 
     sets = SetTable.build(table.errors, table.nbytes, budget, table.component, table.labels)
     scale = float(table.errors[np.arange(len(first)), first].sum())
-    search = SetSearch(sets, table.max_configs, evaluate, tolerance=_SET_TOLERANCE * scale, node_limit=node_limit)
+    search = SetSearch(
+        sets,
+        table.max_configs,
+        evaluate,
+        tolerance=_SET_TOLERANCE * scale,
+        relative=_SET_TOLERANCE,
+        node_limit=node_limit,
+    )
     search.offer(tuple(int(j) for j in np.unique(first)))
     search.run()
     return search, states

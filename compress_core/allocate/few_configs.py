@@ -49,8 +49,9 @@ class SetSearch(Generic[Answer]):
     m: int
     #: the best choice within a set, if its objective can lie below the second argument; None where it cannot
     evaluate: Callable[[tuple[int, ...], float], Evaluated[Answer] | None]
-    #: objectives closer than this are the same
+    #: objectives closer than this are the same; it is narrowed to ``relative`` times the first good objective, if given
     tolerance: float
+    relative: float | None = None
     node_limit: int = NODE_LIMIT
     best: Evaluated[Answer] | None = None
     #: of the best choice
@@ -88,6 +89,8 @@ class SetSearch(Generic[Answer]):
         everything: Bool = np.asarray(np.isfinite(self.table.errors).any(axis=0))
         for columns in starting_sets(self.table, self.m):
             self.offer(columns)
+        if self.best is not None and self.relative is not None:
+            self.tolerance = min(self.tolerance, self.relative * abs(self.best.objective))
         if self.columns:
             bound, prices = self._raise(starting_prices(self.table, self.columns), nothing, everything, _ROOT_STEPS)
         if self.best is None or self.best.objective - bound.value > _CLOSE * abs(self.best.objective):

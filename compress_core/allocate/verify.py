@@ -71,7 +71,7 @@ def verify(c: Mapping[str, Any], *, weights: Path | None = None, prove: bool = F
         checks.append(_choice(c))
         if checks[-1].passed:
             checks += _numbers(c)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         checks.append(Check("format", False, f"a field is missing or of another form: {type(error).__name__}: {error}"))
         return checks
     if prove and all(check.passed for check in checks):
@@ -92,6 +92,11 @@ def _choice(c: Mapping[str, Any]) -> Check:
     widths = {len(row) for name in ("errors", "nbytes", "allowed") for row in c[name]} | {len(labels), len(c["menu"])}
     if len(sizes) != 1 or len(widths) != 1:
         return Check("choice", False, "the tables are not of one size")
+    most = c["max_configs"]
+    if min(min(c["members"]), min(c["components"]), min(labels)) < 0 or len(c["components"]) != max(c["members"]) + 1:
+        return Check("choice", False, "members, components or labels count from something else than 0")
+    if most is not None and (not isinstance(most, int) or most < 1):
+        return Check("choice", False, f"at most {most!r} configs is no limit")
     for i, j in enumerate(taken):
         if not isinstance(j, int) or not 0 <= j < len(labels) or c["allowed"][i][j] != "1" or c["errors"][i][j] is None:
             return Check("choice", False, f"matrix {names[i]} may not have config {j}")
@@ -102,7 +107,7 @@ def _choice(c: Mapping[str, Any]) -> Check:
             return Check("choice", False, f"matrix {name} has another config than those that it must agree with")
         if by_component.setdefault(c["components"][member], labels[j]) != labels[j] and max(labels) > 0:
             return Check("choice", False, f"matrix {name} has another b_q than those that it must agree with")
-    distinct, most = len(set(taken)), c["max_configs"]
+    distinct = len(set(taken))
     if most is not None and distinct > most:
         return Check("choice", False, f"{distinct} distinct configs, at most {most} are allowed")
     return Check("choice", True, f"{len(taken)} matrices, {distinct} distinct configs, all allowed")
@@ -129,6 +134,7 @@ def _numbers(c: Mapping[str, Any]) -> list[Check]:
         Check("budget", total <= c["budget"], f"{total:,} of {c['budget']:,} bytes"),
         _close("objective", c["objective"], objective, 1e-12 * abs(objective)),
         Check("multiplier", c["multiplier"] >= 0, f"{c['multiplier']:g} a byte"),
+        Check("tolerance", 0 <= c["tolerance"] <= ROUNDING * scale, f"rounding may hide {c['tolerance']:g}"),
         _close("bound", c["lower_bound"], min(bound, objective), ROUNDING * scale),
         _close("gap", c["gap"], c["objective"] - c["lower_bound"], ROUNDING * scale),
         proof,
@@ -142,7 +148,7 @@ def _close(name: str, claimed: float, found: float, tolerance: float) -> Check:
 
 def _files(c: Mapping[str, Any], folder: Path) -> Check:
     """The packed model's files against their hashes."""
-    if not c.get("files"):
+    if not isinstance(c.get("files"), dict) or not c["files"]:
         return Check("files", False, "the certificate names no files of a packed model")
     for name, claimed in sorted(c["files"].items()):
         path = folder / name

@@ -69,18 +69,8 @@ def test_what_is_right_passes(small_problem: AllocationProblem, case: str, budge
     assert failed(document) == []
     assert check_constraints(document).passed
     names = [check.name for check in verify(document)]
-    assert names == [
-        "digest",
-        "problem",
-        "choice",
-        "bytes",
-        "budget",
-        "objective",
-        "multiplier",
-        "bound",
-        "gap",
-        "proof",
-    ]
+    numbers = ["bytes", "budget", "objective", "multiplier", "tolerance", "bound", "gap", "proof"]
+    assert names == ["digest", "problem", "choice", *numbers]
 
 
 def test_the_text_is_stable_and_a_line_a_row(small_problem: AllocationProblem) -> None:
@@ -174,6 +164,12 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], None], set[str]]] = {
     "fewer configs than taken": (lambda d: d.update(max_configs=1), {"choice"}),
     "a chosen cell forbidden": (lambda d: d["allowed"].__setitem__(4, "0" * len(d["menu"])), {"choice"}),
     "matrices said to agree": (lambda d: d.update(members=[0] * len(d["members"])), {"choice"}),
+    "an endless tolerance": (lambda d: d.update(proof="bound met", tolerance=1e9), {"tolerance"}),
+    "a limit that cuts the sum": (lambda d: d.update(max_configs=-1), {"choice"}),
+    "classes counted from behind": (lambda d: d["members"].__setitem__(3, -1), {"choice"}),
+    "a component too many": (lambda d: d["components"].append(0), {"choice"}),
+    "not a number": (lambda d: d.update(lower_bound=float("nan")), {"bound", "gap"}),
+    "a cell without an error": (lambda d: d["errors"][4].__setitem__(d["choice"][4], None), {"choice"}),
     "no prices": (lambda d: d.update(prices=[]), {"format"}),
     "version": (lambda d: d.update(version=2), {"format"}),
 }

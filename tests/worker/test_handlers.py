@@ -184,6 +184,19 @@ def test_a_sweep_clamps_ranks_and_says_so(service: Any, model_id: str, calibrati
     assert sweep.config_hashes == sorted({row.config_hash for row in rows})
 
 
+def test_rank_0_tells_what_ranks_could_take_back(service: Any, model_id: str, calibration_id: str) -> None:
+    matrices = {"layers": [1], "projections": ["v"]}
+    params = {"model_id": model_id, "calibration_id": calibration_id, "matrices": matrices}
+    configs = [UNIFORM | {"seed": 503, "rank": rank} for rank in (5, 0)]
+    result = run(service, JobKind.SWEEP, params | {"configs": configs})
+    with service.database.read() as session:
+        rows = session.scalars(select(Measurement).where(Measurement.sweep_id == result["sweep_id"])).all()
+    spectra = {row.rank: row.residual_spectrum for row in rows}
+    assert spectra[5] is None
+    assert spectra[0]["ranks"] == [1, 2, 4, 8, 10]
+    assert 0 < spectra[0]["captured"][0] < spectra[0]["captured"][-1] < 1
+
+
 @pytest.mark.parametrize("codebook", [{}, {"codebook": "trellis", "states": 256}], ids=["scalar", "trellis"])
 def test_a_measurement_is_what_the_core_says(
     service: Any, model_id: str, calibration_id: str, tiny_model: Path, codebook: dict[str, Any]

@@ -40,8 +40,8 @@ def _prediction(session: Session, model: Model, jobs: list[Job]) -> Figure:
 
 
 def _frontier(session: Session, model: Model, jobs: list[Job]) -> Figure:
-    points, unit = frontier_points(session, model, jobs)
-    return frontier_figure(points, unit=unit)
+    points, unit, missing = frontier_points(session, jobs)
+    return frontier_figure(points, unit=unit, missing=missing)
 
 
 #: in the order of the page: the first column, the second, and what is folded

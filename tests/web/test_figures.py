@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -35,7 +34,6 @@ from web.figures import (
     sensitivity_figure,
 )
 from web.figures.base import VEGA_LITE_MAJOR, geometric_mean
-from web.figures.frontier import thinned
 
 CELLS = [
     Cell(
@@ -234,16 +232,6 @@ def test_what_is_not_predicted_is_in_the_table_alone() -> None:
     assert figure.spec is None
     assert "no KL sensitivities" in figure.caption
     assert figure.table.rows[0][3] is None
-
-
-def test_a_long_frontier_is_thinned_to_its_shape() -> None:
-    line = [FrontierPoint("frontier", "frontier", i, i / 100, 1 / (i + 1)) for i in range(5000)]
-    kept = thinned(line, 50)
-    assert len(kept) <= 50
-    assert (kept[0], kept[-1]) == (line[0], line[-1])
-    gaps = [b.nbytes - a.nbytes for a, b in itertools.pairwise(kept)]
-    assert max(gaps) < 2.2 * min(gaps[:-1])
-    assert thinned(line[:10], 50) == line[:10]
 
 
 def test_several_methods_are_drawn_over_their_own_means() -> None:

@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from results_db import Database
-from results_db.tables import Job, Study, ValidationItem
+from results_db.tables import Job, Measurement, Study, ValidationItem
 from web.study_figures import FIGURES, FOLDED
 
 HOSTILE = """<script>alert("x")</script>'"><img src=x onerror=alert(1)>"""
@@ -216,3 +216,13 @@ def test_allocations_of_a_second_budget_are_told_apart(client: TestClient, fille
     assert {value["budget"] for value in values} == {"budget 2"}
     assert [value["role"] for value in values].count("random") == 10
     assert {"optimal", "uniform", "random-01"} <= {value["allocation"] for value in values}
+
+
+def test_a_frontier_that_cannot_be_told_says_why(client: TestClient, filler: Any, database: Database) -> None:
+    study = filler.study("demo")
+    with database.write() as session:
+        session.query(Measurement).delete()
+    figure = client.get(f"/studies/{study}/figures/frontier.json").json()
+    assert figure["spec"] is None
+    assert figure["caption"].startswith("There is no frontier: ")
+    assert len(figure["caption"]) > 40

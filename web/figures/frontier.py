@@ -22,11 +22,12 @@ class FrontierPoint:
     objective: float
 
 
-def frontier_figure(points: Sequence[FrontierPoint], *, unit: str = "") -> Figure:
+def frontier_figure(points: Sequence[FrontierPoint], *, unit: str = "", missing: str = "") -> Figure:
     """Lines of the frontier and of the uniform ladder over bits a weight, log scale, and marks for the choices.
 
     Args:
         unit: what the objective is measured in, such as "nats of KL a token".
+        missing: why there are no points although something is allocated.
     """
     title = "The frontier: what every byte could buy"
     table = Table(
@@ -41,7 +42,8 @@ def frontier_figure(points: Sequence[FrontierPoint], *, unit: str = "") -> Figur
     drawn = [p for p in points if p.objective > 0]
     chosen = [p for p in drawn if p.role == "optimal"]
     if not drawn:
-        return Figure("frontier", title, "Nothing is allocated yet: the sweep comes first.", title, table)
+        caption = f"There is no frontier: {missing}" if missing else "Nothing is allocated yet: the sweep comes first."
+        return Figure("frontier", title, caption, f"{title}. {caption}", table)
     said = "; ".join(
         f"{p.name}: {number(p.objective, 3)} at {size(p.nbytes)} ({number(p.bits_per_weight, 3)} bits a weight)"
         for p in chosen
@@ -52,19 +54,6 @@ def frontier_figure(points: Sequence[FrontierPoint], *, unit: str = "") -> Figur
         f"errors, and of the grid's uniform configs. {said}."
     )
     return Figure("frontier", title, caption, alt, table, _spec(drawn, alt, unit))
-
-
-def thinned(points: Sequence[FrontierPoint], most: int = 160) -> list[FrontierPoint]:
-    """At most so many of the points of a long line, its ends among them, evenly spread over the bytes."""
-    if len(points) <= most:
-        return list(points)
-    low, high = points[0].nbytes, points[-1].nbytes
-    kept, wanted = [], float(low)
-    for point in points[:-1]:
-        if point.nbytes >= wanted:
-            kept.append(point)
-            wanted += (high - low) / (most - 1)
-    return [*kept, points[-1]]
 
 
 def _spec(points: Sequence[FrontierPoint], alt: str, unit: str) -> dict[str, object]:

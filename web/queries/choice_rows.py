@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from compress_core.allocate import frontier, uniform_candidates
 from compress_core.errors import CompressCoreError
 from results_db.errors import NotFound
-from results_db.params import AllocateParams
 from results_db.states import JobKind
-from results_db.tables import Allocation, Job, Model, Validation, ValidationItem
-from server.allocations.service import prepare
+from results_db.tables import Allocation, Job, Validation, ValidationItem
+from server.allocations.prices import answer_frontier
+from server.allocations.schemas import FrontierRequest
 from server.kit.problem import Problem
 from web.figures import Agreement, FrontierPoint, Validated
-from web.figures.frontier import thinned
 from web.formatting import config_label
 from web.queries.steps import model_label, results, several_budgets
 
 #: validations in which the study's choice is checked
 _CHECKS = ("choice", "reanchored")
+#: of the line that is drawn
+_POINTS = 160
 _ROLES = {"optimal": "optimal", "reanchored": "optimal", "uniform": "uniform"}
 
 
@@ -54,45 +55,37 @@ def validated(session: Session, jobs: Iterable[Job]) -> tuple[list[Validated], l
     return list(items.values()), agreements
 
 
-def frontier_points(session: Session, model: Model, jobs: Iterable[Job]) -> tuple[list[FrontierPoint], str]:
-    """The frontier that the study's optima lie on, by what is measured now, and the unit of its objective.
-
-    Empty until an optimum is there, and where what it was made of is not there any more.
+def frontier_points(session: Session, jobs: Iterable[Job]) -> tuple[list[FrontierPoint], str, str]:
+    """The frontier that the study's optima lie on, by what is measured now, the unit of its objective, and, where there
+    is an optimum but no frontier, why not.
     """
     jobs = list(jobs)
     made = results(jobs, JobKind.ALLOCATE, "allocation_id")
     optima = {step: id_ for step, id_ in made.items() if step.partition(":")[2].partition("@")[0] == "optimal"}
     job = next((job for job in jobs if job.step in optima), None)
     if job is None:
-        return [], ""
+        return [], "", ""
+    asked = {name: job.params.get(name) for name in ("model_id", "calibration_id", "objective", "scope", "menu")}
     try:
-        params = AllocateParams.model_validate(job.params)
-        problem = prepare(session, model, params, params.calibration_id)[0].problem
-        found = frontier(problem.objective_table, problem.nbytes)
-    except (Problem, NotFound, CompressCoreError, ValidationError):
-        return [], ""
-    n_weights = sum(spec.n_weights for spec in problem.specs)
-
-    def point(name: str, role: str, nbytes: int, objective: float) -> FrontierPoint:
-        return FrontierPoint(name, role, nbytes, 8 * nbytes / n_weights, objective)
-
-    line = [
-        point("frontier", "frontier", int(nbytes), float(objective))
-        for nbytes, objective in zip(found.total_bytes, found.objective, strict=True)
-    ]
-    ladder = [
-        point(config_label(c.config.to_dict()), "uniform", c.total_bytes, c.objective)
-        for c in uniform_candidates(problem)
-    ]
+        request = FrontierRequest(points=_POINTS, **{name: value for name, value in asked.items() if value is not None})
+        found = answer_frontier(session, request)
+    except (Problem, NotFound, CompressCoreError, ValidationError) as error:
+        return [], "", str(error)
+    line = [_point("frontier", "frontier", point) for point in found["points"]]
+    ladder = [_point(config_label(point["config"]), "uniform", point) for point in found["uniform"]]
     several = several_budgets(jobs)
     chosen = []
     for step, allocation_id in optima.items():
         row = session.get(Allocation, allocation_id)
         if row is not None and row.objective_value is not None:
             name = model_label(step.partition(":")[2], several=several)
-            chosen.append(point(name, "optimal", row.matrix_bytes, row.objective_value))
-    unit = "Σ of errors" if params.objective == "error" else "nats of KL a token"
-    return [*chosen, *ladder, *thinned(line)], unit
+            chosen.append(FrontierPoint(name, "optimal", row.matrix_bytes, row.bits_per_weight, row.objective_value))
+    unit = "Σ of errors" if request.objective == "error" else "nats of KL a token"
+    return [*chosen, *ladder, *line], unit, ""
+
+
+def _point(name: str, role: str, found: dict[str, Any]) -> FrontierPoint:
+    return FrontierPoint(name, role, found["matrix_bytes"], found["bits_per_weight"], found["objective_value"])
 
 
 def _agreement(validation: Validation, budget: str) -> Agreement:

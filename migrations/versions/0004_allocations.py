@@ -34,6 +34,7 @@ def upgrade() -> None:
     choices = _create_choices(_CHOICES, sa.Column("regret", sa.Double(), nullable=True))
     _carry(_OLD_CHOICES, choices)
     op.add_column("measurements", sa.Column("residual_spectrum", JSON, nullable=True))
+    op.create_index("ix_measurements_calibration_id_id", "measurements", ["calibration_id", "id"])
     op.add_column("fits", sa.Column("factor_bits_l", sa.Integer(), nullable=True))
     op.add_column("fits", sa.Column("factor_bits_r", sa.Integer(), nullable=True))
     op.add_column("fits", sa.Column("cv_layer_error", sa.Double(), nullable=True))
@@ -53,6 +54,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index("ix_measurements_calibration_id_id", table_name="measurements")
     op.drop_table("validation_windows")
     op.drop_table("validation_items")
     op.drop_table("validations")

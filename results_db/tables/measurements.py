@@ -45,6 +45,8 @@ class Measurement(CreatedAt, Base):
             name="uq_measurements_key",
         ),
         Index("ix_measurements_calibration_id_config_hash", "calibration_id", "config_hash"),
+        # all cells of a calibration in the order in which they lie: what an allocation reads
+        Index("ix_measurements_calibration_id_id", "calibration_id", "id"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)

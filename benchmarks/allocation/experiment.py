@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -75,9 +75,12 @@ class Objective:
     in_nats: bool
     #: evaluations of the model per matrix of the sweep's menu
     evaluations: float
+    #: (κ, ρ) of a link: what is predicted of a whole model is κ·(sum of its cells)^ρ
+    link: tuple[float, float] = (1.0, 1.0)
 
     def predicted(self, choice: NDArray[np.int64]) -> float:
-        return float(self.table[np.arange(len(choice)), choice].sum())
+        factor, power = self.link
+        return factor * float(self.table[np.arange(len(choice)), choice].sum()) ** power
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +181,19 @@ class Experiment:
         name = f"by class, layers in company at {' and '.join(named(key) for key in keys)}"
         return Objective(name, base.table * factors_L[self._layers][:, None], True, base.evaluations + more)
 
+    def linked(self, base: Objective, fine: tuple[int, int], coarse: tuple[int, int]) -> Objective:
+        """The line in log through the whole model at both anchors, which measuring layers in company has run anyway.
+
+        It changes what is predicted of an allocation, not its rank among others.
+        """
+        columns = [self.column(*fine), self.column(*coarse)]
+        found = self.lab.losses(self.measure, [self.lab.uniform(self.menu[column]) for column in columns])
+        joint = np.log([losses.kl for losses in found])
+        summed = np.log([base.table[:, column].sum() for column in columns])
+        power = float((joint[1] - joint[0]) / (summed[1] - summed[0]))
+        link = (float(np.exp(joint[0] - power * summed[0])), power)
+        return replace(base, name=f"{base.name}, linked", link=link)
+
     def restored(self, key: tuple[int, int]) -> Objective:
         """a_i from restoring one matrix at a time in a model that is uniformly compressed."""
         config = self.menu[self.column(*key)]
@@ -221,6 +237,7 @@ class Experiment:
         shapes = {"absolute error": "absolute_error", "normalised MSE": "normalized_mse", "plain error": "error"}
         fine, coarse = (3, 0), (2, middle)
         by_class = self.by_class(f"anchors by class: {named(fine)} / {named(coarse)}", fine, coarse)
+        in_company = self.in_company(by_class, fine, coarse)
         return [
             *(Objective(name, self.lab.shape_table(self.menu, shape), False, 0) for name, shape in shapes.items()),
             self.layer_level(*fine),
@@ -234,7 +251,8 @@ class Experiment:
             self.restored(fine),
             self.in_company(by_class, fine),
             self.in_company(by_class, coarse),
-            self.in_company(by_class, fine, coarse),
+            in_company,
+            self.linked(in_company, fine, coarse),
         ]
 
     def _estimated(self, results: Sequence[SensitivityResult]) -> Table:

@@ -206,7 +206,7 @@ class Lab:
     def losses(self, windows: TokenWindows, choices: Sequence[Choice], say: Say = lambda _: None) -> list[Losses]:
         """Of each choice, in one pass for those that are not known yet; an empty choice is the original model."""
         known = self._known_losses(windows)
-        names = [_choice_hash(choice) for choice in choices]
+        names = [choice_hash(choice) for choice in choices]
         missing = {name: choice for name, choice in zip(names, choices, strict=True) if name not in known}
         todo = list(missing)
         for begin in range(0, len(todo), _AT_ONCE):
@@ -355,7 +355,8 @@ class Lab:
         return self.folder / "weights" / config.config_hash / f"{key}.npy"
 
 
-def _choice_hash(choice: Choice) -> str:
+def choice_hash(choice: Choice) -> str:
+    """24 hex digits that identify a choice."""
     text = ",".join(sorted(f"{key}:{config.config_hash}" for key, config in choice.items()))
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 

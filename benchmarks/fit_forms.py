@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.allocation.panel import FACTOR_BITS, SETTINGS
 from benchmarks.allocation_lab import ROOT, Lab, machine, open_labs, progress
-from benchmarks.gains import FACTOR_BITS, SETTINGS
 from compress_core import CompressionConfig
 from compress_core.checkpoint.read import read_matrix
 from compress_core.context import prepare_matrix

@@ -264,6 +264,22 @@ class AllocateParams(Params):
     validation_id: str | None = None
     among: list[str] = []
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"model_id": "model_…", "name": "optimal", "budget": {"bits_per_weight": 3}},
+                {
+                    "model_id": "model_…",
+                    "name": "constrained",
+                    "budget": {"uniform": {"b_q": 3, "rank": 64}},
+                    "constraints": {"groups": [{"projections": ["q", "k", "v"]}], "max_configs": 4},
+                },
+                {"model_id": "model_…", "name": "random", "kind": "random", "budget": {"gb": 2.5}, "count": 20},
+                {"model_id": "model_…", "name": "chosen", "kind": "winner", "validation_id": "val_…"},
+            ]
+        }
+    )
+
 
 class CompressParams(Params):
     model_id: str

@@ -68,5 +68,8 @@ def _nbytes(params: dict[str, Any], configs: tuple[CompressionConfig, ...], shap
     )
     budget = BudgetSpec.model_validate(params["budget"])
     inside = scope == "model"
-    given = budget_bytes(budget, shapes.matrices, outside=outside if inside else 0)
+    original = shapes.original_bytes - shapes.fixed_bytes
+    given = budget_bytes(
+        budget, shapes.matrices, outside=outside if inside else 0, original_matrix_bytes=max(original, 0)
+    )
     return min(most, given if inside else given + outside)

@@ -22,7 +22,7 @@ from server.kit.checks import check_text
 from server.kit.problem import Problem, invalid
 from server.kit.rows import get_row
 from server.models.schemas import ModelRequest
-from server.models.service import Inspected, inspect_source, model_specs, register_model
+from server.models.service import Inspected, inspect_source, model_specs, original_matrix_bytes, register_model
 from server.studies.plan import plan_study, resolved_budgets
 from server.studies.schemas import StudyConfig
 from server.studies.steps import Step
@@ -155,7 +155,7 @@ def _check_budgets(config: StudyConfig, model: Model) -> None:
     outside = (model.fixed_bytes or 0) if config.scope == "model" else 0
     smallest = outside + sum(_smallest(spec, config) for spec in specs)
     for position, budget in enumerate(resolved_budgets(config)):
-        given = budget_bytes(budget, specs, outside=outside)
+        given = budget_bytes(budget, specs, outside=outside, original_matrix_bytes=original_matrix_bytes(model))
         if given < smallest:
             raise invalid(
                 f"budgets.{position}",

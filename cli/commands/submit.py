@@ -92,11 +92,20 @@ def _submit_job(api: Api, kind: str, assignments: list[str]) -> dict[str, Any]:
     if "model" in params:
         source = params.pop("model")
         params["model_id"] = api.post("/models", {"source": resolve(str(source), here)})["id"]
+    if kind == "compress" and isinstance(params.get("overrides"), str):
+        params["overrides_yaml"] = _read(Path(params.pop("overrides")))
     text = params.get("text")
     if isinstance(text, dict) and isinstance(text.get("path"), str):
         text["path"] = resolve(text["path"], here)
     answer: dict[str, Any] = api.post(ENDPOINTS[kind], params, headers=_idempotent())
     return answer
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise CliError(f"{path} cannot be read: {error}") from error
 
 
 def _study_path(what: str) -> Path:

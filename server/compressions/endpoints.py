@@ -6,9 +6,8 @@ from fastapi import APIRouter
 from sqlalchemy import select
 from starlette.responses import Response
 
-from results_db.params import CompressParams
 from results_db.tables import Compression
-from server.compressions.schemas import CompressionPage, CompressionRow
+from server.compressions.schemas import CompressionPage, CompressionRequest, CompressionRow
 from server.compressions.service import submit_compression
 from server.jobs.schemas import JobRow, job_accepted
 from server.kit.answers import Answer
@@ -20,9 +19,14 @@ from server.kit.units import ReadSession, WriteSession
 router = APIRouter(prefix="/compressions", tags=["compressions"], route_class=IdempotentRoute)
 
 
-@router.post("", status_code=202, summary="Pack a model as an allocation says", responses={202: {"model": JobRow}})
-def create_compression(params: CompressParams, session: WriteSession) -> Response:
-    return job_accepted(submit_compression(session, params))
+@router.post(
+    "",
+    status_code=202,
+    summary="Pack a model as an allocation, or the YAML of overrides, says",
+    responses={202: {"model": JobRow}},
+)
+def create_compression(request: CompressionRequest, session: WriteSession) -> Response:
+    return job_accepted(submit_compression(session, request))
 
 
 @router.get("", summary="Compressions, newest first", responses={200: {"model": CompressionPage}})

@@ -141,6 +141,23 @@ def test_allocations_that_cannot_be(client: TestClient, measured_model: Ids, mod
 
 
 @sqlite_only
+def test_a_compression_takes_overrides_as_they_are(client: TestClient, measured_model: Ids) -> None:
+    optimal = allocate(client, measured_model, budget={"bits_per_weight": 4.0})
+    text = client.get(f"/api/v1/allocations/{optimal['id']}/overrides.yaml").text
+    ask = {"model_id": measured_model["model_id"], "overrides_yaml": text}
+    answer = client.post("/api/v1/compressions", json=ask)
+    assert answer.status_code == 202, answer.text
+    params = answer.json()["params"]
+    assert "overrides_yaml" not in params
+    stored = client.get(f"/api/v1/allocations/{params['allocation_id']}").json()
+    assert (stored["kind"], stored["content_hash"]) == ("overrides", optimal["content_hash"])
+    both = client.post("/api/v1/compressions", json=ask | {"allocation_id": optimal["id"]})
+    assert both.json()["errors"][0]["field"] == "overrides_yaml"
+    wrong = client.post("/api/v1/compressions", json=ask | {"overrides_yaml": text.replace("0.q:", "99.q:")})
+    assert wrong.status_code == 422
+    assert "99.q" in wrong.text
+
+
 def test_explicit_overrides_are_held_to_the_shapes(client: TestClient, model: dict[str, Any]) -> None:
     def overrides(rank: int, projection: str = "k") -> dict[str, Any]:
         matrices = {f"{m['layer_idx']}.{m['projection']}": {"b_q": 2} for m in model["matrices"]}

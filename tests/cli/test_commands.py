@@ -57,6 +57,17 @@ def test_submit_of_neither_file_nor_kind(run: Callable) -> None:
     assert "there is no file missing.yaml" in run("submit", "missing.yaml").err
 
 
+def test_overrides_are_read_from_their_file(run: Callable, model: str, tmp_path: Path) -> None:
+    missing = run("submit", "compress", f"model={model}", "overrides=missing.yaml")
+    assert missing.code == 2
+    assert "missing.yaml cannot be read" in missing.err
+    given = tmp_path / "overrides.yaml"
+    given.write_text("version: 1\nmatrices:\n  99.q: {b_q: 2}\n")
+    refused = run("submit", "compress", f"model={model}", f"overrides={given}")
+    assert refused.code == 2
+    assert "99.q" in refused.err
+
+
 def test_an_unknown_id_is_a_problem_in_words(run: Callable) -> None:
     outcome = run("jobs", "show", "job_none")
     assert outcome.code == 2

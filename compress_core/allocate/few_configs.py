@@ -91,12 +91,15 @@ class SetSearch(Generic[Answer]):
             self.offer(columns)
         if self.best is not None and self.relative is not None:
             self.tolerance = min(self.tolerance, self.relative * abs(self.best.objective))
+        root: tuple[SetBound, Prices] | None = None
         if self.columns:
-            bound, prices = self._raise(starting_prices(self.table, self.columns), nothing, everything, _ROOT_STEPS)
-        if self.best is None or self.best.objective - bound.value > _CLOSE * abs(self.best.objective):
+            root = self._raise(starting_prices(self.table, self.columns), nothing, everything, _ROOT_STEPS)
+        if self.best is None or root is None or self._far(root[0].value, self.best.objective):
+            # raising the bound may find the first choice of all
             other = self._raise(free_prices(self.table), nothing, everything, _ROOT_STEPS)
-            if not self.columns or other[0].value > bound.value:
-                bound, prices = other
+            if root is None or other[0].value > root[0].value:
+                root = other
+        bound, prices = root
         self.lower_bound, self.prices = bound.value, prices
         heap: list[tuple[float, int, Bool, Bool, Prices, SetBound]] = [
             (bound.value, 0, nothing, everything, prices, bound)
@@ -129,6 +132,10 @@ class SetSearch(Generic[Answer]):
                     entry = (max(child.value, value), counter, child_in, child_free, child_prices, child)
                     heapq.heappush(heap, entry)
         self.exhausted = True
+
+    @staticmethod
+    def _far(bound: float, objective: float) -> bool:
+        return objective - bound > _CLOSE * abs(objective)
 
     def _settled(self, value: float) -> bool:
         return self.best is not None and value >= self.best.objective - self.tolerance

@@ -25,6 +25,8 @@ WORK_LIMIT = 4_000_000
 _MAX_BYTES = 2**53
 #: beyond it differences and slopes of errors could overflow
 _MAX_ERROR = 1e150
+#: what rounding may do to a bound, relative to the largest parts of its sum
+_ROUNDING = 1e-12
 
 
 def check_table(errors: ArrayLike, nbytes: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -126,6 +128,8 @@ def _solution(
     if total > budget:  # a broken invariant must never leave as an answer
         raise AssertionError(f"allocation of {total} bytes exceeds its budget of {budget}")
     bound = min(lagrangian_bound(e, w, budget, multiplier), objective)
+    if proof == "bound met" and objective - bound > tolerance + _ROUNDING * (abs(objective) + multiplier * budget):
+        proof = "core exhausted"  # λ's bound alone does not meet it: options that fit no room were left out first
     return AllocationSolution(
         choice=choice,
         total_bytes=total,

@@ -36,17 +36,17 @@ class Check(NamedTuple):
 
 
 def recompute(c: Mapping[str, Any]) -> tuple[int, float, float]:
-    """Total bytes, objective and lower bound of a certificate."""
+    """Total bytes, objective and lower bound of a certificate; a price that is missing makes the bound NaN."""
     allowed = np.array([[flag == "1" for flag in row] for row in c["allowed"]])
     weights = np.array(c["weights"], float).reshape(len(allowed), -1)
     cost = np.where(allowed, np.array(c["errors"], float) * weights, np.inf)
     nbytes, chosen = np.array(c["nbytes"]), (np.arange(len(allowed)), np.array(c["choice"]))
     priced, prices = np.zeros((max(c["members"]) + 1, len(c["menu"]))), np.array(c["prices"], float)
     np.add.at(priced, c["members"], cost + c["multiplier"] * nbytes)
-    gained = np.where(np.isfinite(priced), np.minimum(priced - prices[:, c["labels"]], 0), 0).sum(axis=0)
+    saved = np.where(np.isfinite(priced), np.maximum(prices[:, c["labels"]] - priced, 0), 0).sum(axis=0)
     paid = np.zeros((max(c["components"]) + 1, prices.shape[1]))
     np.add.at(paid, c["components"], np.where(np.isfinite(prices), prices, np.inf))
-    bound = math.fsum([*paid.min(axis=1), *np.sort(gained)[: c["max_configs"]], -c["multiplier"] * c["budget"]])
+    bound = math.fsum([*paid.min(axis=1), *-np.sort(saved)[::-1][: c["max_configs"]], -c["multiplier"] * c["budget"]])
     return int(nbytes[chosen].sum()), math.fsum(cost[chosen]), bound
 
 

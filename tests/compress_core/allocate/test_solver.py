@@ -55,6 +55,8 @@ def test_equals_brute_force(
     assert solution.lower_bound <= solution.objective
     assert solution.gap >= 0
     assert solution.lower_bound <= best + 1e-12 * max(scale, 1e-300)
+    if solution.proof == "bound met":
+        assert solution.gap <= solution.tolerance + 1e-9 * (abs(solution.objective) + solution.multiplier * budget)
 
 
 @pytest.mark.parametrize("n", [30, 45, 60])
@@ -91,6 +93,15 @@ def test_a_scale_of_the_errors_changes_nothing(make_instance: Callable[..., tupl
     errors, nbytes, budget = make_instance(40, (2, 3, 4), (0, 16, 64), seed=2, fraction=0.4)
     small = solve_allocation(errors * 2.0**-200, nbytes, budget)
     assert np.array_equal(small.choice, solve_allocation(errors, nbytes, budget).choice)
+
+
+def test_what_leaves_no_room_is_no_met_bound() -> None:
+    """Neither step fits the one byte that is left, so nothing is better; λ's bound does not say so."""
+    solution = solve_allocation([[3.0, 0.0], [2.0, 0.0]], [[1, 3], [1, 5]], 3)
+    assert solution.choice.tolist() == [0, 0]
+    assert solution.optimal
+    assert solution.lower_bound == pytest.approx(3.5)
+    assert solution.proof == "core exhausted"
 
 
 def test_slack_budget_takes_the_least_errors_and_says_so() -> None:

@@ -217,6 +217,30 @@ def test_a_weaker_claim_is_told_as_it_is(small_problem: AllocationProblem) -> No
     )
 
 
+def test_a_missing_price_proves_nothing(small_problem: AllocationProblem) -> None:
+    """With the prices of b_q 3 and 4 gone, a choice that is the best at b_q 2 must not pass for the best of all."""
+    written = CASES["few and groups"] | {"max_configs": 2}
+    document = document_of(small_problem, written)
+    others = {"vetoes": [{"matrices": {}, "configs": {"b_q": b_q}} for b_q in (3, 4)]}
+    worse = document_of(small_problem, written | others)
+    assert worse["objective"] > 2 * document["objective"]
+    problem_and_constraints = {*PROBLEM, "constraints", "allowed", "members", "components", "labels", "max_configs"}
+    forged = worse | {name: document[name] for name in problem_and_constraints}
+    forged["prices"] = [[row[0], *(None for _ in row[1:])] for row in forged["prices"]]
+    assert check_constraints(forged).passed
+    assert failed(signed(forged)) == ["bound"]
+
+
+def test_where_little_more_than_the_least_bytes_are_allowed(small_problem: AllocationProblem) -> None:
+    """Nothing fits beside the smallest configs: that, and not the bound at λ, is the proof."""
+    smallest = small_problem.smallest_bytes
+    assert smallest is not None
+    for room in (0, 1, 40):
+        document = document_of(small_problem, {}, f"{smallest + room} bytes")
+        assert document["optimal"]
+        assert failed(document, prove=True) == [], room
+
+
 def test_enumeration_agrees(small_problem: AllocationProblem) -> None:
     document = document_of(small_problem, CASES["masks"])
     assert failed(document, prove=True) == []

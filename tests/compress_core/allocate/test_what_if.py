@@ -125,6 +125,24 @@ def second_by_brute_force(
     return min((value for choice, value in choices.items() if cells(choice) != cells(chosen)), default=None)
 
 
+def test_the_second_best_of_one_config_for_all() -> None:
+    """At the bytes of the smallest uniform choice, and up to the largest: what is second may be none."""
+    asked = 0
+    for seed in range(0, 20, 2):
+        problem = random_problem(seed)
+        rows = np.arange(4)
+        objectives, nbytes = problem.objective_table.sum(axis=0), problem.nbytes.sum(axis=0)
+        for budget in sorted(set(nbytes.tolist())):
+            fits = np.sort(objectives[nbytes <= budget])
+            second = WhatIf(problem, budget, Constraints(max_configs=1)).second_best()
+            assert (second is None) == (len(fits) < 2)
+            if second is not None:
+                assert second.objective == pytest.approx(fits[1])
+                assert second.total_bytes == problem.nbytes[rows, second.choice].sum() <= budget
+                asked += 1
+    assert asked > 20
+
+
 def test_the_second_best_of_a_table_equals_brute_force() -> None:
     for seed in range(150):
         rng = np.random.default_rng(seed)

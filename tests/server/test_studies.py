@@ -198,6 +198,10 @@ def test_a_whole_study(client: TestClient, study_config: Config, run_to_end: Cal
     states = {job["step"]: job["state"] for job in study["jobs"]}
     assert {step for step, state in states.items() if state == "skipped"} == SECOND_CHOICE
     assert {state for step, state in states.items() if step not in SECOND_CHOICE} == {"succeeded"}
+    for job in study["jobs"]:
+        if job["step"] in SECOND_CHOICE:
+            assert job["error"]["code"] == "not-needed"
+            assert "validate:choice" in job["error"]["message"]
     verdicts = {(gate["phase"], gate["name"]): gate["verdict"] for gate in study["gates"]}
     assert verdicts == {
         (0, "sensitivity_varies"): "GO",
@@ -282,16 +286,6 @@ def test_a_prediction_that_does_not_hold_is_measured_anew(
     assert chosen["params"]["validation_id"] == jobs["validate:reanchored"]["result"]["validation_id"]
     second = client.get(f"/api/v1/allocations/{jobs['allocate:reanchored']['result']['allocation_id']}").json()
     assert second["objective"] == "reanchored"
-
-
-@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
-def test_what_is_not_needed_says_so(client: TestClient, study_config: Config, run_to_end: Callable[..., None]) -> None:
-    study = start(client, study_config)
-    run_to_end()
-    jobs = {job["step"]: job for job in look(client, study)["jobs"]}
-    for step in SECOND_CHOICE:
-        assert jobs[step]["error"]["code"] == "not-needed"
-        assert "validate:choice" in jobs[step]["error"]["message"]
 
 
 @pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)

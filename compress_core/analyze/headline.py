@@ -67,10 +67,12 @@ class Guard:
     gain_percent: Estimate | None = None
     #: of the interval: it counts how many optima had a chance
     confidence: float = 0.95
+    #: name of the optimum that was judged there, where it is another than the headline's
+    challenger: str | None = None
 
     def reason(self, optimal: str, uniform: str) -> str:
         """Why the one or the other is kept, after "is recommended"."""
-        g = self.gain_percent
+        g, judged = self.gain_percent, self.challenger or optimal
         if g is None:
             return f"on the select split nothing could compete with {uniform}"
         interval = (
@@ -78,7 +80,7 @@ class Guard:
         )
         if self.keeps_optimal:
             return f"{optimal} won on the select split, too ({interval})"
-        return f"on the select split {optimal} did not beat {uniform} beyond doubt ({interval})"
+        return f"on the select split {judged} did not beat {uniform} beyond doubt ({interval})"
 
 
 @dataclass(frozen=True, slots=True)

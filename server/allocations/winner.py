@@ -68,6 +68,7 @@ def find_winner(session: Session, params: AllocateParams) -> Winner:
             "validation_id": validation.id,
             "among": [item.name for item in items],
             "winner": items[choice.winner].name,
+            "challenger": None if choice.challenger is None else items[choice.challenger].name,
             "copied_from": allocations[choice.winner].id,
             "verdict": choice.sentence,
             "gain_percent": gain and {"value": gain.value, "low": gain.low, "high": gain.high},

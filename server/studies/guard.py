@@ -22,7 +22,13 @@ def guard_of(session: Session, *, kept: Allocation, optimal: Allocation, uniform
     if gain is None:
         return Guard(keeps)
     n = session.get_one(Validation, choice["validation_id"]).n_windows
-    return Guard(keeps, Estimate(gain["value"], gain["low"], gain["high"], n), choice["confidence"])
+    challenger = choice.get("challenger")
+    return Guard(
+        keeps,
+        Estimate(gain["value"], gain["low"], gain["high"], n),
+        choice["confidence"],
+        None if challenger == optimal.name else challenger,
+    )
 
 
 def describe_validation(session: Session, validation_id: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -102,7 +102,12 @@ def _guard(session: Session, allocations: Mapping[str, Allocation], optimal: str
     kept = allocations.get(CHOSEN)
     if kept is None or not {optimal, UNIFORM} <= set(allocations):
         return None
-    return guard_of(session, kept=kept, optimal=allocations[optimal], uniform=allocations[UNIFORM])
+    guard = guard_of(session, kept=kept, optimal=allocations[optimal], uniform=allocations[UNIFORM])
+    if guard.challenger is None:
+        return guard
+    # of the second optimum, which lost and is not shown: its numbers are not the first one's
+    base = guard.challenger.partition("@")[0]
+    return replace(guard, challenger=LABELS.get(base, guard.challenger))
 
 
 def _row(session: Session, name: str, evaluation: Evaluation, allocation: Allocation | None) -> dict[str, Any]:

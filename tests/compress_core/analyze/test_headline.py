@@ -82,6 +82,13 @@ def test_the_guard_recommends(guard: Guard, gain: Estimate, recommended: str, wo
     assert f"{recommended.capitalize()} is recommended" in headline.sentence()
 
 
+def test_the_guard_names_the_optimum_that_it_judged() -> None:
+    judged = Guard(False, Estimate(1, -2, 4, 48), challenger="optimal, re-anchored")
+    sentence = Headline(UNIFORM, OPTIMAL, Estimate(5, 3, 7, 64), guard=judged).sentence()
+    assert "on the select split optimal, re-anchored did not beat best uniform beyond doubt (+1.00 %" in sentence
+    assert sentence.startswith("optimal beats best uniform")
+
+
 def test_no_guard_makes_more_bytes_fair() -> None:
     headline = Headline(UNIFORM, Contender("optimal", 7.0, 1010, 2.5), Estimate(12, 10, 14, 9), guard=WON)
     assert headline.recommended == "best uniform"

@@ -34,10 +34,13 @@ def allocation_sentences(allocation: Mapping[str, Any]) -> list[str]:
     sentences = [
         f"{allocation['total_bytes']:,} bytes in scope {allocation['scope']}"
         + ("" if allocation["budget_bytes"] is None else f" of {allocation['budget_bytes']:,}")
-        + f", {allocation['bits_per_weight']:.4g} bits a weight, {allocation['n_distinct_configs']} distinct configs."
+        + f", {allocation['bits_per_weight']:.4g} bits a weight, "
+        + _counted(allocation["n_distinct_configs"], "distinct config")
+        + "."
     ]
+    nats = allocation["objective"] != "error"
     if allocation["objective_value"] is not None:
-        unit = " nats" if allocation["objective"] == "kl" else ""
+        unit = " nats a token" if nats else ""
         sentence = f"Objective {allocation['objective']}: {allocation['objective_value']:.6g}{unit}"
         if allocation["optimal"]:
             sentence += f", proven optimal ({allocation['details']['proof']})"
@@ -45,12 +48,17 @@ def allocation_sentences(allocation: Mapping[str, Any]) -> list[str]:
             sentence += f", not proven: no allocation is below {allocation['lower_bound']:.6g}"
         sentences.append(sentence + ".")
     if allocation["shadow_price"]:
-        sentences.append(f"One more MB would save about {1e6 * allocation['shadow_price']:.4g}.")
+        unit = " nats a token" if nats else " of it"
+        sentences.append(f"The next MB would save about {1e6 * allocation['shadow_price']:.4g}{unit}.")
     if allocation["predicted_kl"] is not None and allocation["objective"] != "kl":
         sentences.append(f"Predicted KL: {allocation['predicted_kl']:.6g} nats a token.")
     if ids := allocation.get("allocation_ids"):
         sentences.append(f"{len(ids)} allocations were written; the first is shown.")
     return sentences
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def frontier_table(answer: Mapping[str, Any]) -> Table:

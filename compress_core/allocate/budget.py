@@ -21,7 +21,10 @@ _UNITS = {
     "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
     "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
 }  # fmt: skip
-_NUMBER = re.compile(r"([0-9][0-9_,]*(?:\.[0-9]+)?|\.[0-9]+)\s*([a-z%]*)", re.ASCII)
+#: commas stand between groups of three digits only: "2,5 bpw" is a mistake, and no 25
+_NUMBER = re.compile(
+    r"([0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9][0-9_]*(?:\.[0-9]+)?|\.[0-9]+)\s*([a-z%]*)", re.ASCII
+)
 _HELP = 'write bytes ("123456"), "20 GB" (10⁹ bytes), "2.5 bpw", "25%" of the original, or "uniform:b_q=2,rank=64"'
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from compress_core.allocate import AllocationProblem, Constraints, Group, Limit, Pin, Veto
 from compress_core.allocate.constrained import constrained
+from compress_core.config import CompressionConfig
 from compress_core.errors import ConfigError
 from results_db.constraints import ConstraintSpec
 from server.kit.problem import Problem, core_problem, invalid
@@ -20,7 +24,10 @@ def check_constraints(spec: ConstraintSpec | None, problem: AllocationProblem) -
     if spec is None:
         return Constraints()
     try:
-        found = Constraints.from_dict(spec.model_dump(exclude_none=True))
+        fields_of = spec.model_dump(exclude_none=True)
+        for pin in fields_of["pins"]:
+            pin["config"] = from_menu(pin["config"], problem.menu)
+        found = Constraints.from_dict(fields_of)
     except ConfigError as error:
         culprit, _, message = str(error).partition(": ")
         raise invalid(f"{_FIELD}.{culprit}", message, slug=error.code) from error
@@ -36,6 +43,17 @@ def check_constraints(spec: ConstraintSpec | None, problem: AllocationProblem) -
         named = [field for field, entry in fields.items() if str(error).startswith(str(entry))]
         raise core_problem(error, named[0] if named else _FIELD) from error
     return found
+
+
+def from_menu(fields: Mapping[str, Any], menu: Sequence[CompressionConfig]) -> dict[str, Any]:
+    """Fields of a config, those left out taken from the one config of the menu that has these.
+
+    Defaults would name a config that was never measured: ``{b_q: 4, rank: 0}`` on a menu of another codebook. Where
+    none or several have them, the fields are returned as they are, for the checks behind this one to judge.
+    """
+    found = [config.to_dict() for config in menu]
+    found = [config for config in found if all(name in config and config[name] == fields[name] for name in fields)]
+    return found[0] if len(found) == 1 else dict(fields)
 
 
 def refuse_constraints(spec: ConstraintSpec | None, kind: str) -> None:

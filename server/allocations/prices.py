@@ -16,7 +16,7 @@ from compress_core.errors import ConfigError, InfeasibleBudget
 from compress_core.matrix import MatrixKey
 from results_db.params import AllocateParams
 from results_db.tables import Model
-from server.allocations.constraints import check_constraints
+from server.allocations.constraints import check_constraints, from_menu
 from server.allocations.schemas import FrontierRequest, WhatIfRequest
 from server.allocations.service import in_scope, prepare
 from server.allocations.solve import Chooser
@@ -83,7 +83,10 @@ def answer_what_if(session: Session, request: WhatIfRequest) -> dict[str, Any]:
     problem, matrix_budget = chooser.problem, chooser.budget
     keys = {str(key): key for key in chooser.measured.keys}
     pins = [
-        (_matrix(keys, pin.matrix, f"pins.{i}.matrix"), check_config(pin.config, f"pins.{i}.config"))
+        (
+            _matrix(keys, pin.matrix, f"pins.{i}.matrix"),
+            check_config(from_menu(pin.config, problem.menu), f"pins.{i}.config"),
+        )
         for i, pin in enumerate(request.pins)
     ]
     regrets = [_matrix(keys, name, f"regrets.{i}") for i, name in enumerate(request.regrets)]

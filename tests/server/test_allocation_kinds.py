@@ -136,6 +136,16 @@ def test_constraints_are_kept_and_stored(client: TestClient, measured_model: Ids
     assert all(item["regret"] is None or item["regret"] >= 0 for item in found["items"])
 
 
+@sqlite_only
+def test_a_pin_takes_what_it_leaves_out_from_the_menu(client: TestClient, measured_model: Ids) -> None:
+    # 12 is no default rank, and one config of this menu alone has 4 bits
+    menu = [{"b_q": 2, "rank": 4}, {"b_q": 3, "rank": 4}, {"b_q": 4, "rank": 12}]
+    pins = {"pins": [{"matrices": {"layers": [0], "projections": ["q"]}, "config": {"b_q": 4}}]}
+    found = allocate(client, measured_model, budget=BUDGET, menu=menu, constraints=pins)
+    configs = {(i["layer_idx"], i["projection"]): (i["b_q"], i["rank"]) for i in found["items"]}
+    assert configs[0, "q"] == (4, 12)
+
+
 @pytest.mark.parametrize(
     ("constraints", "slug", "field"),
     [

@@ -18,6 +18,7 @@ from compress_core.errors import ConfigError
         ("123456", 123456),
         ("1_000", 1000),
         ("1,000 bytes", 1000),
+        ("1,234,567", 1_234_567),
         ("18 GB", 18_000_000_000),
         ("7.4gb", 7_400_000_000),
         ("1.5 MiB", 1_572_864),
@@ -55,7 +56,9 @@ def test_uniform(small_problem: AllocationProblem) -> None:
         Budget.parse("uniform:bits=3")
 
 
-@pytest.mark.parametrize("text", ["", "abc", "-5", "5 parsecs", "1e9", "0", "0 bpw", "2.5", True, None, 2.5])
+@pytest.mark.parametrize(
+    "text", ["", "abc", "-5", "5 parsecs", "1e9", "0", "0 bpw", "2.5", "2,5 bpw", "1,00", True, None, 2.5]
+)
 def test_nonsense_is_refused(text: object) -> None:
     with pytest.raises(ConfigError, match="budget"):
         Budget.parse(text)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from compress_core.allocate.sensitivity import Z95, Sensitivity
+from compress_core.allocate.sensitivity import UNKNOWN_LOG_SE, Z95, Sensitivity
 from compress_core.errors import FitError
 from compress_core.matrix import MatrixKey
 
@@ -40,7 +40,7 @@ class Multiplier:
 
     layer_idx: int
     value: float
-    #: standard error of its log, from a bootstrap of the sequences
+    #: standard error of its log, from a bootstrap of the sequences; 1 where it was cut to a limit, as a KL at its floor
     log_se: float
 
 
@@ -61,9 +61,12 @@ def company_multipliers(savings: Iterable[LayerSaving], *, seed: int = 0) -> dic
     weight_BN = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=_DRAWS) / n
     out = {}
     for layer_idx, group in sorted(groups.items()):
-        point = float(np.mean([_log_ratio(np.full((1, n), 1 / n), saving)[0] for saving in group]))
+        points = np.array([_log_ratio(np.full((1, n), 1 / n), saving)[0] for saving in group])
         draws = np.mean([_log_ratio(weight_BN, saving) for saving in group], axis=0)
-        out[layer_idx] = Multiplier(layer_idx, math.exp(point), float(draws.std(ddof=1)))
+        # draws that are all cut to one limit do not scatter, but that does not make them certain
+        n_cut = int(((points <= math.log(LIMITS[0])) | (points >= math.log(LIMITS[1]))).sum())
+        log_se = max(float(draws.std(ddof=1)), n_cut / len(group) * UNKNOWN_LOG_SE)
+        out[layer_idx] = Multiplier(layer_idx, math.exp(float(points.mean())), log_se)
     return out
 
 

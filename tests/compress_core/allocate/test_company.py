@@ -15,8 +15,8 @@ from compress_core.matrix import MatrixKey
 
 def test_configs_are_averaged_in_log() -> None:
     alone = np.array([0.1, 0.2, 0.3, 0.4])
-    found = company_multipliers([LayerSaving(0, "a", 2 * alone, alone), LayerSaving(0, "b", 8 * alone, alone)])
-    assert found[0].value == pytest.approx(4.0)
+    found = company_multipliers([LayerSaving(0, "a", 2 * alone, alone), LayerSaving(0, "b", 4.5 * alone, alone)])
+    assert found[0].value == pytest.approx(3.0)
     # a ratio of the same sequences: their noise cancels
     assert found[0].log_se == pytest.approx(0.0, abs=1e-12)
     noisy = company_multipliers([LayerSaving(0, "a", 2 * alone[::-1], alone)])[0]
@@ -30,6 +30,8 @@ def test_accidents_are_bounded() -> None:
         [LayerSaving(i, "a", s * one, a * one) for i, (s, a) in enumerate([(-1, 1), (90, 1), (1, 0)])]
     )
     assert [m.value for m in found.values()] == pytest.approx([LIMITS[0], LIMITS[1], 1.0])
+    # every draw is cut to the same limit, which is no certainty
+    assert [m.log_se for m in found.values()] == pytest.approx([1.0, 1.0, 0.0])
 
 
 def test_sensitivities_take_their_layer_s() -> None:

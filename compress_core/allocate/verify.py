@@ -150,6 +150,9 @@ def _files(c: Mapping[str, Any], folder: Path) -> Check:
     """The packed model's files against their hashes."""
     if not isinstance(c.get("files"), dict) or not c["files"]:
         return Check("files", False, "the certificate names no files of a packed model")
+    unnamed = {path.relative_to(folder).as_posix() for path in folder.rglob("*.safetensors")} - set(c["files"])
+    if unnamed:  # a certificate of some of the weights says nothing of the model
+        return Check("files", False, f"{min(unnamed)} is not named")
     for name, claimed in sorted(c["files"].items()):
         path = folder / name
         if not path.is_file():

@@ -280,7 +280,11 @@ def test_the_files_of_the_packed_model(small_problem: AllocationProblem, tmp_pat
     assert failed(document, weights=tmp_path) == []
     (tmp_path / "model.safetensors").write_bytes(b"other")
     assert failed(document, weights=tmp_path) == ["files"]
+    (tmp_path / "model.safetensors").write_bytes(b"packed")
+    (tmp_path / "more.safetensors").write_bytes(b"packed")
+    assert "more.safetensors is not named" in verify(document, weights=tmp_path)[-1].said
     (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "more.safetensors").unlink()
     assert "model.safetensors is missing" in verify(document, weights=tmp_path)[-1].said
     assert failed(document_of(small_problem, {}), weights=tmp_path) == ["files"]
 

@@ -116,7 +116,8 @@ def main() -> None:
         "",
         f"{machine()} `python -m benchmarks.fit_forms --models {arguments.models} --codebooks {arguments.codebooks} "
         f"--write`. R² of log error within matrices and rmse of log error, of what was left out: one config at a time, "
-        f"or one layer at a time (whose scale comes from its coarsest config; its residual spectra stay known). Bar: R² ≥ {BAR}.",
+        "or one layer at a time (whose scale comes from its coarsest config; its residual spectra stay known). "
+        f"Bar: R² ≥ {BAR}.",
         "",
         "| model | codebook | factor bits | form | R², config out | rmse | R², layer out | rmse | |",
         "|---|---|---|---|---|---|---|---|---|",

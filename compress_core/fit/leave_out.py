@@ -35,8 +35,8 @@ def leave_one_layer_out(observations: Sequence[ErrorObservation], refit: Refit) 
 
     The anchor is the matrix's coarsest measured config (fewest bits, of those the least rank): it gives s_i and nothing
     else; all other cells of the layer are predicted. A form that takes residual spectra keeps the layer's own, at all
-    bits: its figure is that of a layer whose spectra are known. Of more than ``MOST_LAYER_FOLDS`` layers evenly spread ones are
-    left out. None where there are fewer than two layers, or nothing could be predicted.
+    bits: its figure is that of a layer whose spectra are known. Of more than ``MOST_LAYER_FOLDS`` layers evenly spread
+    ones are left out. None where there are fewer than two layers, or nothing could be predicted.
     """
     layers = sorted({o.matrix.layer_idx for o in observations if o.error > 0})
     if len(layers) < 2:

@@ -33,6 +33,8 @@ SLOPE_BAND = (0.8, 1.25)
 RESIDUAL_SD = 0.15
 #: fewest allocations that anything can be said of
 FEWEST = 4
+#: fewest whose point estimates say enough to measure sensitivities anew: of 4 that are predicted well half would fail
+ENOUGH = 8
 _RESAMPLES = 2000
 #: entries of the resampled tables that are in memory at once
 _AT_ONCE = 1 << 22
@@ -62,6 +64,11 @@ class CalibrationCheck:
     needed: int | None = None
     #: one sentence for people
     sentence: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Worth a repair: the intervals say so, or the point estimates of ``ENOUGH`` allocations."""
+        return self.calibrated is False or (self.passes is False and self.n >= ENOUGH)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""

@@ -164,7 +164,9 @@ def _prediction_ranks(evidence: Evidence, thresholds: GateThresholds, phase: int
     found = {label: row for label, row in evidence.validations().items() if correlation(row) is not None}
     if not found:
         return gates.prediction_ranks(None, thresholds)
-    # the worst budget decides
+    # the worst budget decides, of those with about as many allocations: without random ones there are too few to rank
+    most = max(row.n_allocations for row in found.values())
+    found = {label: row for label, row in found.items() if 2 * row.n_allocations >= most}
     label, row = min(found.items(), key=lambda item: item[1].spearman or 0.0)
     where = label if len(found) > 1 else ""
     return gates.prediction_ranks(correlation(row), thresholds, slope=slope(row), where=where)

@@ -121,7 +121,7 @@ def run(params: ValidateParams, context: JobContext) -> dict[str, Any]:
         "calibrated": check.calibrated,
         "spearman": None if check.spearman is None else check.spearman.value,
         "log_slope": None if check.log_slope is None else check.log_slope.value,
-        "reanchor": params.reanchor and check.passes is False,
+        "reanchor": params.reanchor and check.failed,
         "n_allocations": len(given),
         "n_windows": tokens.n_windows,
     }

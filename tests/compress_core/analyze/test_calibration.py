@@ -146,3 +146,19 @@ def test_the_winners_curse_is_seen_beside_unchosen_allocations() -> None:
 def test_equal_bytes_are_within_two_percent_of_the_largest() -> None:
     assert near_bytes([1000, 980, 979, 1000]) == [0, 1, 3]
     assert near_bytes([]) == []
+
+
+def test_few_allocations_alone_ask_for_no_repair() -> None:
+    """Predictions that hold: the point estimates of 4 allocations fail often, which is no reason to measure anew."""
+    rng = np.random.default_rng(0)
+    n_failed = 0
+    for seed in range(12):
+        predicted = np.exp(0.3 * rng.normal(size=4))
+        realised = (predicted * np.exp(0.1 * rng.normal(size=4)))[:, None] * np.exp(0.1 * rng.normal(size=(4, 16)))
+        check = check_calibration(predicted, realised, resamples=200, seed=seed)
+        n_failed += check.passes is False
+        assert not check.failed
+    assert n_failed >= 3
+    unrelated = check_calibration(np.arange(1.0, 9.0), np.exp(rng.normal(size=(8, 1))) * np.ones((8, 4)), resamples=200)
+    assert unrelated.passes is False
+    assert unrelated.failed

@@ -48,8 +48,9 @@ def allocation_sentences(allocation: Mapping[str, Any]) -> list[str]:
             sentence += f", not proven: no allocation is below {allocation['lower_bound']:.6g}"
         sentences.append(sentence + ".")
     if allocation["shadow_price"]:
-        unit = " nats a token" if nats else " of it"
-        sentences.append(f"The next MB would save about {1e6 * allocation['shadow_price']:.4g}{unit}.")
+        # a slope at this budget, not what a whole MB saves: that may be more than a small model has
+        unit = " nats a token" if nats else ""
+        sentences.append(f"At this budget further bytes save {1e6 * allocation['shadow_price']:.4g}{unit} per MB.")
     if allocation["predicted_kl"] is not None and allocation["objective"] != "kl":
         sentences.append(f"Predicted KL: {allocation['predicted_kl']:.6g} nats a token.")
     if ids := allocation.get("allocation_ids"):

@@ -31,6 +31,8 @@ class Headline:
     sentence: str
     budget_bytes: int | None
     dataset: str | None
+    #: the part of the dataset that judged; None where it is not recorded
+    split: str | None
     #: share of uniform's loss against the original that optimal takes away
     excess_removed: float | None
     rows: tuple[HeadlineRow, ...]
@@ -64,6 +66,7 @@ def _headline(entry: dict[str, Any]) -> Headline:
         sentence=entry.get("sentence") or "Optimal and uniform are not both evaluated: there is nothing to compare.",
         budget_bytes=entry.get("budget_bytes"),
         dataset=entry.get("dataset"),
+        split=entry.get("split"),
         excess_removed=comparison.get("excess_removed"),
         rows=tuple(_row(row) for row in entry.get("rows") or []),
         remarks=tuple(entry.get("remarks") or ()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -224,6 +225,13 @@ def test_a_prediction_is_drawn_with_its_line_and_judged_in_words() -> None:
     assert "budget 2: too few allocations" in figure.caption
     assert {value["role"] for value in _values(figure)} == {"optimal", "uniform", "random"}
     assert len(figure.table.rows) == 6
+
+
+def test_a_prediction_has_labels_over_its_whole_range() -> None:
+    values = (0.008, 0.03, 0.09)
+    items = [Validated("equal bytes", "random", "random", 1000, v, v, v / 50, 12.0) for v in values]
+    spec = json.dumps(prediction_figure(items, []).spec)
+    assert '"values": [0.01, 0.02, 0.05, 0.1]' in spec
 
 
 def test_what_is_not_predicted_is_in_the_table_alone() -> None:

@@ -46,6 +46,7 @@ def test_study_page_has_phases_gates_and_headline(client: TestClient, filler: An
     assert "[4.100, 6.900]" in html
     assert "Fallback: Re-examine the error model." in html
     assert "optimal is better" in html
+    assert "report split: read once, after everything was chosen" in html
     assert html.count("<figure ") == html.count("<details><summary>Table") == len(FIGURES)
 
 

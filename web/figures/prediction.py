@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -88,9 +89,15 @@ def prediction_figure(items: Sequence[Validated], agreements: Sequence[Agreement
     alt = f"Scatter of realised against predicted joint KL on log axes, {len(drawn)} allocations. {said}."
     caption = (
         f"Joint KL to the original on the select split, nats a token, of allocations of equal bytes; {said}. "
-        "On the line the prediction is exact; bars are one standard error."
+        "On the line the prediction is exact; bars are one standard error, often shorter than the mark."
     )
     return Figure("prediction", title, caption, alt, table, _spec(drawn, alt))
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times the powers of ten in a range: the axis would label but the first few of its own."""
+    powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
+    return [tick for power in powers for step in (1, 2, 5) if low <= (tick := float(f"{step}e{power}")) <= high]
 
 
 def _spec(items: Sequence[Validated], alt: str) -> dict[str, object]:
@@ -109,7 +116,7 @@ def _spec(items: Sequence[Validated], alt: str) -> dict[str, object]:
     ]
     numbers = [x for i in items for x in (i.predicted_kl, i.kl) if x is not None]
     low, high = min(numbers) * 0.85, max(numbers) * 1.18
-    axis = {"tickCount": 4, "format": "~g", "grid": False}
+    axis = {"values": _ticks(low, high), "format": "~g", "grid": False}
     scale = {"type": "log", "domain": [low, high], "nice": False, "clamp": True}
     x = {
         "field": "predicted",

@@ -158,6 +158,12 @@ def _comparison(
         for rival in RIVALS
         if rival in evaluations and evaluations[rival].compression_id != optimal.compression_id
     ]
+    # the manual recipe at a budget that its high config fills, say
+    remarks += [
+        f"{rows[rival]['label']} is the best uniform model itself at this budget."
+        for rival in RIVALS
+        if rival in evaluations and evaluations[rival].compression_id == uniform.compression_id
+    ]
     original = evaluations.get("original")
     headline = Headline(
         uniform=_contender(rows[UNIFORM]),

@@ -315,6 +315,8 @@ def test_a_study_without_validation_still_compares(
     headline = study["headline"]
     assert (headline["validation"], headline["optimal_vs_uniform"]["guard"]) == (None, None)
     assert headline["sentence"].startswith("optimal beats best uniform")
+    # of the configs without a low-rank part none but the best uniform one itself is worth its bytes here
+    assert headline["remarks"] == ["rank 0, optimal is the best uniform model itself at this budget."]
 
 
 @pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)

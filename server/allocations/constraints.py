@@ -25,8 +25,8 @@ def check_constraints(spec: ConstraintSpec | None, problem: AllocationProblem) -
         return Constraints()
     try:
         fields_of = spec.model_dump(exclude_none=True)
-        for pin in fields_of["pins"]:
-            pin["config"] = from_menu(pin["config"], problem.menu)
+        for i, pin in enumerate(fields_of["pins"]):
+            pin["config"] = from_menu(pin["config"], problem.menu, f"{_FIELD}.pins.{i}")
         found = Constraints.from_dict(fields_of)
     except ConfigError as error:
         culprit, _, message = str(error).partition(": ")
@@ -45,15 +45,26 @@ def check_constraints(spec: ConstraintSpec | None, problem: AllocationProblem) -
     return found
 
 
-def from_menu(fields: Mapping[str, Any], menu: Sequence[CompressionConfig]) -> dict[str, Any]:
+def from_menu(fields: Mapping[str, Any], menu: Sequence[CompressionConfig], field: str) -> dict[str, Any]:
     """Fields of a config, those left out taken from the one config of the menu that has these.
 
     Defaults would name a config that was never measured: ``{b_q: 4, rank: 0}`` on a menu of another codebook. Where
-    none or several have them, the fields are returned as they are, for the checks behind this one to judge.
+    none has them, the fields are returned as they are, for the checks behind this one to judge; so they are where
+    they are complete.
+
+    Raises:
+        Problem: several have them; ``field`` and what tells these apart are named.
     """
-    found = [config.to_dict() for config in menu]
-    found = [config for config in found if all(name in config and config[name] == fields[name] for name in fields)]
-    return found[0] if len(found) == 1 else dict(fields)
+    known = [config.to_dict() for config in menu]
+    found = [config for config in known if all(name in config and config[name] == fields[name] for name in fields)]
+    if len(found) > 1:
+        apart = sorted(name for name in found[0] if any(config[name] != found[0][name] for config in found))
+        raise invalid(
+            f"{field}.config",
+            f"{len(found)} configs of the menu are like this: name {' and '.join(apart)}, too",
+            slug="invalid-config",
+        )
+    return found[0] if found else dict(fields)
 
 
 def refuse_constraints(spec: ConstraintSpec | None, kind: str) -> None:

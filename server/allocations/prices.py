@@ -85,7 +85,7 @@ def answer_what_if(session: Session, request: WhatIfRequest) -> dict[str, Any]:
     pins = [
         (
             _matrix(keys, pin.matrix, f"pins.{i}.matrix"),
-            check_config(from_menu(pin.config, problem.menu), f"pins.{i}.config"),
+            check_config(from_menu(pin.config, problem.menu, f"pins.{i}"), f"pins.{i}.config"),
         )
         for i, pin in enumerate(request.pins)
     ]

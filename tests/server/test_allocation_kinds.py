@@ -151,6 +151,7 @@ def test_a_pin_takes_what_it_leaves_out_from_the_menu(client: TestClient, measur
     [
         ({"pins": [{"config": {"b_q": 1}}]}, "invalid-config", "constraints.pins.0"),
         ({"pins": [{"config": {"b_q": 4, "rank": 5}}]}, "invalid-config", "constraints.pins.0"),
+        ({"pins": [{"config": {"b_q": 4}}]}, "invalid-config", "constraints.pins.0.config"),
         ({"pin": []}, "invalid-request", "constraints.pin"),
         ({"vetoes": [{"configs": {}}]}, "invalid-config", "constraints.vetoes.0"),
         (

@@ -31,6 +31,18 @@ REPO = Path(__file__).resolve().parent.parent
 _PG_SETTINGS = "\nfsync = off\nsynchronous_commit = off\nfull_page_writes = off\nmax_connections = 200\n"
 
 
+# before xdist reads the groups
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a running service stay in one process, which starts it once; such groups come first, so that
+    the small tests behind them even out when the processes end."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        if callspec is not None and "service" in callspec.params:
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{callspec.params['service']}"))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
 @pytest.fixture(scope="session")
 def repo() -> Path:
     """The checkout."""

@@ -131,6 +131,11 @@ def class_sensitivities(anchors: Iterable[KLAnchor], *, shrink: bool = True) -> 
     """Sensitivities by the cells that they are for: "all"; and "rank0" and "low_rank", where anchors of both classes
     are there. A matrix that has no anchor of a class is missing in it: its cells take "all".
 
+    Nats per unit of error hardly depend on the bits, but they do depend on whether there is an L·R. Softmax does not
+    see an error that is the same for every key, such as what the mean of the inputs makes of D; rank-0 configs of q and
+    k err much in that direction at no cost, and just this is what L·R takes away first, so what error is left then
+    costs more. One average over both classes values one of them wrongly.
+
     Raises:
         NonFiniteValues, FitError: as :func:`estimate_sensitivities`.
     """

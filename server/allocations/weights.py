@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from compress_core.allocate import KLAnchor, Sensitivity, estimate_sensitivities
-from compress_core.allocate.anchor_classes import estimate_by_class
+from compress_core.allocate import KLAnchor, Sensitivity, class_sensitivities, estimate_sensitivities
 from compress_core.config import CompressionConfig
 from compress_core.matrix import MatrixKey, MatrixSpec
 from compress_core.version import NUMERICS_VERSION
@@ -136,26 +135,20 @@ def load_weights(
         token_hash=token_hash,
         job_id=job_id,
     )
+    found: dict[str, dict[MatrixKey, float]] = {"all": {}, "rank0": {}, "low_rank": {}}
     if rows:
-        found: dict[str, dict[MatrixKey, float]] = {"all": {}, "rank0": {}, "low_rank": {}}
         for row in rows:
             found[row.applies_to][MatrixKey(row.layer_idx, row.projection, row.expert_idx)] = row.value
-        whole, rank0, low_rank = found.values()
-        return Weights(method, whole, whole | rank0, whole | low_rank, rows[0].token_hash, rows[0].job_id)
-    # measured before estimates were kept, or by a job that has not ended
-    anchors = measured_sensitivities(session, **where) if method == "kl_anchor" else []
-    if not anchors:
+        token_hash, job_id = rows[0].token_hash, rows[0].job_id
+    elif method == "kl_anchor" and (anchors := measured_sensitivities(session, **where)):
+        # measured before estimates were kept, or by a job that has not ended
+        for cells, estimates in class_sensitivities(map(anchor_of, anchors)).items():
+            found[cells] = {key: sensitivity.value for key, sensitivity in estimates.items()}
+        token_hash, job_id = anchors[0].token_hash, None
+    else:
         return nothing
-    taken = [(anchor_of(row), int(row.anchor_config.get("rank", 0))) for row in anchors]
-    classes = estimate_by_class(taken)
-    everything = estimate_sensitivities(anchor for anchor, _ in taken)
-    return Weights(
-        method, _values(everything), _values(classes.rank0), _values(classes.low_rank), anchors[0].token_hash
-    )
-
-
-def _values(found: Mapping[MatrixKey, Sensitivity]) -> dict[MatrixKey, float]:
-    return {key: sensitivity.value for key, sensitivity in found.items()}
+    whole, rank0, low_rank = found.values()
+    return Weights(method, whole, whole | rank0, whole | low_rank, token_hash, job_id)
 
 
 def _where(model_id: str, calibration_id: str, method: str) -> dict[str, Any]:

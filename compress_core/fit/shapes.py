@@ -6,6 +6,7 @@ Every row has a θ of its own, since projection types differ; the solver gives t
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -125,25 +126,18 @@ class AdditiveShape:
         return float(np.logaddexp(theta[0] + theta[1] * _LN2 * self.centre, 0.0))
 
 
-@dataclass(frozen=True, slots=True)
-class LogLinearShape:
-    """The rival g = 2^(−β·b)·(r+1)^(−δ): rank helps by the same factor at any bits. Two parameters."""
-
-    form: str = "log_linear"
-    names: tuple[str, ...] = ("beta", "delta")
-    positive: tuple[str, ...] = ("beta", "delta")
-    min_cells: int = 3
-    min_bits: int = 2
-    min_ranks: int = 2
-
-    def starts(self) -> Sequence[tuple[float, ...]]:
-        return [(1.5, 0.3)]
+class LinearShape(ABC):
+    """A shape whose log g is a weighted sum of two columns: its θ are the parameters that people know."""
 
     def prior(self) -> tuple[FloatArray, FloatArray]:
         return _none(2)
 
+    @abstractmethod
+    def columns(self, cells: ShapeCells) -> FloatArray:
+        """(m, 2) ∂ log g / ∂θ, the same at every θ."""
+
     def log_shape(self, theta: FloatArray, cells: ShapeCells) -> tuple[FloatArray, FloatArray]:
-        jacobian = np.stack([-_LN2 * cells.bits, -np.log1p(cells.rank)], axis=1)
+        jacobian = self.columns(cells)
         return (jacobian * theta).sum(axis=1), jacobian
 
     def linked(self, theta: FloatArray) -> FloatArray:
@@ -157,7 +151,25 @@ class LogLinearShape:
 
 
 @dataclass(frozen=True, slots=True)
-class SpectralShape:
+class LogLinearShape(LinearShape):
+    """The rival g = 2^(−β·b)·(r+1)^(−δ): rank helps by the same factor at any bits. Two parameters."""
+
+    form: str = "log_linear"
+    names: tuple[str, ...] = ("beta", "delta")
+    positive: tuple[str, ...] = ("beta", "delta")
+    min_cells: int = 3
+    min_bits: int = 2
+    min_ranks: int = 2
+
+    def starts(self) -> Sequence[tuple[float, ...]]:
+        return [(1.5, 0.3)]
+
+    def columns(self, cells: ShapeCells) -> FloatArray:
+        return np.stack([-_LN2 * cells.bits, -np.log1p(cells.rank)], axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class SpectralShape(LinearShape):
     """g = 2^(−β·b)·(1 − ρ_i(r))^η: a low-rank term takes its share of the matrix's own residual spectrum ρ_i.
 
     η = 1 is the law of a term that captures what the spectrum promises and leaves Q as it is. Factors of few bits
@@ -174,24 +186,11 @@ class SpectralShape:
     def starts(self) -> Sequence[tuple[float, ...]]:
         return [(1.5, 1.0)]
 
-    def prior(self) -> tuple[FloatArray, FloatArray]:
-        return _none(2)
-
-    def log_shape(self, theta: FloatArray, cells: ShapeCells) -> tuple[FloatArray, FloatArray]:
+    def columns(self, cells: ShapeCells) -> FloatArray:
         if cells.captured is None:
             raise ValueError("the spectral shape needs the captured share of every cell")
         left = np.log(np.maximum(1 - cells.captured, LEAST_LEFT))
-        jacobian = np.stack([-_LN2 * cells.bits, left], axis=1)
-        return (jacobian * theta).sum(axis=1), jacobian
-
-    def linked(self, theta: FloatArray) -> FloatArray:
-        return np.asarray(theta)
-
-    def unlinked(self, values: FloatArray) -> FloatArray:
-        return np.asarray(values)
-
-    def log_scale_shift(self, theta: FloatArray) -> float:
-        return 0.0
+        return np.stack([-_LN2 * cells.bits, left], axis=1)
 
 
 @dataclass(frozen=True, slots=True)

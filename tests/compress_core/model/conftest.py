@@ -27,6 +27,7 @@ from transformers import (
 from compress_core.calibrate.calibration import Calibration
 from compress_core.calibrate.run import calibrate_model
 from compress_core.checkpoint import open_checkpoint
+from compress_core.stream.model import StreamedModel
 from compress_core.text.tokens import TokenWindows
 
 torch.set_num_threads(1)
@@ -188,6 +189,34 @@ def random_windows() -> Callable[..., TokenWindows]:
         return TokenWindows(ids, np.full(n_windows, 3 * (length - 1), dtype=np.int64))
 
     return make
+
+
+class LoadedLayers:
+    """Which layers are in memory, and how many were at most."""
+
+    def __init__(self) -> None:
+        self.now: set[int] = set()
+        self.most = 0
+
+
+@pytest.fixture
+def loaded_layers(monkeypatch: pytest.MonkeyPatch) -> LoadedLayers:
+    """Of every streamed model of the test."""
+    loaded = LoadedLayers()
+    load, release = StreamedModel.load_layer, StreamedModel.release_layer
+
+    def noting_load(model: StreamedModel, layer_idx: int) -> torch.nn.Module:
+        loaded.now.add(layer_idx)
+        loaded.most = max(loaded.most, len(loaded.now))
+        return load(model, layer_idx)
+
+    def noting_release(model: StreamedModel, layer_idx: int) -> None:
+        loaded.now.discard(layer_idx)
+        release(model, layer_idx)
+
+    monkeypatch.setattr(StreamedModel, "load_layer", noting_load)
+    monkeypatch.setattr(StreamedModel, "release_layer", noting_release)
+    return loaded
 
 
 @pytest.fixture(scope="session")

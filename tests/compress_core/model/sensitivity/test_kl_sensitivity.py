@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,6 @@ from compress_core.sensitivity.fidelity import layer_fidelity
 from compress_core.sensitivity.kl import kl_sensitivity
 from compress_core.sensitivity.measure import Change, measure_changes
 from compress_core.sensitivity.result import SensitivityResult
-from compress_core.stream.model import StreamedModel
 from compress_core.text.tokens import TokenWindows
 
 ANCHORS = (CompressionConfig(b_q=2, codebook="rtn"), CompressionConfig(b_q=4, codebook="rtn"))
@@ -118,28 +118,12 @@ def test_it_stops_between_two_layers(qwen2: Path, random_windows: Callable[..., 
 
 
 def test_one_layer_is_loaded_at_a_time(
-    qwen2: Path, random_windows: Callable[..., TokenWindows], monkeypatch: pytest.MonkeyPatch
+    qwen2: Path, random_windows: Callable[..., TokenWindows], loaded_layers: Any
 ) -> None:
-    loaded: set[int] = set()
-    most = 0
-    load, release = StreamedModel.load_layer, StreamedModel.release_layer
-
-    def noting_load(model: StreamedModel, layer_idx: int) -> torch.nn.Module:
-        nonlocal most
-        loaded.add(layer_idx)
-        most = max(most, len(loaded))
-        return load(model, layer_idx)
-
-    def noting_release(model: StreamedModel, layer_idx: int) -> None:
-        loaded.discard(layer_idx)
-        release(model, layer_idx)
-
-    monkeypatch.setattr(StreamedModel, "load_layer", noting_load)
-    monkeypatch.setattr(StreamedModel, "release_layer", noting_release)
     kl_sensitivity(open_checkpoint(qwen2), None, random_windows(1, 8), ANCHORS[:1], hold=False)
-    assert (most, loaded) == (1, set())
+    assert (loaded_layers.most, loaded_layers.now) == (1, set())
     kl_sensitivity(open_checkpoint(qwen2), None, random_windows(1, 8), ANCHORS[:1], hold=True)
-    assert most == open_checkpoint(qwen2).n_layers
+    assert loaded_layers.most == open_checkpoint(qwen2).n_layers
 
 
 def test_results_are_told_at_once_and_known_ones_left_out(

@@ -82,26 +82,10 @@ def test_labels_are_seeded_and_states_may_lie_in_a_file(
 
 
 def test_one_layer_is_loaded_at_a_time(
-    qwen2: Path, random_windows: Callable[..., TokenWindows], monkeypatch: pytest.MonkeyPatch
+    qwen2: Path, random_windows: Callable[..., TokenWindows], loaded_layers: Any
 ) -> None:
-    loaded: set[int] = set()
-    most = 0
-    load, release = StreamedModel.load_layer, StreamedModel.release_layer
-
-    def noting_load(model: StreamedModel, layer_idx: int) -> torch.nn.Module:
-        nonlocal most
-        loaded.add(layer_idx)
-        most = max(most, len(loaded))
-        return load(model, layer_idx)
-
-    def noting_release(model: StreamedModel, layer_idx: int) -> None:
-        loaded.discard(layer_idx)
-        release(model, layer_idx)
-
-    monkeypatch.setattr(StreamedModel, "load_layer", noting_load)
-    monkeypatch.setattr(StreamedModel, "release_layer", noting_release)
     gradients(qwen2, random_windows(1, 8))
-    assert (most, loaded) == (1, set())
+    assert (loaded_layers.most, loaded_layers.now) == (1, set())
 
 
 def test_it_stops_and_names_where_gradients_overflow(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from results_db.tables.access import IdempotencyKey, Token
+from results_db.tables.access import IdempotencyKey, PageSession, Token
 from results_db.tables.allocations import Allocation, AllocationItem
 from results_db.tables.compressions import Compression
 from results_db.tables.evaluations import Evaluation, EvaluationItem
 from results_db.tables.fits import Fit, FitParameter
-from results_db.tables.jobs import Attempt, Job, JobEvent, Worker
-from results_db.tables.measurements import Measurement, Sweep
+from results_db.tables.jobs import Attempt, Job, JobEvent, QueueControl, Worker
+from results_db.tables.measurements import Measurement, RetiredMeasurement, Sweep
 from results_db.tables.models import Artefact, Calibration, Model
 from results_db.tables.sensitivities import LayerFidelityRow, SensitivityAnchor, SensitivityEstimate
 from results_db.tables.studies import Gate, Study
@@ -33,6 +33,9 @@ __all__ = [
     "LayerFidelityRow",
     "Measurement",
     "Model",
+    "PageSession",
+    "QueueControl",
+    "RetiredMeasurement",
     "SensitivityAnchor",
     "SensitivityEstimate",
     "Study",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, Text, UniqueConstraint
@@ -58,6 +59,9 @@ class Allocation(CreatedAt, Base):
     constraints: Mapped[dict[str, Any] | None]
     #: of a random allocation
     seed: Mapped[int | None]
+    #: since when something that it was computed from counts no more; null = it stands
+    stale_at: Mapped[datetime | None]
+    stale_reason: Mapped[str | None]
 
 
 class AllocationItem(Base):

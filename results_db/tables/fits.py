@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ForeignKey, UniqueConstraint, true
@@ -52,6 +53,9 @@ class Fit(CreatedAt, Base):
     group_id: Mapped[str | None]
     #: the selection with its reasons, clusters of layers, what was pooled
     details: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    #: since when something that it was computed from counts no more; null = it stands
+    stale_at: Mapped[datetime | None]
+    stale_reason: Mapped[str | None]
 
 
 class FitParameter(Base):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy import BigInteger, Boolean, ForeignKey, Index, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from results_db.base import Base, CreatedAt
@@ -49,6 +49,8 @@ class Job(CreatedAt, Base):
     pause_requested: Mapped[bool] = mapped_column(Boolean, default=False)
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    #: of the request that submitted it; logs of server and worker carry it
+    trace_id: Mapped[str | None]
 
 
 class Attempt(CreatedAt, Base):
@@ -86,6 +88,8 @@ class Attempt(CreatedAt, Base):
     peak_rss_bytes: Mapped[int | None] = mapped_column(BigInteger)
     peak_gpu_bytes: Mapped[int | None] = mapped_column(BigInteger)
     error: Mapped[dict[str, Any] | None]
+    #: not before this, by the database's clock: the wait between retries; null = at once
+    available_at: Mapped[datetime | None]
 
 
 class JobEvent(CreatedAt, Base):
@@ -124,3 +128,17 @@ class Worker(CreatedAt, Base):
     state: Mapped[str]
     heartbeat_at: Mapped[datetime]
     versions: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    #: a person asked it to finish what it does and stop
+    drain_requested: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+
+
+class QueueControl(Base):
+    """The queue's own switch: one row, made when it is first used."""
+
+    __tablename__ = "queue_controls"
+
+    #: always 1
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    #: since when no attempt is handed out or claimed; null = the queue runs
+    paused_at: Mapped[datetime | None]
+    reason: Mapped[str | None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint
@@ -28,28 +29,9 @@ class Sweep(CreatedAt, Base):
     n_cells: Mapped[int]
 
 
-class Measurement(CreatedAt, Base):
-    """Error and bytes of one (matrix, config); unique by the key of DESIGN §2, so a restart cannot double it."""
+class MeasurementColumns:
+    """What is known of one measured cell."""
 
-    __tablename__ = "measurements"
-    __table_args__ = (
-        UniqueConstraint(
-            "model_id",
-            "layer_idx",
-            "projection",
-            "expert_idx",
-            "config_hash",
-            "calibration_id",
-            "numerics_version",
-            "device_kind",
-            name="uq_measurements_key",
-        ),
-        Index("ix_measurements_calibration_id_config_hash", "calibration_id", "config_hash"),
-        # all cells of a calibration in the order in which they lie: what an allocation reads
-        Index("ix_measurements_calibration_id_id", "calibration_id", "id"),
-    )
-
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
     calibration_id: Mapped[str] = mapped_column(ForeignKey("calibrations.id"))
     #: the sweep and attempt that measured it first
@@ -81,3 +63,45 @@ class Measurement(CreatedAt, Base):
     #: {"ranks": […], "captured": […]}: share of the weighted residual's energy that its best rank-r part holds; on
     #: cells of rank 0 alone
     residual_spectrum: Mapped[dict[str, Any] | None]
+
+
+class Measurement(MeasurementColumns, CreatedAt, Base):
+    """Error and bytes of one (matrix, config); unique by the key of DESIGN §2, so a restart cannot double it."""
+
+    __tablename__ = "measurements"
+    __table_args__ = (
+        UniqueConstraint(
+            "model_id",
+            "layer_idx",
+            "projection",
+            "expert_idx",
+            "config_hash",
+            "calibration_id",
+            "numerics_version",
+            "device_kind",
+            name="uq_measurements_key",
+        ),
+        Index("ix_measurements_calibration_id_config_hash", "calibration_id", "config_hash"),
+        # all cells of a calibration in the order in which they lie: what an allocation reads
+        Index("ix_measurements_calibration_id_id", "calibration_id", "id"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True, sort_order=-1)
+
+
+class RetiredMeasurement(MeasurementColumns, CreatedAt, Base):
+    """A measurement that counts no more: a person found it bad, or a forced sweep measured its cell again.
+
+    It lies in a table of its own, so that whoever reads ``measurements`` reads what counts.
+    """
+
+    __tablename__ = "retired_measurements"
+    __table_args__ = (Index("ix_retired_measurements_calibration_id_config_hash", "calibration_id", "config_hash"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True, sort_order=-1)
+    #: the id that it had; a later measurement may have it again
+    measurement_id: Mapped[int]
+    reason: Mapped[str]
+    retired_at: Mapped[datetime]
+    #: the sweep that measured the cell again; null where a person invalidated it
+    replaced_by_sweep_id: Mapped[str | None] = mapped_column(ForeignKey("sweeps.id"))

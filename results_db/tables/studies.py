@@ -56,3 +56,6 @@ class Gate(CreatedAt, Base):
     fallback: Mapped[str | None]
     #: how many samples would decide it
     needed_samples: Mapped[int | None]
+    #: since when something that it was computed from counts no more; null = it stands
+    stale_at: Mapped[datetime | None]
+    stale_reason: Mapped[str | None]

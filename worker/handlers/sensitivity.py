@@ -27,10 +27,8 @@ from compress_core.sensitivity.approximations import Approximations
 from compress_core.sensitivity.bench import Bench
 from compress_core.sensitivity.fidelity import LayerFidelity, fidelities
 from compress_core.sensitivity.higgs import Noise
-from compress_core.sensitivity.reanchor import Incumbent
 from compress_core.sensitivity.result import SensitivityResult
 from compress_core.text.tokens import TokenWindows
-from results_db.errors import NotFound
 from results_db.params import SensitivityParams
 from results_db.recording import (
     record_estimates,
@@ -39,10 +37,10 @@ from results_db.recording import (
     recorded_fidelities,
     recorded_sensitivities,
 )
-from results_db.tables import Allocation, AllocationItem, Calibration, SensitivityAnchor
+from results_db.tables import Calibration, SensitivityAnchor
 from worker.anchor_rows import anchor_of, estimate_row, key_of, sensitivity_row
 from worker.context import JobContext
-from worker.errors import MissingInput
+from worker.incumbent import GivenIncumbent, get_incumbent
 from worker.inputs import draw_windows, get_calibration, hidden_ram_bytes, open_calibration, open_model
 
 #: (matrix, hash of the anchor)
@@ -79,35 +77,6 @@ def run(params: SensitivityParams, context: JobContext) -> dict[str, Any]:
         "n_estimates": job.estimate(),
         "incumbent_allocation_id": params.incumbent_allocation_id,
     }
-
-
-@dataclass(frozen=True)
-class GivenIncumbent:
-    """The allocation to measure around."""
-
-    anchor: Incumbent
-    calibration_id: str | None
-    items: Mapping[MatrixKey, CompressionConfig]
-
-
-def get_incumbent(session: Session, model_id: str, allocation_id: str) -> GivenIncumbent:
-    """An allocation with its configs.
-
-    Raises:
-        NotFound: there is none of that id.
-        MissingInput: it belongs to another model.
-    """
-    row = session.get(Allocation, allocation_id)
-    if row is None:
-        raise NotFound("allocation", allocation_id)
-    if row.model_id != model_id:
-        raise MissingInput(f"allocation {row.id} belongs to model {row.model_id}, not to {model_id}")
-    choices = session.scalars(select(AllocationItem).where(AllocationItem.allocation_id == row.id))
-    items = {
-        MatrixKey(choice.layer_idx, choice.projection, choice.expert_idx): CompressionConfig.from_dict(choice.config)
-        for choice in choices
-    }
-    return GivenIncumbent(Incumbent(row.id, row.content_hash), row.calibration_id, items)
 
 
 def wanted_pairs(

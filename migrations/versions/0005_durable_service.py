@@ -24,6 +24,7 @@ _DERIVED = ("fits", "allocations", "gates")
 
 def upgrade() -> None:
     _create_retired()
+    _recreate_measurements(autoincrement=True)
     for table in _DERIVED:
         op.add_column(table, sa.Column("stale_at", sa.DateTime(timezone=True), nullable=True))
         op.add_column(table, sa.Column("stale_reason", sa.String(), nullable=True))
@@ -66,6 +67,16 @@ def downgrade() -> None:
         op.drop_column(table, "stale_at")
     op.drop_index("ix_retired_measurements_calibration_id_config_hash", table_name="retired_measurements")
     op.drop_table("retired_measurements")
+    _recreate_measurements(autoincrement=False)
+
+
+def _recreate_measurements(*, autoincrement: bool) -> None:
+    """SQLite gives the largest id of a table again after a delete, unless it is told not to: an id must never mean two
+    measurements. PostgreSQL's sequences do not go back."""
+    if op.get_bind().dialect.name == "sqlite":
+        kwargs = {"sqlite_autoincrement": autoincrement}
+        with op.batch_alter_table("measurements", recreate="always", table_kwargs=kwargs):
+            pass  # the copy is the change
 
 
 def _create_retired() -> None:

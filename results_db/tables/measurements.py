@@ -84,6 +84,8 @@ class Measurement(MeasurementColumns, CreatedAt, Base):
         Index("ix_measurements_calibration_id_config_hash", "calibration_id", "config_hash"),
         # all cells of a calibration in the order in which they lie: what an allocation reads
         Index("ix_measurements_calibration_id_id", "calibration_id", "id"),
+        # a retired measurement's id is given to no other
+        {"sqlite_autoincrement": True},
     )
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True, sort_order=-1)
@@ -99,7 +101,7 @@ class RetiredMeasurement(MeasurementColumns, CreatedAt, Base):
     __table_args__ = (Index("ix_retired_measurements_calibration_id_config_hash", "calibration_id", "config_hash"),)
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True, sort_order=-1)
-    #: the id that it had; a later measurement may have it again
+    #: the id that it had, which no later measurement gets
     measurement_id: Mapped[int]
     reason: Mapped[str]
     retired_at: Mapped[datetime]

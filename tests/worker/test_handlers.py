@@ -313,6 +313,13 @@ def test_compress_then_evaluate(
         assert session.scalar(select(func.count()).select_from(Compression)) == 1
 
 
+def test_a_tied_head_is_refused_by_name(service: Any, model_id: str, calibration_id: str, allocation_id: str) -> None:
+    params = {"model_id": model_id, "calibration_id": calibration_id, "allocation_id": allocation_id}
+    error = fail(service, JobKind.COMPRESS, params | {"head": {"b_q": 4, "codebook": "rtn"}})
+    assert error["code"] == "invalid-config"
+    assert "tied to the token embedding" in error["message"]
+
+
 def test_compress_without_allocation(service: Any, model_id: str, calibration_id: str) -> None:
     assert fail(service, JobKind.COMPRESS, {"model_id": model_id})["code"] == "missing-input"
 

@@ -1,19 +1,17 @@
-"""Sensitivity jobs: every method and anchor once, whoever is killed meanwhile; and what is concluded from them."""
+"""Sensitivity jobs: every method and anchor once, and what is concluded from them."""
 
 from __future__ import annotations
 
 import math
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from compress_core import CompressionConfig, MatrixKey
 from compress_core.allocate import KLAnchor, class_sensitivities
-from results_db.states import TERMINAL, AttemptState, JobKind, JobState
+from results_db.states import JobKind, JobState
 from results_db.tables import LayerFidelityRow, SensitivityAnchor, SensitivityEstimate
 
 pytestmark = pytest.mark.slow
@@ -44,10 +42,9 @@ def run(service: Any, params: dict[str, Any]) -> dict[str, Any]:
     return dict(job.result)
 
 
-def anchors(service: Any, job_id: str | None = None) -> list[SensitivityAnchor]:
+def anchors(service: Any) -> list[SensitivityAnchor]:
     with service.database.read() as session:
-        query = select(SensitivityAnchor).order_by(SensitivityAnchor.id)
-        return list(session.scalars(query if job_id is None else query.filter_by(job_id=job_id)))
+        return list(session.scalars(select(SensitivityAnchor).order_by(SensitivityAnchor.id)))
 
 
 def test_all_methods_and_what_is_concluded(service: Any, asking: dict[str, Any]) -> None:
@@ -119,40 +116,6 @@ def test_all_methods_and_what_is_concluded(service: Any, asking: dict[str, Any])
     assert sorted((e.method, e.applies_to, e.layer_idx, e.projection, e.value, e.log_se) for e in again) == sorted(
         (e.method, e.applies_to, e.layer_idx, e.projection, e.value, e.log_se) for e in estimates
     )
-
-
-def test_kill_9_of_the_horse_costs_no_row(service: Any, asking: dict[str, Any]) -> None:
-    """In mid-method: the rows of the attempts together are those of a job that was left alone."""
-    methods = ["kl_anchor", "fisher_output", "higgs"]
-    params = asking | {"methods": methods, "windows": {"length": 16, "count": 6}}
-    job_id = service.submit(JobKind.SENSITIVITY, params)
-
-    def count() -> int:
-        with service.database.read() as session:
-            of_job = SensitivityAnchor.job_id == job_id
-            return int(session.scalar(select(func.count()).select_from(SensitivityAnchor).where(of_job)) or 0)
-
-    begun = 2 * N_MATRICES + 2 * N_LAYERS + 1  # the second method has recorded something
-    service.wait(lambda: count() >= begun or service.job(job_id).state in TERMINAL, "sensitivities")
-    assert service.job(job_id).state == JobState.RUNNING, service.job(job_id).error or "too quick to be disturbed"
-    os.kill(service.horse(service.worker()), signal.SIGKILL)
-    job = service.finish(job_id)
-    assert job.state == JobState.SUCCEEDED, job.error
-    assert [attempt.state for attempt in service.attempts(job_id)] == [AttemptState.LOST, AttemptState.SUCCEEDED]
-    assert job.result["reused"] >= begun
-    assert job.result["recorded"] + job.result["reused"] == 3 * 2 * N_MATRICES + 2 * N_LAYERS == count()
-    # and they are the numbers of a job that nobody disturbs
-    killed = {key(row): row.kl_per_sequence for row in anchors(service, job_id)}
-    with service.database.write() as session:
-        for row in session.scalars(select(SensitivityAnchor).filter_by(job_id=job_id)):
-            session.delete(row)
-    alone_id = service.submit(JobKind.SENSITIVITY, params)
-    assert service.finish(alone_id).state == JobState.SUCCEEDED
-    assert {key(row): row.kl_per_sequence for row in anchors(service, alone_id)} == killed
-
-
-def key(row: SensitivityAnchor) -> tuple[str, int, str, str]:
-    return (row.method, row.layer_idx, row.projection, row.anchor_config_hash)
 
 
 def test_around_an_allocation(

@@ -1,13 +1,8 @@
-"""Validate jobs by a real worker: what they record, whom they recommend, and what a kill in the middle costs."""
+"""Validate jobs by a real worker: what they record, and whom they recommend."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,59 +10,21 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from compress_core import CompressionConfig, MatrixKey
+from compress_core import CompressionConfig
 from compress_core.analyze.choice import Candidate, choose
-from compress_core.calibrate.calibration import Calibration as CalibrationFolder
 from compress_core.checkpoint import open_checkpoint
 from compress_core.errors import ConfigError
-from compress_core.text import TextSource, split_text
-from compress_core.text.tokens import sampled_windows
-from compress_core.verify.joint import JointLosses, joint_losses
 from results_db.errors import NotFound
 from results_db.params import ValidateParams
-from results_db.states import AttemptState, JobKind, JobState
-from results_db.tables import (
-    Allocation,
-    AllocationItem,
-    Artefact,
-    Calibration,
-    Validation,
-    ValidationItem,
-    ValidationWindow,
-)
+from results_db.states import JobKind, JobState
+from results_db.tables import Allocation, AllocationItem, Calibration
+from tests.worker.validations import RTN, WINDOWS, Stored, recorded, store, undisturbed
 from worker.errors import MissingInput
 from worker.handlers.validate import Given, calibration_of, get_allocations
 
+__all__ = ["store"]  # a fixture
+
 pytestmark = pytest.mark.slow
-
-RTN = {bits: CompressionConfig(b_q=bits, codebook="rtn") for bits in (2, 3, 4, 8)}
-WINDOWS = {"length": 24, "count": 8, "seed": 3}
-
-
-@dataclass(frozen=True)
-class Stored:
-    """An allocation in the database, and what it says."""
-
-    id: str
-    items: dict[MatrixKey, CompressionConfig]
-
-
-@pytest.fixture
-def store(service: Any, model_id: str, calibration_id: str, tiny_model: Path) -> Callable[..., Stored]:
-    """Store an allocation as the server would, with columns of its own."""
-
-    def make(config_of: Callable[[MatrixKey], CompressionConfig], path: Path = tiny_model, **columns: Any) -> Stored:
-        model = model_id if path == tiny_model else service.add_model(path)
-        calibration = columns.pop("calibration_id", calibration_id)
-        allocation_id = service.allocate(model, calibration, path, config_of)
-        with service.database.write() as session:
-            row = session.get_one(Allocation, allocation_id)
-            for name, value in columns.items():
-                setattr(row, name, value)
-        keys = [spec.key for spec in open_checkpoint(path).matrices()]
-        return Stored(allocation_id, {key: config_of(key) for key in keys})
-
-    return make
 
 
 def finished(service: Any, params: dict[str, Any]) -> dict[str, Any]:
@@ -76,38 +33,6 @@ def finished(service: Any, params: dict[str, Any]) -> dict[str, Any]:
     assert job.state == JobState.SUCCEEDED, job.error
     assert job.progress["done"] == job.progress["total"] == 1000
     return dict(job.result)
-
-
-def recorded(service: Any, validation_id: str) -> tuple[Validation, list[ValidationItem], list[list[tuple[Any, ...]]]]:
-    """The validation, its items in order, and (kl, nll, n_tokens) of each item's windows."""
-    columns = (ValidationWindow.kl, ValidationWindow.nll, ValidationWindow.n_tokens)
-    with service.database.read() as session:
-        row = session.get_one(Validation, validation_id)
-        query = select(ValidationItem).where(ValidationItem.validation_id == validation_id)
-        items = list(session.scalars(query.order_by(ValidationItem.position)))
-        windows = [
-            [
-                tuple(found)
-                for found in session.execute(
-                    select(*columns)
-                    .where(ValidationWindow.validation_item_id == item.id)
-                    .order_by(ValidationWindow.item_idx)
-                )
-            ]
-            for item in items
-        ]
-    return row, items, windows
-
-
-def undisturbed(service: Any, calibration_id: str, model: Path, text: Path, given: list[Stored]) -> JointLosses:
-    """The same without a service: states in memory, and nobody kills it."""
-    with service.database.read() as session:
-        artefact = session.get_one(Artefact, session.get_one(Calibration, calibration_id).artefact_id)
-    checkpoint = open_checkpoint(model)
-    content = split_text(TextSource("file", text), "select")
-    tokens = sampled_windows(model, content, samples=WINDOWS["count"], length=WINDOWS["length"], seed=WINDOWS["seed"])
-    hessians = CalibrationFolder.open(artefact.uri, checkpoint)
-    return joint_losses(checkpoint, hessians, tokens, [g.items for g in given])
 
 
 def test_what_a_validation_records(
@@ -184,54 +109,6 @@ def test_what_a_validation_records(
     assert row.details["random"]["n"] == 6
     work = service.folder / "work" / "validations"
     assert not [path for path in work.iterdir() if path.is_dir()]
-
-
-# what is new here is in the worker and its folders; leases are lost on both databases in the tests of faults
-@pytest.mark.parametrize("service", ["sqlite"], indirect=True)
-def test_kill_9_in_mid_validation(
-    service: Any, model_id: str, calibration_id: str, tiny_model: Path, text_path: Path, store: Callable[..., Stored]
-) -> None:
-    """Hidden states in mapped files: the next attempt begins with the layer that was under way, and ends the same."""
-    slow = CompressionConfig(b_q=2, rank=8, codebook="trellis", iterations=4, states=4096)
-    given = [store(lambda key, q=q: slow if key.projection in ("up", "down") else q) for q in (RTN[3], RTN[4])]
-    params = {
-        "model_id": model_id,
-        "name": "choice",
-        "allocation_ids": [g.id for g in given],
-        "text": {"kind": "file", "path": str(text_path)},
-        "windows": WINDOWS,
-    }
-    worker = service.worker()
-    job_id = service.submit(JobKind.VALIDATE, params)
-    work = service.folder / "work" / "validations"
-
-    def at() -> int:
-        """Layers that are behind it."""
-        for marker in work.glob("*/states.json"):
-            return int(json.loads(marker.read_text())["layer_idx"])
-        return 0
-
-    service.wait(lambda: list(work.glob("*/states.json")) or service.job(job_id).error, "a workspace")
-    deadline = time.monotonic() + 60
-    while at() < 1 and time.monotonic() < deadline:
-        time.sleep(0.002)
-    horse = service.horse(worker)
-    worker.kill()
-    os.kill(horse, signal.SIGKILL)
-    worker.wait()
-    assert at() == 1, "the validation was too quick to be disturbed"
-    service.worker()
-    job = service.finish(job_id)
-    assert job.state == JobState.SUCCEEDED, job.error
-    assert [attempt.state for attempt in service.attempts(job_id)] == [AttemptState.LOST, AttemptState.SUCCEEDED]
-    assert not [path for path in work.iterdir() if path.is_dir()]
-    _, items, windows = recorded(service, job.result["validation_id"])
-    expected = undisturbed(service, calibration_id, tiny_model, text_path, given)
-    assert [[loss for _, loss, _ in found] for found in windows] == [
-        list(found.nll) for found in (expected.original, *expected.losses)
-    ]
-    assert [[kl for kl, _, _ in found] for found in windows[1:]] == expected.kl_AN.tolist()
-    assert [item.kl for item in items[1:]] == pytest.approx(list(expected.kl_A), rel=1e-12)
 
 
 def test_what_cannot_be_validated_is_named(

@@ -75,11 +75,3 @@ def test_kill_9_in_mid_compression(
     assert (folder / FILE_NAME).read_bytes() == (tmp_path / "undisturbed" / FILE_NAME).read_bytes()
     again = service.finish(service.submit(JobKind.COMPRESS, params))
     assert again.result == job.result | {"reused": True}
-
-
-def test_a_tied_head_is_refused_by_name(service: Any, model_id: str, calibration_id: str, allocation_id: str) -> None:
-    params = {"model_id": model_id, "calibration_id": calibration_id, "allocation_id": allocation_id}
-    job = service.finish(service.submit(JobKind.COMPRESS, params | {"head": {"b_q": 4, "codebook": "rtn"}}))
-    assert job.state == JobState.FAILED
-    assert job.error["code"] == "invalid-config"
-    assert "tied to the token embedding" in job.error["message"]

@@ -1,0 +1,130 @@
+"""What a worker's death costs: nothing. Each fault on both databases, with a real Redis and real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+from sqlalchemy import func, select
+
+from results_db.states import AttemptState, JobKind, JobState
+from results_db.tables import Measurement
+from tests.faults.signals import freeze, kill
+from tests.sweeps import N_CONFIGS, N_MATRICES, assert_complete, start_sweep, states
+from worker.registration import ProcessId
+
+
+def test_kill_9_of_the_whole_worker(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
+    job_id = start_sweep(service, model_id, calibration_id, grid(1, N_CONFIGS))
+    worker = service.worker()
+    horse = service.horse(worker)
+    worker.kill()
+    kill(horse)
+    worker.wait()
+    before = service.measured(job_id)
+    service.worker()
+    assert_complete(service, job_id)
+    assert states(service, job_id) == [AttemptState.LOST, AttemptState.SUCCEEDED]
+    assert service.events(job_id).count("worker_lost") == 1
+    assert service.job(job_id).result["reused"] >= before
+
+
+def test_kill_9_of_a_sweep_that_computes_its_hessians(
+    service: Any, model_id: str, calibration_id: str, grid: Any, text_path: Any
+) -> None:
+    """A calibration that keeps its tokens alone: one job computes H and measures, and goes on where it was killed."""
+    text = {"kind": "file", "path": str(text_path)}
+    params = {"model_id": model_id, "text": text, "windows": {"length": 32, "count": 16}, "keep": "tokens"}
+    calibrated = service.finish(service.submit(JobKind.CALIBRATE, params))
+    assert calibrated.state == JobState.SUCCEEDED, calibrated.error
+    streamed_id = calibrated.result["calibration_id"]
+    job_id = start_sweep(service, model_id, streamed_id, grid(12, N_CONFIGS))
+    kill(service.horse(service.worker()))
+    assert_complete(service, job_id)
+    assert states(service, job_id) == [AttemptState.LOST, AttemptState.SUCCEEDED]
+    # and measures what a calibration of the same text that keeps its H does
+    stored = {"model_id": model_id, "calibration_id": calibration_id, "configs": grid(12, 2)}
+    assert service.finish(service.submit(JobKind.SWEEP, stored)).state == JobState.SUCCEEDED
+    key = (Measurement.layer_idx, Measurement.projection, Measurement.config_hash)
+    found = []
+    with service.database.read() as session:
+        for id_ in (streamed_id, calibration_id):
+            errors = select(*key, Measurement.calibration_weighted_error).where(Measurement.calibration_id == id_)
+            found.append({tuple(row[:3]): row[3] for row in session.execute(errors)})
+    shared = found[0].keys() & found[1].keys()
+    assert len(shared) == 2 * N_MATRICES
+    assert all(found[0][cell] == found[1][cell] for cell in shared)
+
+
+def test_kill_9_of_the_horse(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
+    job_id = start_sweep(service, model_id, calibration_id, grid(2, N_CONFIGS))
+    worker = service.worker()
+    kill(service.horse(worker))
+    assert_complete(service, job_id)
+    assert worker.poll() is None
+    lost, succeeded = service.attempts(job_id)
+    assert (lost.state, lost.signal) == (AttemptState.LOST, signal.SIGKILL)
+    assert lost.peak_rss_bytes > 10_000_000
+    assert succeeded.state == AttemptState.SUCCEEDED
+    assert succeeded.worker_id == lost.worker_id
+
+
+def test_the_horse_dies_with_its_parent(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
+    job_id = start_sweep(service, model_id, calibration_id, grid(3, N_CONFIGS))
+    worker = service.worker()
+    horse = service.horse(worker)
+    worker.kill()
+    worker.wait()
+    service.wait(lambda: ProcessId.of(horse) is None, "the horse's death")
+    service.worker()
+    assert_complete(service, job_id)
+    assert states(service, job_id) == [AttemptState.LOST, AttemptState.SUCCEEDED]
+
+
+def test_a_lost_lease_is_reaped_without_the_worker(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
+    """A worker that hangs past its lease is fenced: it writes nothing more and ends itself."""
+    job_id = start_sweep(service, model_id, calibration_id, grid(4, N_CONFIGS))
+    worker = service.worker()
+    horse = service.horse(worker)
+    freeze(service, horse)
+    service.wait(lambda: states(service, job_id)[0] == AttemptState.LOST, "the reaper")
+    stopped_at = service.measured(job_id)
+    os.kill(horse, signal.SIGCONT)
+    service.wait(lambda: ProcessId.of(horse) is None, "the fenced horse's end")
+    first = service.attempts(job_id)[0]
+    assert_complete(service, job_id)
+    with service.database.read() as session:
+        by_first = select(func.count()).select_from(Measurement).where(Measurement.attempt_id == first.id)
+        assert session.scalar(by_first) == stopped_at
+
+
+def test_a_poison_job_dies(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
+    params = {"model_id": model_id, "calibration_id": calibration_id, "configs": grid(5, N_CONFIGS)}
+    job_id = service.submit(JobKind.SWEEP, params, max_attempts=2)
+    worker = service.worker()
+    for number in (1, 2):
+        service.wait(
+            lambda number=number: states(service, job_id)[number - 1 : number] == [AttemptState.RUNNING], "a claim"
+        )
+        kill(service.horse(worker))
+        service.wait(lambda number=number: states(service, job_id)[number - 1] == AttemptState.LOST, "a lost attempt")
+    job = service.finish(job_id)
+    assert job.state == JobState.DEAD
+    assert job.error["code"] == "worker-lost"
+    assert "SIGKILL" in job.error["message"]
+    assert worker.poll() is None
+
+
+def test_sigterm_finishes_the_experiment_and_gives_the_attempt_back(
+    service: Any, model_id: str, calibration_id: str, grid: Any
+) -> None:
+    job_id = start_sweep(service, model_id, calibration_id, grid(6, N_CONFIGS))
+    worker = service.worker()
+    for _ in range(5):
+        worker.send_signal(signal.SIGTERM)
+    assert worker.wait(timeout=60) == 0
+    assert states(service, job_id)[0] == AttemptState.RELEASED
+    service.worker()
+    assert_complete(service, job_id)
+    assert states(service, job_id) == [AttemptState.RELEASED, AttemptState.SUCCEEDED]

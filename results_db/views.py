@@ -13,6 +13,14 @@ VIEWS: dict[str, str] = {
                m.calibration_id, m.model_id, m.sweep_id, m.numerics_version, m.device_kind, m.created_at, m.states
         FROM measurements m JOIN models mo ON mo.id = m.model_id
     """,
+    "retired_errors": """
+        SELECT m.id, mo.name AS model, m.layer_idx, m.projection, m.expert_idx, m.b_q, m.rank,
+               m.factor_bits_l, m.factor_bits_r, m.codebook, m.calibration_weighted_error, m.normalized_mse,
+               m.raw_mse, m.nbytes, m.bits_per_weight, m.out_features, m.in_features, m.seconds, m.config_hash,
+               m.calibration_id, m.model_id, m.sweep_id, m.numerics_version, m.device_kind, m.created_at, m.states,
+               m.measurement_id, m.reason, m.retired_at, m.replaced_by_sweep_id
+        FROM retired_measurements m JOIN models mo ON mo.id = m.model_id
+    """,
     "sensitivities_overview": """
         SELECT s.id, mo.name AS model, s.layer_idx, s.projection, s.expert_idx, s.method, s.sensitivity, s.kl, s.kl_se,
                s.anchor_error, s.anchor_config_hash, s.n_sequences, s.n_tokens, s.calibration_id, s.model_id,
@@ -39,14 +47,14 @@ VIEWS: dict[str, str] = {
     "fits_overview": """
         SELECT f.id, mo.name AS model, f.form, f.metric, f.codebook, f.n_observations, f.r2, f.r2_log, f.cv_error,
                f.calibration_id, f.model_id, f.created_at, f.states, f.factor_bits_l, f.factor_bits_r, f.cv_layer_error,
-               f.chosen, f.group_id
+               f.chosen, f.group_id, f.stale_at, f.stale_reason
         FROM fits f JOIN models mo ON mo.id = f.model_id
     """,
     "allocations_overview": """
         SELECT a.id, mo.name AS model, s.name AS study, a.name, a.kind, a.objective, a.scope, a.budget_bytes,
                a.total_bytes, a.matrix_bytes, a.fixed_bytes, a.bits_per_weight, a.objective_value, a.lower_bound,
                a.optimal, a.shadow_price, a.n_distinct_configs, a.model_id, a.study_id, a.created_at,
-               a.predicted_kl, a.calibration_id, a.seed
+               a.predicted_kl, a.calibration_id, a.seed, a.stale_at, a.stale_reason
         FROM allocations a JOIN models mo ON mo.id = a.model_id LEFT JOIN studies s ON s.id = a.study_id
     """,
     "allocation_items": """
@@ -88,7 +96,7 @@ VIEWS: dict[str, str] = {
     """,
     "gates_overview": """
         SELECT g.id, s.name AS study, g.phase, g.name, g.verdict, g.value, g.threshold, g.ci_low, g.ci_high, g.unit,
-               g.explanation, g.fallback, g.needed_samples, g.study_id, g.created_at
+               g.explanation, g.fallback, g.needed_samples, g.study_id, g.created_at, g.stale_at, g.stale_reason
         FROM gates g JOIN studies s ON s.id = g.study_id
     """,
 }

@@ -26,6 +26,12 @@ COLUMNS = {
         "calibration_weighted_error normalized_mse raw_mse nbytes bits_per_weight out_features in_features seconds "
         "config_hash calibration_id model_id sweep_id numerics_version device_kind created_at states"
     ),
+    "retired_errors": (
+        "id model layer_idx projection expert_idx b_q rank factor_bits_l factor_bits_r codebook "
+        "calibration_weighted_error normalized_mse raw_mse nbytes bits_per_weight out_features in_features seconds "
+        "config_hash calibration_id model_id sweep_id numerics_version device_kind created_at states measurement_id "
+        "reason retired_at replaced_by_sweep_id"
+    ),
     "sensitivities_overview": (
         "id model layer_idx projection expert_idx method sensitivity kl kl_se anchor_error anchor_config_hash "
         "n_sequences n_tokens calibration_id model_id created_at"
@@ -37,12 +43,12 @@ COLUMNS = {
     ),
     "fits_overview": (
         "id model form metric codebook n_observations r2 r2_log cv_error calibration_id model_id created_at states "
-        "factor_bits_l factor_bits_r cv_layer_error chosen group_id"
+        "factor_bits_l factor_bits_r cv_layer_error chosen group_id stale_at stale_reason"
     ),
     "allocations_overview": (
         "id model study name kind objective scope budget_bytes total_bytes matrix_bytes fixed_bytes bits_per_weight "
         "objective_value lower_bound optimal shadow_price n_distinct_configs model_id study_id created_at "
-        "predicted_kl calibration_id seed"
+        "predicted_kl calibration_id seed stale_at stale_reason"
     ),
     "sensitivities": (
         "id model layer_idx projection expert_idx method metric value low high log_se raw raw_log_se own_weight "
@@ -72,7 +78,7 @@ COLUMNS = {
     ),
     "gates_overview": (
         "id study phase name verdict value threshold ci_low ci_high unit explanation fallback needed_samples study_id "
-        "created_at"
+        "created_at stale_at stale_reason"
     ),
 }
 

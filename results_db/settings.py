@@ -13,6 +13,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 from results_db.errors import PathNotAllowed, PathNotUsable
+from results_db.logs import LogFormat, LogLevel
 
 
 class Settings(BaseSettings):
@@ -31,6 +32,8 @@ class Settings(BaseSettings):
     keep_work_days: Annotated[float, Field(gt=0)] = 14.0
     #: SQLAlchemy URL; default: a SQLite file in var_dir
     database_url: str = ""
+    #: file with the password that database_url leaves out, such as a secret that a container is given
+    database_password_file: Path | None = None
     #: Redis URL; default: a Unix socket in var_dir
     redis_url: str = ""
     #: folders that model and text paths must resolve into, symlinks followed; separated as in PATH. Default: the
@@ -38,6 +41,8 @@ class Settings(BaseSettings):
     model_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    #: folder of the page's chart library, built where it is missing; default: "cache" in var_dir
+    charts_dir: Path = Path("var/cache")
     #: Host names that requests may carry besides loopback names and ``host``; separated by commas
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     #: "cpu", or a GPU's name or UUID
@@ -45,6 +50,10 @@ class Settings(BaseSettings):
     #: seconds without a heartbeat after which a worker counts as lost
     lease_s: Annotated[float, Field(gt=0)] = 45.0
     heartbeat_s: Annotated[float, Field(gt=0)] = 5.0
+    #: "json": one object a line; "text"; "auto": text on a terminal, JSON elsewhere
+    log_format: LogFormat = "auto"
+    #: the least level that is logged
+    log_level: LogLevel = "info"
 
     @field_validator("model_roots", mode="before")
     @classmethod
@@ -94,6 +103,9 @@ class Settings(BaseSettings):
         filled = dict(values) | {"var_dir": var}
         filled["artefacts_url"] = values.get("artefacts_url") or str(var / "artefacts")
         filled["database_url"] = values.get("database_url") or f"sqlite:///{var / 'bitbudget.db'}"
+        if values.get("database_password_file"):
+            filled["database_url"] = _with_password(filled["database_url"], Path(values["database_password_file"]))
+        filled["charts_dir"] = Path(values.get("charts_dir") or var / "cache").absolute()
         filled["redis_url"] = values.get("redis_url") or f"unix://{var / 'redis.sock'}"
         filled["model_roots"] = values.get("model_roots") or [Path.cwd()]
         return filled
@@ -130,3 +142,26 @@ class Settings(BaseSettings):
         except OSError as error:
             raise PathNotUsable(str(path), error.strerror) from error
         return resolved
+
+
+def _with_password(url: str, file: Path) -> str:
+    """``url`` with the password in ``file``; a password of its own stays.
+
+    Raises:
+        ValueError: the file cannot be read or is empty, or the database is a file, which has no password.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return url  # refused with the other malformed ones
+    if parsed.get_backend_name() == "sqlite":
+        raise ValueError("database_password_file is for PostgreSQL: set database_url, or leave the file out")
+    if parsed.password:
+        return url
+    try:
+        password = file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"database_password_file {file} cannot be read: {error}") from error
+    if not password:
+        raise ValueError(f"database_password_file {file} is empty")
+    return parsed.set(password=password).render_as_string(hide_password=False)

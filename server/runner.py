@@ -14,6 +14,7 @@ from compress_core.analyze import GateThresholds
 from compress_core.errors import CompressCoreError
 from results_db import Database
 from results_db.errors import NotFound
+from results_db.logs import bind
 from results_db.params import AllocateParams, FitParams, GateParams
 from results_db.queue.transitions import change_state, get_job
 from results_db.states import JobKind, JobState
@@ -35,6 +36,11 @@ def run_server_job(database: Database, job: Job) -> None:
 
     Whatever goes wrong becomes the job's error; only a database that is away is raised, and the job runs again.
     """
+    with bind(trace_id=job.trace_id, study_id=job.study_id, job_id=job.id):
+        _run_bound(database, job)
+
+
+def _run_bound(database: Database, job: Job) -> None:
     try:
         with database.read() as session:
             save = _COMPUTE[JobKind(job.kind)](session, job)

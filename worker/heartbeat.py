@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from contextvars import copy_context
 from types import TracebackType
 
 from results_db import Database
@@ -35,7 +36,13 @@ class Heartbeat:
         self._progress = progress
         self._stop = stop
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(
+            # its log lines carry the attempt's ids
+            target=copy_context().run,
+            args=(self._run,),
+            name="heartbeat",
+            daemon=True,
+        )
 
     def __enter__(self) -> Heartbeat:
         self._thread.start()

@@ -10,7 +10,6 @@ import logging
 import os
 import secrets
 import socket
-import sys
 import time
 from importlib import import_module
 
@@ -24,6 +23,7 @@ from sqlalchemy import inspect
 from sqlalchemy.exc import DBAPIError
 
 from results_db import Database
+from results_db.logs import configure_logs
 from results_db.settings import Settings
 from worker.artefacts import ArtefactStore
 from worker.current import CurrentWorker, set_current
@@ -52,9 +52,9 @@ _FAMILIES = ("qwen2", "llama", "mistral")
 def main(argv: list[str] | None = None) -> int:
     """Run a worker until it is told to stop; the exit code."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     _prepare_environment()
     settings = Settings(**({"device": arguments.device} if arguments.device else {}))
+    configure_logs(settings.log_format, settings.log_level)
     name = arguments.name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     try:
         if is_remote(settings.artefacts_url):

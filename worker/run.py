@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from compress_core.errors import Interrupted
 from results_db import Database
 from results_db.errors import LeaseLost
+from results_db.logs import bind
 from results_db.params import PARAMS
 from results_db.queue.lease import Claim, claim_attempt, fail_attempt, finish_attempt, heartbeat, release_attempt
 from results_db.settings import Settings
@@ -63,6 +64,12 @@ def run_attempt(attempt_id: str) -> None:
 
 def run_claimed(database: Database, claim: Claim, worker: CurrentWorker) -> None:
     """Run the job of a claim and record how it ended; an error of the job's own never leaves this function."""
+    ids = {"trace_id": claim.trace_id, "study_id": claim.study_id}
+    with bind(**ids, job_id=claim.job_id, attempt_id=claim.attempt_id):
+        _run_bound(database, claim, worker)
+
+
+def _run_bound(database: Database, claim: Claim, worker: CurrentWorker) -> None:
     recorder = Recorder(database, claim)
     progress = ProgressMeter(worker.stop)
     log.info("attempt %s: %s job %s begins", claim.attempt_id, claim.kind, claim.job_id)

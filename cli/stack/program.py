@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from results_db.logs import readable
+
 _PR_SET_PDEATHSIG = 1
 #: how much of a log's end is read for its tail
 _TAIL_BYTES = 16_384
@@ -81,14 +83,15 @@ class Program:
         process.wait()
 
     def log_tail(self, lines: int = 15) -> str:
-        """The log's last lines."""
+        """The log's last lines, for people."""
         if not self.log.exists():
             return ""
         with self.log.open("rb") as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - _TAIL_BYTES))
             text = file.read().decode(errors="replace")
-        return "\n".join(text.splitlines()[-lines:])
+        shown = [part for line in text.splitlines()[-lines:] for part in readable(line).splitlines()]
+        return "\n".join(shown[-lines:])
 
 
 def _has_ended(pid: int) -> bool:

@@ -32,6 +32,8 @@ class Claim:
     kind: str
     params: dict[str, Any]
     token: str
+    #: of the request that submitted the job
+    trace_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def claim_attempt(session: Session, attempt_id: str, *, worker_id: str, lease_s:
         attempt.state = AttemptState.RELEASED.value
         attempt.finished_at = utc_now()
         return None
-    return Claim(attempt_id, attempt.number, job.id, job.study_id, job.kind, dict(job.params), token)
+    return Claim(attempt_id, attempt.number, job.id, job.study_id, job.kind, dict(job.params), token, job.trace_id)
 
 
 def hold_lease(session: Session, claim: Claim) -> None:

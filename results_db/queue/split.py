@@ -76,6 +76,7 @@ def split_waiting(session: Session, whole: Job, params: Mapping[str, Any]) -> bo
         position=whole.position,
         priority=whole.priority,
         max_attempts=whole.max_attempts,
+        trace_id=whole.trace_id,
     )
     whole.depends_on = [*whole.depends_on, *parts]
     session.flush()

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from results_db.clock import utc_now
 from results_db.errors import WrongState
 from results_db.ids import new_id
+from results_db.logs import current_trace
 from results_db.queries.parts import part_of, parts_of
 from results_db.queue.events import record_event
 from results_db.queue.lease import counted_attempts
@@ -34,8 +35,11 @@ def submit_job(
     priority: int = 0,
     max_attempts: int = 3,
     id: str | None = None,
+    trace_id: str | None = None,
 ) -> Job:
     """Write a job, its first attempt and its event in the caller's transaction.
+
+    ``trace_id`` defaults to that of the request that this code runs for.
 
     A job without dependencies is queued at once, others wait. Redis is not touched: the relay rings later.
     """
@@ -53,6 +57,7 @@ def submit_job(
         run_when=run_when,
         priority=priority,
         max_attempts=max_attempts,
+        trace_id=trace_id or current_trace(),
     )
     session.add(job)
     session.flush()

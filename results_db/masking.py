@@ -1,0 +1,99 @@
+"""Take secrets out of text: passwords in URLs, tokens, and what settings hold. For logs, problems, tracebacks."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+#: what stands where a secret was
+MASK = "***"
+
+#: names of query fields and of conninfo keys that hold a secret
+_NAMES = (
+    r"(?:[\w-]*[_-])?(?:password|passwd|pwd|secret|api[_-]?key|access[_-]?key|signature|credential)"
+    r"|(?:(?:auth|access|session|security|hf|bitbudget)[_-])?token"
+)
+_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
+    # scheme://user:password@host; a password may hold a slash that nobody escaped, but host:port/path is none
+    (re.compile(r"(?<=://)([^\s:/@'\"]*):(?!\d{1,5}[/?])[^\s'\"]*@(?=[^@\s'\"]*(?:[\s'\"]|$))"), rf"\1:{MASK}@"),
+    # ?password=…, password=… of a conninfo, "password": "…"
+    (re.compile(rf"(?i)(?<![\w-])({_NAMES})(=|[\"']?:\s*[\"'])([^\s&\"',;)]+)"), rf"\1\2{MASK}"),
+    (
+        re.compile(
+            r"(?i)(?<![\w-])((?:set-)?cookie|(?:proxy-)?authorization)([\"']?\s*[:=]\s*+[\"']?+)(?!bearer|basic)[^\r\n\"']+"
+        ),
+        rf"\1\2{MASK}",
+    ),
+    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}"), rf"\1 {MASK}"),
+    # our own tokens (results_db.tokens): the hint that lists show stays
+    (re.compile(r"\b(bb_[A-Za-z0-9_-]{4})[A-Za-z0-9_-]{20,}"), rf"\1{MASK}"),
+)
+_SECRET_NAME = re.compile(rf"{_NAMES}|(?:set-)?cookie|(?:proxy-)?authorization", re.IGNORECASE)
+#: shorter ones would mask half of a log
+_SHORTEST = 4
+
+_known: set[str] = set()
+
+
+def mask(text: str) -> str:
+    """``text`` with ``***`` where a secret was: every remembered one, and whatever looks like one."""
+    for secret in sorted(_known, key=len, reverse=True):
+        text = text.replace(secret, MASK)
+    for pattern, replacement in _PATTERNS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def is_secret(name: str) -> bool:
+    """Whether a field of this name holds a secret: password, api_key, auth_token, cookie, …"""
+    return _SECRET_NAME.fullmatch(name) is not None
+
+
+def mask_url(url: str) -> str:
+    """A URL as it may be shown: without its password, wherever that stands."""
+    secrets = secrets_of(url)
+    for secret in sorted(secrets, key=len, reverse=True):
+        url = url.replace(secret, MASK)
+    return mask(url)
+
+
+def secrets_of(url: str) -> set[str]:
+    """The passwords in a URL, as written and as meant."""
+    try:
+        parts = urlsplit(url)
+        found = {parts.password, unquote(parts.password)} if parts.password else set()
+    except ValueError:  # nothing connects with it
+        return set()
+    found |= {value for name, value in parse_qsl(parts.query) if value and re.fullmatch(_NAMES, name, re.IGNORECASE)}
+    # SQLAlchemy also takes a password that holds a slash; for Redis' URLs it is no judge
+    with suppress(ArgumentError, ValueError):
+        found |= {str(make_url(url).password or "")}
+    return found - {""}
+
+
+def remember_secrets(urls: Iterable[str]) -> None:
+    """From now on ``mask`` replaces the passwords of these URLs wherever they appear, in whatever form.
+
+    Every process calls it once with its settings' URLs. Passwords under 4 characters are left to the patterns.
+    """
+    _known.update(secret for url in urls for secret in secrets_of(url) if len(secret) >= _SHORTEST)
+
+
+class MaskingFilter(logging.Filter):
+    """Masks a record before any handler formats it: message, arguments and traceback."""
+
+    _formatter = logging.Formatter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = mask(record.getMessage()), None
+        if record.exc_info and not record.exc_text:
+            record.exc_text = self._formatter.formatException(record.exc_info)
+        if record.exc_text:
+            record.exc_text = mask(record.exc_text)
+        return True

@@ -1,0 +1,95 @@
+"""No secret survives the mask, and nothing else is masked."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from results_db import masking
+from results_db.masking import MaskingFilter, is_secret, mask, mask_url, remember_secrets, secrets_of
+
+TOKEN = "bb_abcdEFGHIJKLMNOPQRSTUVWXYZ0123456789_-abcdefg"
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("postgresql+psycopg://bob:s3cr:t/x@host:5432/db failed", "postgresql+psycopg://bob:***@host:5432/db failed"),
+        ("at redis://:pw@localhost:6379/0, again", "at redis://:***@localhost:6379/0, again"),
+        ("unix://u:pa@ss@/tmp/redis.sock", "unix://u:***@/tmp/redis.sock"),
+        ("'postgresql://u:p@h/d' and 'redis://:q@h'", "'postgresql://u:***@h/d' and 'redis://:***@h'"),
+        ("host=h password=hunter2 user=u", "host=h password=*** user=u"),
+        ("{'password': 'hunter2', 'user': 1}", "{'password': '***', 'user': 1}"),
+        ("postgresql://h/d?password=abc&x=1", "postgresql://h/d?password=***&x=1"),
+        (
+            "s3://b/k?X-Amz-Signature=abc&aws_secret_access_key=def",
+            "s3://b/k?X-Amz-Signature=***&aws_secret_access_key=***",
+        ),
+        ("Authorization: Bearer abcdefgh1234", "Authorization: Bearer ***"),
+        ("Cookie: bitbudget_session=abc; theme=dark", "Cookie: ***"),
+        ("{'authorization': 'Digest abc'}", "{'authorization': '***'}"),
+        (f"sent {TOKEN}.", "sent bb_abcd***."),
+    ],
+)
+def test_secrets_go(text: str, masked: str) -> None:
+    assert mask(text) == masked
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "see http://h/a and bob@x.com",
+        "http://localhost:8000/x?y=a@b",
+        "tokens=256 n_tokens=16384 token_hash='abc' pad_token='<eos>'",
+        "layer 3, q: weight holds NaN",
+        "sqlite:////tmp/a:b@c/bitbudget.db",
+    ],
+)
+def test_the_rest_stays(text: str) -> None:
+    assert mask(text) == text
+
+
+@pytest.mark.parametrize(
+    ("url", "secrets"),
+    [
+        ("redis://:p%40ss@h/0", {"p%40ss", "p@ss"}),
+        ("redis://h/0?password=query-secret", {"query-secret"}),
+        ("postgresql+psycopg://u:sl/ash@h/d", {"sl/ash"}),
+        ("sqlite:///x.db", set()),
+        ("http://[", set()),
+    ],
+)
+def test_passwords_of_urls(url: str, secrets: set[str]) -> None:
+    assert secrets_of(url) == secrets
+    shown = mask_url(url)
+    assert not any(secret in shown for secret in secrets)
+
+
+@pytest.mark.parametrize("name", ["password", "db_password", "api_key", "token", "Authorization", "set-cookie"])
+def test_names_of_secrets(name: str) -> None:
+    assert is_secret(name)
+
+
+@pytest.mark.parametrize("name", ["n_tokens", "token_hash", "job_id", "passwords_tried"])
+def test_names_of_other_things(name: str) -> None:
+    assert not is_secret(name)
+
+
+def test_what_is_remembered_goes_in_any_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masking, "_known", set())
+    remember_secrets(["redis://:hunter2hunter2@h/0", "redis://:abc@h/0"])
+    assert mask("driver says hunter2hunter2 is wrong") == "driver says *** is wrong"
+    assert mask("abc") == "abc", "too short: half of a log would be masked"
+
+
+def test_the_filter_masks_message_arguments_and_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("masked")
+    log.addFilter(MaskingFilter())
+    try:
+        raise ValueError("cannot connect to postgresql://u:hunter2@h/d")
+    except ValueError:
+        log.exception("with %s", TOKEN)
+    assert "hunter2" not in caplog.text
+    assert TOKEN not in caplog.text
+    assert "ValueError: cannot connect to postgresql://u:***@h/d" in caplog.text

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cli.errors import CliError
 from cli.stack.plan import ROOT
+from compress_core.strict_yaml import load_yaml
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -61,7 +60,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise CliError(f"{text!r} is no assignment", cure="write key=value, for example windows.count=8")
     try:
-        return key, yaml.safe_load(value)
+        return key, load_yaml(value)
     except Exception as error:  # as above, in _read
         raise CliError(f"{key}: {value!r} is not valid YAML ({error})", cure="quote texts that hold : or [") from error
 
@@ -85,7 +84,7 @@ def set_value(target: dict[str, Any], key: str, value: Any) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CliError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # PyYAML's constructors also raise ValueError, KeyError, RecursionError, …

@@ -29,6 +29,7 @@ from server.measurements import endpoints as measurements
 from server.models import endpoints as models
 from server.plans import endpoints as plans
 from server.probes import endpoints as probes
+from server.problems import endpoints as problems
 from server.relay import Relay
 from server.sensitivities import endpoints as sensitivities
 from server.studies import endpoints as studies
@@ -58,6 +59,7 @@ _DOMAINS = (
     gates,
     jobs,
     workers,
+    problems,
     health,
 )
 

@@ -17,6 +17,7 @@ from cli.errors import CliError
 from cli.options import JsonOption, ServerOption, connect
 from cli.output import out, print_json, say
 from cli.study_file import parse_assignment, resolve, set_value
+from compress_core.strict_yaml import load_yaml
 
 
 class Kind(StrEnum):
@@ -187,7 +188,7 @@ def budget_fields(text: str) -> dict[str, Any]:
         case "fraction":
             return {"fraction": float(budget.value or 0)}
         case _:
-            return {"uniform": {name: yaml.safe_load(value) for name, value in budget.config}}
+            return {"uniform": {name: load_yaml(value) for name, value in budget.config}}
 
 
 def model_id(api: Api, model: str) -> str:
@@ -200,7 +201,7 @@ def model_id(api: Api, model: str) -> str:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CliError(f"cannot read {path}: {error}") from error
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import yaml
 
 from compress_core.config import CompressionConfig
 from compress_core.errors import ConfigError
 from compress_core.matrix import PROJECTIONS, MatrixKey, MatrixSpec
+from compress_core.strict_yaml import load_yaml
 
 VERSION = 1
 
@@ -36,7 +35,7 @@ def overrides_from_yaml(text: str, specs: Sequence[MatrixSpec] | None = None) ->
             above min(out, in). The message names the entry.
     """
     try:
-        document = yaml.load(text, Loader=_NoDuplicates)  # noqa: S506  a SafeLoader that refuses repeated keys
+        document = load_yaml(text)
     except Exception as error:  # PyYAML's constructors also raise ValueError, KeyError, RecursionError, …
         raise ConfigError(f"the overrides are not valid YAML: {error}") from error
     if not isinstance(document, dict) or set(document) != {"version", "matrices"}:
@@ -78,17 +77,3 @@ def _entry(
     except TypeError as error:
         raise ConfigError(f"override {name!r}: {error}") from error
     return key, config
-
-
-class _NoDuplicates(yaml.SafeLoader):
-    """SafeLoader that refuses a mapping with a repeated key instead of keeping the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable):
-                if key in seen:
-                    raise ConfigError(f"override {key!r} appears twice (line {key_node.start_mark.line + 1})")
-                seen.add(key)
-        return super().construct_mapping(node, deep=deep)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -17,15 +16,18 @@ from starlette.responses import Response
 
 from compress_core.errors import CompressCoreError, InfeasibleBudget
 from results_db.errors import NotFound, PathNotAllowed, PathNotUsable, WrongState
+from results_db.logs import current_trace, new_trace
 from server.kit.answers import Answer
+from server.kit.problems import BY_STATUS, PROBLEMS
 
 log = logging.getLogger(__name__)
 
-_TYPE = "urn:bitbudget:problem:"
+MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(Exception):
-    """An answer that is not the one hoped for: a status, a stable slug, and a sentence that names thing and cure."""
+    """An answer that is not the one hoped for: a status, a slug of the catalogue (server/kit/problems.py), and a
+    sentence that names thing and cure."""
 
     def __init__(
         self, status: int, slug: str, detail: str, *, headers: Mapping[str, str] | None = None, **extra: Any
@@ -38,19 +40,12 @@ class Problem(Exception):
         self.extra = extra
 
     def response(self) -> Response:
-        """The problem as application/problem+json."""
-        body = {
-            "type": _TYPE + self.slug,
-            "title": self.slug.replace("-", " ").capitalize(),
-            "status": self.status,
-            "detail": self.detail,
-        }
-        return Answer(
-            body | self.extra,
-            status_code=self.status,
-            headers=self.headers,
-            media_type="application/problem+json",
-        )
+        """The problem as application/problem+json, with the trace id under which the log tells more."""
+        kind = PROBLEMS[self.slug]
+        body = {"type": kind.type, "title": kind.title, "status": self.status, "detail": self.detail}
+        if (trace_id := current_trace()) is not None:
+            body["trace_id"] = trace_id
+        return Answer(body | self.extra, status_code=self.status, headers=self.headers, media_type=MEDIA_TYPE)
 
 
 def invalid(field: str, message: str, *, slug: str = "invalid-request", **extra: Any) -> Problem:
@@ -104,7 +99,7 @@ def _answer(convert: Any) -> Any:
 
 def _from_http(error: HTTPException) -> Problem:
     phrase = HTTPStatus(error.status_code).phrase
-    slug = phrase.lower().replace(" ", "-")
+    slug = BY_STATUS.get(error.status_code, "http-error")
     detail = error.detail if error.detail and error.detail != phrase else f"{phrase}: look at /openapi.json"
     if detail == "There was an error parsing the body":  # FastAPI's words for JSON that is no UTF-8, or too deep
         detail = "the body cannot be read as JSON: send UTF-8, nested less deeply"
@@ -141,10 +136,14 @@ def _from_operational(error: OperationalError) -> Problem:
 
 
 def _from_unexpected(error: Exception) -> Problem:
-    trace_id = secrets.token_hex(8)
+    trace_id = current_trace() or new_trace()
     log.error("unexpected error, trace %s", trace_id, exc_info=error)
     return Problem(
-        500, "internal-error", f"an unexpected error; the server's log has it under trace {trace_id}", trace_id=trace_id
+        500,
+        "internal-error",
+        f"an unexpected error; the server's log has it under trace {trace_id}",
+        headers={"X-Trace-Id": trace_id},
+        trace_id=trace_id,
     )
 
 

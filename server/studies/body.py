@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-import yaml
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 
+from compress_core.strict_yaml import load_yaml
 from server.kit.problem import Problem, invalid, validation_problem
 
 _YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"})
@@ -59,7 +59,7 @@ def openapi_body(model: type[BaseModel]) -> dict[str, Any]:
 
 def _mapping(body: bytes) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(body)
+        value = load_yaml(body)
     except Exception as error:  # PyYAML's constructors also raise ValueError, KeyError, RecursionError, …
         raise Problem(422, "invalid-yaml", f"the body is not valid YAML: {error}") from error
     if not isinstance(value, dict):

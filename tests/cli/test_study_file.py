@@ -90,3 +90,10 @@ def test_yaml_that_breaks_its_reader_is_named(tmp_path: Path, text: str) -> None
 def test_a_value_that_breaks_the_reader_is_named() -> None:
     with pytest.raises(CliError, match="is not valid YAML"):
         parse_assignment("name=2020-99-99")
+
+
+def test_a_repeated_key_is_told_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("name: one\nmodel: {source: x}\nname: two\n", encoding="utf-8")
+    with pytest.raises(CliError, match=r"'name' appears twice \(line 3\)"):
+        load_study(path)

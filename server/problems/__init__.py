@@ -1,0 +1,1 @@
+"""The catalogue of problems, for people and programs."""

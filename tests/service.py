@@ -78,7 +78,7 @@ class Service:
 
     def __init__(self, database_url: str, redis_url: str, folder: Path, repo: Path, roots: list[Path]) -> None:
         self.database = Database(database_url)
-        self.relay = Relay(self.database, redis_url, reconcile_every_s=0.2)
+        self.relay = Relay(self.database, redis_url)
         self.repo = repo
         self.folder = folder
         self.environment = os.environ | {
@@ -225,10 +225,11 @@ class Service:
 
     # --- workers ---
 
-    def start_worker(self, **environment: str) -> subprocess.Popen[bytes]:
+    def start_worker(self, *, program: str = "worker", **environment: str) -> subprocess.Popen[bytes]:
+        """A new worker process; ``program`` is the module that it runs."""
         log = (self.folder / f"worker-{len(self.workers)}.log").open("wb")
         worker = subprocess.Popen(
-            [sys.executable, "-m", "worker"],
+            [sys.executable, "-m", program],
             cwd=self.repo,
             env=self.environment | environment,
             stdout=log,

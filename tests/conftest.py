@@ -6,6 +6,7 @@ about 107 characters. The schema is migrated once per backend and copied for eac
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from uuid import uuid4
 
 import pytest
 import redis
+from fastapi.testclient import TestClient
 from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
@@ -69,6 +71,21 @@ def short_dir() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="bb-"))
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clients_of_this_machine() -> Iterator[None]:
+    """A TestClient calls itself "testclient", which is no address; here it asks from this machine, as a browser beside
+    the server does. Tests of other callers say ``client=(address, port)``."""
+    made = TestClient.__init__
+
+    @functools.wraps(made)
+    def make(self: TestClient, *args: Any, **options: Any) -> None:
+        made(self, *args, **{"client": ("127.0.0.1", 50_000)} | options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TestClient, "__init__", make)
+        yield
 
 
 # --- databases -----------------------------------------------------------------------------------------------------

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from safetensors.numpy import save_file
-from sqlalchemy import insert, select
+from sqlalchemy import insert, make_url, select
 
 from compress_core.config import CompressionConfig
 from compress_core.nbytes import predicted_nbytes
@@ -78,19 +80,33 @@ def write_checkpoint(folder: Path, *, layers: int = LAYERS, seed: int = 0) -> Pa
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
+def database_url(database_url: str, request: pytest.FixtureRequest) -> str:
+    """URL of a fresh database; tests of ``measured_model`` begin with a copy of one that was filled once."""
+    if "measured_model" in request.fixturenames:
+        request.getfixturevalue("measured").copy_to(database_url)
+    return database_url
+
+
+@pytest.fixture
+def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    if "measured_model" in request.fixturenames:
+        return request.getfixturevalue("measured").checkpoint
     return write_checkpoint(tmp_path / "models" / "tiny")
 
 
 @pytest.fixture
-def settings(database_url: str, tmp_path: Path) -> Settings:
+def settings(database_url: str, checkpoint: Path, tmp_path: Path) -> Settings:
     """Redis is nowhere: tests that want one replace the URL."""
     (tmp_path / "models").mkdir(exist_ok=True)
+    return make_settings(database_url, tmp_path, *{tmp_path / "models", checkpoint.parent})
+
+
+def make_settings(database_url: str, folder: Path, *roots: Path) -> Settings:
     return Settings(
         database_url=database_url,
-        redis_url=f"unix://{tmp_path}/none.sock",
-        var_dir=tmp_path / "var",
-        model_roots=(tmp_path / "models",),
+        redis_url=f"unix://{folder}/none.sock",
+        var_dir=folder / "var",
+        model_roots=roots,
     )
 
 
@@ -107,8 +123,14 @@ def client(app: FastAPI) -> Iterator[TestClient]:
 
 
 @pytest.fixture
-def model(client: TestClient, checkpoint: Path) -> dict[str, Any]:
+def model(client: TestClient, checkpoint: Path, request: pytest.FixtureRequest) -> dict[str, Any]:
     """The tiny model, registered."""
+    if "measured_model" in request.fixturenames:
+        return dict(client.get("/api/v1/models").json()["items"][0])
+    return register(client, checkpoint)
+
+
+def register(client: TestClient, checkpoint: Path) -> dict[str, Any]:
     answer = client.post("/api/v1/models", json={"source": str(checkpoint)})
     assert answer.status_code == 201, answer.text
     return dict(answer.json())
@@ -505,17 +527,16 @@ def make_worker(app: FastAPI, client: TestClient) -> Callable[..., SimulatedWork
 @pytest.fixture
 def run_to_end(app: FastAPI, make_worker: Callable[..., SimulatedWorker]) -> Callable[..., None]:
     """Turn the loop and let the worker run until neither has anything to do."""
+    return lambda worker=None: turn_to_end(app, worker or make_worker())
 
-    def run(worker: SimulatedWorker | None = None) -> None:
-        worker = worker or make_worker()
-        for _ in range(500):
-            moved = app.state.loop.turn()
-            assert app.state.loop.last_error is None
-            if not worker.run_all() and not moved:
-                return
-        raise AssertionError("still not idle after 500 turns")
 
-    return run
+def turn_to_end(app: FastAPI, worker: SimulatedWorker) -> None:
+    for _ in range(500):
+        moved = app.state.loop.turn()
+        assert app.state.loop.last_error is None
+        if not worker.run_all() and not moved:
+            return
+    raise AssertionError("still not idle after 500 turns")
 
 
 @pytest.fixture
@@ -539,16 +560,62 @@ def study_config(checkpoint: Path) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def measured_model(client: TestClient, model: dict[str, Any], run_to_end: Callable[..., None]) -> dict[str, Any]:
-    """The tiny model with a calibration, sensitivities and a sweep: {model_id, calibration_id}."""
-    ask = {"model_id": model["id"]}
+class Measured:
+    """Databases with a measured model, one of each kind, filled when first asked for and copied from then on."""
+
+    def __init__(self, folder: Path, request: pytest.FixtureRequest) -> None:
+        self.folder = folder
+        self.request = request
+        self.checkpoint = write_checkpoint(folder / "models" / "tiny")
+        self._filled: set[str] = set()
+
+    def copy_to(self, database_url: str) -> None:
+        """Replace a database that nobody has opened yet."""
+        url = make_url(database_url)
+        if url.get_backend_name() == "sqlite":
+            template = self.folder / "measured.db"
+            if "sqlite" not in self._filled:
+                shutil.copy(self.request.getfixturevalue("sqlite_template"), template)
+                self._fill("sqlite", f"sqlite:///{template}")
+            shutil.copy(template, str(url.database))
+            return
+        run = self.request.getfixturevalue("postgres_run")
+        if "postgresql" not in self._filled:
+            run(f"CREATE DATABASE measured TEMPLATE {self.request.getfixturevalue('postgres_template')}")
+            self._fill("postgresql", self.request.getfixturevalue("postgres_uri")("measured"))
+        run(f"DROP DATABASE {url.database} WITH (FORCE)")
+        run(f"CREATE DATABASE {url.database} TEMPLATE measured")
+
+    def _fill(self, kind: str, url: str) -> None:
+        app = create_app(make_settings(url, self.folder, self.checkpoint.parent), run_loop=False, page=False)
+        with TestClient(app, base_url="http://localhost") as client:
+            measure(client, register(client, self.checkpoint)["id"], partial(turn_to_end, app))
+            if kind == "sqlite":
+                with app.state.database.engine.connect() as connection:
+                    connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._filled.add(kind)
+
+
+def measure(client: TestClient, model_id: str, run: Callable[[SimulatedWorker], None]) -> None:
+    """A calibration, sensitivities and a sweep of a model."""
+    worker = SimulatedWorker(client.app.state.database)  # type: ignore[attr-defined]
+    ask = {"model_id": model_id}
     configs = [{"b_q": b, "rank": r} for b in (2, 3, 4) for r in (0, 4, 12)]
     assert client.post("/api/v1/calibrations", json=ask).status_code == 202
-    run_to_end()
+    run(worker)
     assert client.post("/api/v1/sensitivities", json=ask | {"anchors": [configs[0], configs[-1]]}).status_code == 202
     configs += [{"b_q": b, "codebook": "rtn"} for b in (2, 3, 4)]
     assert client.post("/api/v1/sweeps", json=ask | {"configs": configs}).status_code == 202
-    run_to_end()
-    calibration = client.get("/api/v1/calibrations").json()["items"][0]
-    return {"model_id": model["id"], "calibration_id": calibration["id"]}
+    run(worker)
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Measured:
+    return Measured(tmp_path_factory.mktemp("measured"), request)
+
+
+@pytest.fixture
+def measured_model(client: TestClient) -> dict[str, Any]:
+    """The tiny model with a calibration, sensitivities and a sweep: {model_id, calibration_id}."""
+    (calibration,) = client.get("/api/v1/calibrations").json()["items"]
+    return {"model_id": calibration["model_id"], "calibration_id": calibration["id"]}

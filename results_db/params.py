@@ -168,6 +168,12 @@ class MatrixFilter(Params):
     layers: list[int] | None = None
     projections: list[str] | None = None
 
+    def passes(self, layer_idx: int, projection: str) -> bool:
+        """Whether a matrix is among them."""
+        return (self.layers is None or layer_idx in self.layers) and (
+            self.projections is None or projection in self.projections
+        )
+
 
 class SweepParams(Params):
     model_id: str
@@ -176,6 +182,8 @@ class SweepParams(Params):
     matrices: MatrixFilter = MatrixFilter()
     #: "layer": a job a layer, shared by all workers; "none": one job. null = by layer where the calibration keeps its H
     split: Literal["layer", "none"] | None = None
+    #: measure again what is known: each old row is retired when its new one is recorded
+    force: bool = False
     #: set by the server: the job whose sweep the cells of this part belong to
     part_of: str | None = None
 

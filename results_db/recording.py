@@ -25,6 +25,7 @@ from results_db.tables import (
     EvaluationItem,
     LayerFidelityRow,
     Measurement,
+    RetiredMeasurement,
     SensitivityAnchor,
     SensitivityEstimate,
     Sweep,
@@ -141,11 +142,14 @@ def recorded_cells(
 
 
 def count_own_cells(session: Session, sweep_id: str) -> int:
-    """Cells that this sweep was the first to measure; once each, on however many kinds of devices."""
-    cells = select(
-        Measurement.layer_idx, Measurement.projection, Measurement.expert_idx, Measurement.config_hash
-    ).where(Measurement.sweep_id == sweep_id)
-    return int(session.scalars(select(func.count()).select_from(cells.distinct().subquery())).one())
+    """Cells that this sweep was the first to measure, or measured again where it is forced; once each, on however many
+    kinds of devices, also where a later sweep has taken their place."""
+    names = ("layer_idx", "projection", "expert_idx", "config_hash")
+    own = select(*(getattr(Measurement, name) for name in names)).where(Measurement.sweep_id == sweep_id)
+    replaced = select(*(getattr(RetiredMeasurement, name) for name in names)).where(
+        RetiredMeasurement.sweep_id == sweep_id, RetiredMeasurement.replaced_by_sweep_id.is_not(None)
+    )
+    return int(session.scalars(select(func.count()).select_from(own.union(replaced).subquery())).one())
 
 
 def record_measurement(session: Session, claim: Claim, **values: Any) -> bool:

@@ -46,6 +46,11 @@ def can_do_without(inputs: Mapping[str, Any]) -> set[str]:
     return {job_id for job_id, is_optional in optional.items() if is_optional}
 
 
+def source_jobs(inputs: Mapping[str, Any]) -> list[str]:
+    """Ids of the jobs that anything is taken from, each once."""
+    return list(dict.fromkeys(one["job"] for source in inputs.values() for one in _sources(source)))
+
+
 def _sources(source: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(source, list):
         yield from source

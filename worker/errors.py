@@ -35,6 +35,12 @@ class StoreUnreachable(WorkerError):
     retryable = True
 
 
+class DiskFull(WorkerError):
+    """A disk that the job writes to has no space left; once there is some, the job may be retried."""
+
+    code = "disk-full"
+
+
 class ModelChanged(WorkerError):
     """The files of a model are no longer those that were registered."""
 

@@ -31,6 +31,9 @@ def move_folder(source: Path, target: Path) -> None:
     """Rename a finished folder to its place; across filesystems copy it beside its place first.
 
     Everything is on the disk before the name appears. What an earlier try left at ``target`` is replaced.
+
+    Raises:
+        OSError: the disk is full, or not writable; the source is untouched, and nothing is left beside its place.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     sync_folder(source)
@@ -44,11 +47,24 @@ def move_folder(source: Path, target: Path) -> None:
             raise
         part = target.with_name(target.name + PART_SUFFIX)
         shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(source, part)
-        sync_folder(part)
+        try:
+            _copy_folder(source, part)
+        except OSError:
+            # a full disk, most likely: what is half there helps nobody and takes space
+            shutil.rmtree(part, ignore_errors=True)
+            raise
         part.rename(target)
         shutil.rmtree(source)
     _sync(target.parent)
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    """File by file: ``shutil.copytree`` tells of a full disk without its number."""
+    target.mkdir()
+    for path in files_below(source):
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source / path, target / path)
+    sync_folder(target)
 
 
 def sync_folder(folder: Path) -> None:

@@ -49,6 +49,6 @@ def _message(error: BaseException, folders: Iterable[Path]) -> str:
     space = "; ".join(f"{folder} has {shutil.disk_usage(folder).free:,} bytes left" for folder in folders)
     where = f" at {path}" if path else ""
     return (
-        f"no space left{where} ({space}): free some space (bitbudget gc lists what no row refers to) and retry the job; "
-        "what it has finished is kept"
+        f"no space left{where} ({space}): free some space (bitbudget gc lists what no row refers to) and retry "
+        "the job; what it has finished is kept"
     )

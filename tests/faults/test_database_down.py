@@ -1,0 +1,83 @@
+"""A database server that stops in the middle of a job, and comes back."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from results_db import Database
+from results_db.migrate import upgrade
+from results_db.states import AttemptState, JobKind, JobState
+from tests.postgres import running_postgres
+from tests.service import Service
+from tests.sweeps import N_CONFIGS, N_MATRICES, assert_complete, start_sweep, states
+
+
+class PatientService(Service):
+    """As the server's loop, whose turns go on while the database is away."""
+
+    def step(self) -> None:
+        with suppress(DBAPIError):
+            super().step()
+
+
+@pytest.fixture(scope="module")
+def postgres(short_dir: Path) -> Iterator[Any]:
+    """A PostgreSQL server that these tests may stop."""
+    with running_postgres(short_dir, "own") as server:
+        yield server
+        server.start()  # its clean-up wants it to run
+
+
+@pytest.fixture(scope="module")
+def service(
+    postgres: Any, redis_server_url: str, repo: Path, tiny_model: Path, text_path: Path, short_dir: Path
+) -> Iterator[Service]:
+    """In place of the service that shares its servers with other tests."""
+    url = postgres.get_uri(database="postgres", driver="psycopg")
+    database = Database(url)
+    upgrade(database)
+    database.dispose()
+    folder = Path(tempfile.mkdtemp(dir=short_dir))
+    service = PatientService(url, redis_server_url, folder, repo, [tiny_model.parent.parent, text_path.parent])
+    service.start_worker(BITBUDGET_LEASE_S="45", BITBUDGET_HEARTBEAT_S="1")
+    yield service
+    service.close()
+
+
+def test_the_database_stops_during_a_result_s_write(
+    service: Service, postgres: Any, model_id: str, calibration_id: str, grid: Any
+) -> None:
+    """The write is tried again until it is back: one attempt, every cell once."""
+    job_id = start_sweep(service, model_id, calibration_id, grid(51, N_CONFIGS))
+    worker = service.worker()
+    postgres.stop()
+    service.wait(lambda: "a write failed and is tried again" in service.logs(), "a write that fails")
+    postgres.start()
+    assert_complete(service, job_id)
+    assert states(service, job_id) == [AttemptState.SUCCEEDED]
+    assert worker.poll() is None
+
+
+def test_a_job_that_ends_while_the_database_is_away_is_recorded(
+    service: Service, postgres: Any, model_id: str, calibration_id: str, grid: Any
+) -> None:
+    """And one that was delivered meanwhile, whose claim failed, is delivered again."""
+    params = {"model_id": model_id, "calibration_id": calibration_id}
+    running = start_sweep(service, model_id, calibration_id, grid(52, N_CONFIGS))
+    next_up = service.submit(JobKind.SWEEP, params | {"configs": grid(53, 1)})
+    service.wait(lambda: service.attempts(next_up)[0].enqueued_at, "the relay")
+    postgres.stop()
+    horse = service.horse(service.worker())
+    service.wait(lambda: "a heartbeat failed" in service.logs(), "a heartbeat that fails")
+    assert service.horse(service.worker()) == horse
+    postgres.start()
+    assert_complete(service, running)
+    assert service.finish(next_up).state == JobState.SUCCEEDED
+    assert service.job(next_up).result["recorded"] == N_MATRICES

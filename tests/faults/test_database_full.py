@@ -1,0 +1,63 @@
+"""The disk with the SQLite file is full: nothing is lost, and everything goes on when there is space."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from results_db.states import AttemptState
+from tests.faults.small_disk import SmallDisk, mounted
+from tests.service import Service
+from tests.sweeps import N_CONFIGS, assert_complete, start_sweep, states
+
+
+class PatientService(Service):
+    """As the server's loop, whose turns go on while the database refuses."""
+
+    def step(self) -> None:
+        with suppress(OperationalError):
+            super().step()
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDisk]:
+    with mounted(tmp_path_factory.mktemp("small")) as disk:
+        yield disk
+
+
+@pytest.fixture(scope="module")
+def service(
+    disk: SmallDisk,
+    sqlite_template: Path,
+    redis_server_url: str,
+    repo: Path,
+    tiny_model: Path,
+    text_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Service]:
+    """A service whose database lies on the small disk."""
+    shutil.copy(sqlite_template, disk.path / "bitbudget.db")
+    url = f"sqlite:///{disk.path / 'bitbudget.db'}"
+    folder = tmp_path_factory.mktemp("var")
+    service = PatientService(url, redis_server_url, folder, repo, [tiny_model.parent.parent, text_path.parent])
+    service.start_worker(BITBUDGET_LEASE_S="45", BITBUDGET_HEARTBEAT_S="1")
+    yield service
+    service.close()
+
+
+def test_the_database_s_disk_is_full_for_a_while(
+    service: Any, disk: SmallDisk, model_id: str, calibration_id: str, grid: Any
+) -> None:
+    job_id = start_sweep(service, model_id, calibration_id, grid(61, N_CONFIGS))
+    disk.fill()
+    service.wait(lambda: "a write failed and is tried again" in service.logs(), "a write that fails")
+    assert "database or disk is full" in service.logs()
+    disk.free()
+    assert_complete(service, job_id)
+    assert states(service, job_id) == [AttemptState.SUCCEEDED]

@@ -100,7 +100,7 @@ def make_router(bundle: ChartBundle) -> APIRouter:
 
 def mount(app: FastAPI, settings: Settings) -> ChartBundle:
     """Add the assets to the app; the chart library is built in the background from here on."""
-    bundle = ChartBundle(settings.var_dir / "cache")
+    bundle = ChartBundle(settings.charts_dir)
     app.include_router(make_router(bundle))
     bundle.status()
     return bundle

@@ -125,9 +125,11 @@ def build(folder: Path) -> Path:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """All or nothing, so that a reader never sees half a file."""
+    """All or nothing, so that a reader never sees half a file. Everybody may read it: an image is built by one user and
+    run by another."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(handle, "wb") as stream:
+        os.fchmod(handle, 0o644)
         stream.write(content)
     Path(name).replace(path)
 

@@ -7,13 +7,12 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-import yaml
 
 import results_db.tables  # noqa: F401  # fills the metadata
 from cli.errors import ExitCode
 from results_db.base import Base
 from results_db.settings import Settings
-from results_db.views import VIEWS
+from results_db.views import VIEWS, create_statements
 
 REPO = Path(__file__).resolve().parents[2]
 GUIDE = REPO / "docs" / "guide.md"
@@ -41,8 +40,8 @@ def test_the_guides_queries_ask_for_columns_that_exist() -> None:
     connection = sqlite3.connect(":memory:")
     for table in Base.metadata.sorted_tables:
         connection.execute(f"CREATE TABLE {table.name} ({', '.join(column.name for column in table.columns)})")
-    for view, definition in VIEWS.items():
-        connection.execute(f"CREATE VIEW {view} AS {definition}")
+    for statement in create_statements("sqlite"):
+        connection.execute(statement)
     guide = GUIDE.read_text(encoding="utf-8")
     queries = [query for block in re.findall(r"^```sql\n(.*?)^```$", guide, _BLOCK) for query in block.split(";")]
     queries += re.findall(r'^bitbudget sql "(.*?)"$', guide, _BLOCK)
@@ -65,26 +64,3 @@ def test_decisions_are_numbered_and_fit_one_page() -> None:
         text = path.read_text(encoding="utf-8")
         assert text.startswith(f"# {path.name[:3]} "), path.name
         assert text.count("\n") < 60, path.name
-
-
-def test_the_compose_file_publishes_loopback_only_and_names_what_exists() -> None:
-    compose = yaml.safe_load((REPO / "docker-compose.yml").read_text(encoding="utf-8"))
-    assert {"redis", "migrate", "server", "worker", "postgres"} <= set(compose["services"])
-    for name, service in compose["services"].items():
-        for port in service.get("ports", []):
-            assert str(port).startswith("127.0.0.1:"), name
-        for needed in service.get("depends_on", {}):
-            assert needed in compose["services"], name
-        for volume in service.get("volumes", []):
-            source = str(volume).partition(":")[0]
-            assert source.startswith(("${", "./")) or source in compose["volumes"], name
-    gpu = compose["services"]["worker"]["deploy"]["resources"]["reservations"]["devices"][0]
-    assert gpu["capabilities"] == ["gpu"]
-
-
-def test_the_image_has_a_server_without_torch_and_a_worker_with_it() -> None:
-    text = (REPO / "Dockerfile").read_text(encoding="utf-8")
-    stages = re.findall(r"^FROM .* AS (\w+)$", text, re.MULTILINE)
-    assert {"server", "worker"} <= set(stages)
-    server = text.partition("AS server")[2].partition("FROM ")[0]
-    assert "torch" not in server.replace("without torch", "")

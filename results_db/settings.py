@@ -14,6 +14,8 @@ from sqlalchemy.exc import ArgumentError
 
 from results_db.errors import PathNotAllowed, PathNotUsable
 from results_db.logs import LogFormat, LogLevel
+from results_db.loopback import is_loopback
+from results_db.queue.backoff import Backoff
 
 
 class Settings(BaseSettings):
@@ -56,6 +58,10 @@ class Settings(BaseSettings):
     log_level: LogLevel = "info"
 
     @field_validator("model_roots", mode="before")
+    #: seconds: after its n-th failure a job waits a random time up to retry_base_s · 2^(n−1), at most retry_cap_s, and
+    #: is tried again. Only errors that may pass are retried; the first loss of a worker is made good at once
+    retry_base_s: Annotated[float, Field(ge=0)] = 5.0
+    retry_cap_s: Annotated[float, Field(ge=0)] = 300.0
     @classmethod
     def _split_roots(cls, value: Any) -> Any:
         return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
@@ -125,6 +131,16 @@ class Settings(BaseSettings):
         return tuple(root.resolve() for root in self.model_roots)
 
     def resolve_path(self, path: str | Path) -> Path:
+    @property
+    def needs_token(self) -> bool:
+        """Whether every request needs a token: the server listens off loopback, or it is told to ask."""
+        return self.require_token or not is_loopback(self.host)
+
+    @property
+    def backoff(self) -> Backoff:
+        """The waits between attempts."""
+        return Backoff(self.retry_base_s, self.retry_cap_s)
+
         """The absolute path that ``path`` names, symlinks resolved; it need not exist.
 
         Raises:

@@ -72,7 +72,9 @@ def create_app(settings: Settings | None = None, *, run_loop: bool = True, page:
     """
     settings = settings or Settings()
     database = Database(settings.database_url)
-    loop = AdvanceLoop(database, Relay(database, settings.redis_url))
+    loop = AdvanceLoop(
+        database, Relay(database, settings.redis_url), lease_s=settings.lease_s, backoff=settings.backoff
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

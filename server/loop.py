@@ -2,7 +2,7 @@
 
 Each turn promotes what waits, runs fit, allocate and gate jobs, takes back what lost workers held, tells RQ of queued
 attempts, and ends studies. Every part is a guarded transition in its own transaction, so that a crash between any two
-leaves nothing to repair: the next turn goes on.
+leaves nothing to repair: the next turn goes on. Of several servers on one database one turns, the others stand by.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from results_db import Database
 from results_db.queries.pending import has_expired, has_promotable, has_server_job
+from results_db.queue.backoff import Backoff
+from results_db.queue.jumps import has_impossible_ends, shorten_impossible_ends
+from results_db.queue.leader import Leader
 from results_db.queue.lease import reap_expired
 from results_db.queue.promote import next_server_job, promote_waiting, requeue_server_jobs
 from results_db.queue.tally import has_news, tally_sweeps
@@ -30,12 +33,29 @@ _STOP_WAIT_S = 30.0
 
 
 class AdvanceLoop:
-    """Runs :meth:`turn` every ``period_s`` seconds in a thread of its own."""
+    """Runs :meth:`turn` every ``period_s`` seconds in a thread of its own, while no other server does.
 
-    def __init__(self, database: Database, relay: Relay, *, period_s: float = PERIOD_S) -> None:
+    Args:
+        lease_s: the lease that workers take; None = do not look for leases that end later than any can.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        relay: Relay,
+        *,
+        period_s: float = PERIOD_S,
+        lease_s: float | None = None,
+        backoff: Backoff | None = None,
+    ) -> None:
         self.database = database
         self.relay = relay
         self.period_s = period_s
+        self.lease_s = lease_s
+        self.backoff = backoff or Backoff()
+        #: whether this server's loop is the one that turns
+        self.leads = False
+        self._leader = Leader(database)
         #: what the last turn failed with; None after a clean turn
         self.last_error: str | None = None
         self._stop = threading.Event()
@@ -59,6 +79,9 @@ class AdvanceLoop:
             self._thread.join(_STOP_WAIT_S)
             if self._thread.is_alive():
                 log.warning("the advance loop is still in a turn after %s s: leaving it behind", _STOP_WAIT_S)
+                return
+        self._leader.release()
+        self.leads = False
 
     def turn(self) -> bool:
         """One turn; whether it changed anything. A part that fails is logged and keeps no other from running."""
@@ -66,6 +89,7 @@ class AdvanceLoop:
         # told to RQ last: what this turn queued goes out with it
         parts = (
             self._requeue,
+            self._mend_clock_jumps,
             self._reap,
             self._tally,
             self._promote,
@@ -79,8 +103,24 @@ class AdvanceLoop:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            if not self.turn():
+            if not (self._may_turn() and self.turn()):
                 self._stop.wait(self.period_s)
+
+    def _may_turn(self) -> bool:
+        """Whether no other server turns; a database that cannot be asked is an error of this turn."""
+        try:
+            leads = self._leader.hold()
+        except (SQLAlchemyError, OSError) as error:
+            self._log_once(f"nobody can say who turns the advance loop: {error}")
+            self.last_error = f"leader: {type(error).__name__}"
+            self.leads = False
+            return False
+        if leads != self.leads:
+            log.info("this server turns the advance loop" if leads else "another server turns the advance loop now")
+        if not leads:
+            self.last_error = None
+        self.leads = leads
+        return leads
 
     def _guard(self, part: Callable[[], bool], errors: list[str]) -> bool:
         try:
@@ -102,10 +142,23 @@ class AdvanceLoop:
             if not has_expired(session):
                 return False
         with self.database.write() as session:
-            lost = reap_expired(session)
+            lost = reap_expired(session, backoff=self.backoff)
         for attempt_id in lost:
             log.warning("attempt %s lost its worker", attempt_id)
         return bool(lost)
+
+    def _mend_clock_jumps(self) -> bool:
+        """A wall clock that jumped backward would keep leases of dead workers, and waits, alive."""
+        if self.lease_s is None:
+            return False
+        limits = {"lease_s": self.lease_s, "longest_wait_s": self.backoff.cap_s}
+        with self.database.read() as session:
+            if not has_impossible_ends(session, **limits):
+                return False
+        with self.database.write() as session:
+            changed = shorten_impossible_ends(session, **limits)
+        log.warning("the database's clock jumped back: %d leases or waits were shortened", changed)
+        return False
 
     def _tally(self) -> bool:
         """What split sweeps show of their parts. It moves no job: the loop need not turn again for it."""

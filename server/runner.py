@@ -46,8 +46,8 @@ def _run_bound(database: Database, job: Job) -> None:
             save = _COMPUTE[JobKind(job.kind)](session, job)
         with database.write() as session:
             running = get_job(session, job.id, lock=True)
-            if running.state != JobState.RUNNING:
-                return  # cancelled meanwhile: nothing is stored
+            if not _is_ours(running, job):
+                return  # cancelled, or taken over by another server, meanwhile: nothing is stored
             result = save(session, running)
             change_state(session, running, JobState.SUCCEEDED, payload=result, result=result, error=None)
     except (OperationalError, InterfaceError):
@@ -56,9 +56,15 @@ def _run_bound(database: Database, job: Job) -> None:
         log.warning("%s job %s (%s) failed: %s", job.kind, job.id, job.step, error, exc_info=not _expected(error))
         with database.write() as session:
             running = get_job(session, job.id, lock=True)
-            if running.state == JobState.RUNNING:
+            if _is_ours(running, job):
                 cause = describe_error(error)
                 change_state(session, running, JobState.FAILED, payload=cause, error=cause)
+
+
+def _is_ours(running: Job, job: Job) -> bool:
+    """Whether the job still runs, and since the moment at which this server took it: a server that was frozen finds
+    that another one runs it anew."""
+    return running.state == JobState.RUNNING and running.started_at == job.started_at
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:

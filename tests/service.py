@@ -26,6 +26,7 @@ from results_db import Database
 from results_db.ids import new_id
 from results_db.params import SweepParams
 from results_db.queries.parts import parts_of
+from results_db.queue.backoff import Backoff
 from results_db.queue.lease import reap_expired
 from results_db.queue.promote import promote_waiting
 from results_db.queue.submit import submit_job
@@ -40,6 +41,7 @@ torch.set_num_threads(1)
 PATIENCE_S = 90.0
 LEASE_S = 3.0
 HEARTBEAT_S = 0.2
+BACKOFF = Backoff(base_s=0.1)
 
 
 def write_model(path: Path, *, layers: int) -> Path:
@@ -78,7 +80,7 @@ class Service:
 
     def __init__(self, database_url: str, redis_url: str, folder: Path, repo: Path, roots: list[Path]) -> None:
         self.database = Database(database_url)
-        self.relay = Relay(self.database, redis_url)
+        self.relay = Relay(self.database, redis_url, unclaimed_s=LEASE_S)
         self.repo = repo
         self.folder = folder
         self.environment = os.environ | {
@@ -88,6 +90,7 @@ class Service:
             "BITBUDGET_MODEL_ROOTS": os.pathsep.join(map(str, roots)),
             "BITBUDGET_LEASE_S": str(LEASE_S),
             "BITBUDGET_HEARTBEAT_S": str(HEARTBEAT_S),
+            "BITBUDGET_RETRY_BASE_S": str(BACKOFF.base_s),
             "OMP_NUM_THREADS": "1",
         }
         self.workers: list[subprocess.Popen[bytes]] = []
@@ -201,7 +204,7 @@ class Service:
     def step(self) -> None:
         """One turn of the server's loops."""
         with self.database.write() as session:
-            reap_expired(session)
+            reap_expired(session, backoff=BACKOFF)
             promote_waiting(session)
         self.relay.step()
 

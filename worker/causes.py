@@ -38,9 +38,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def describe(error: BaseException, *, attempt_number: int) -> dict[str, Any]:
-    """The cause, and whether the same job could succeed later: out of memory once, a lost database yes, NaN never."""
-    code, retryable = _classify(error, attempt_number)
+def describe(error: BaseException, *, starved: bool) -> dict[str, Any]:
+    """The cause, and whether the same job could succeed later: out of memory once, a lost database yes, NaN never.
+
+    Args:
+        starved: whether the job has already been tried with the small batch that follows a lack of memory.
+    """
+    code, retryable = _classify(error, starved)
     lines = "".join(traceback.format_exception(error))
     about = "".join(f"{note}: " for note in reversed(getattr(error, "__notes__", [])))
     return {
@@ -52,9 +56,9 @@ def describe(error: BaseException, *, attempt_number: int) -> dict[str, Any]:
     }
 
 
-def _classify(error: BaseException, attempt_number: int) -> tuple[str, bool]:
+def _classify(error: BaseException, starved: bool) -> tuple[str, bool]:
     if is_out_of_memory(error):
-        return "out-of-memory", attempt_number == 1
+        return "out-of-memory", not starved
     if isinstance(error, CompressCoreError | WorkerError):
         return error.code, error.retryable
     if isinstance(error, ResultsDbError):

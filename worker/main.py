@@ -26,6 +26,7 @@ from results_db import Database
 from results_db.logs import configure_logs
 from results_db.settings import Settings
 from worker.artefacts import ArtefactStore
+from worker.crash import forget_old
 from worker.current import CurrentWorker, set_current
 from worker.database import open_database
 from worker.device import Device, own_device
@@ -40,7 +41,8 @@ log = logging.getLogger(__name__)
 #: one queue: BLMOVE, which loses nothing between pop and start, takes exactly one
 QUEUE = "bitbudget"
 _WORKER_TTL_S = 30
-_MONITORING_S = 10
+#: how often the parent looks at the horse, and hears of a cancel that the horse itself may be too busy to hear
+_MONITORING_S = 3
 _MAINTENANCE_S = 15
 #: how long a database without a schema is waited for: the server migrates it
 _PATIENCE_S = 60.0
@@ -60,6 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         if is_remote(settings.artefacts_url):
             check_store(settings.artefacts_url)
         ArtefactStore.clean(settings.var_dir, settings.keep_work_days)
+        forget_old(settings.var_dir, settings.keep_work_days)
         with own_device(settings.device, settings.var_dir / "locks") as device:
             _work(settings, device, name, burst=arguments.burst)
     except DeviceUnavailable as error:
@@ -115,7 +118,7 @@ def _work(settings: Settings, device: Device, name: str, *, burst: bool) -> None
     database = open_database(settings)
     try:
         _wait_for_schema(database)
-        bury_the_dead(database)
+        bury_the_dead(database, settings)
         worker_id = register(database, name, device)
     finally:
         database.dispose()

@@ -17,8 +17,10 @@ from results_db import Database
 from results_db.clock import db_now, utc_now
 from results_db.ids import new_id
 from results_db.queue.lease import lose_attempt
+from results_db.settings import Settings
 from results_db.states import AttemptState
-from results_db.tables import Attempt, Worker
+from results_db.tables import Attempt, Job, Worker
+from worker.crash import last_words
 from worker.device import Device
 
 log = logging.getLogger(__name__)
@@ -81,8 +83,18 @@ def register(database: Database, name: str, device: Device) -> str:
     return worker.id
 
 
-def touch(database: Database, worker_id: str, *, state: str = "up") -> None:
-    """The worker is alive (or says goodbye)."""
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What people want of a worker."""
+
+    #: finish what it does, take nothing more, end
+    drain: bool
+    #: the attempt that it runs and that somebody has cancelled
+    cancelled: str | None
+
+
+def touch(database: Database, worker_id: str, *, state: str = "up") -> Orders:
+    """The worker is alive (or says goodbye), and hears what people want of it."""
     with database.write() as session:
         session.execute(
             update(Worker)
@@ -90,9 +102,17 @@ def touch(database: Database, worker_id: str, *, state: str = "up") -> None:
             .values(heartbeat_at=db_now(), state=state)
             .execution_options(synchronize_session=False)
         )
+        drain = session.scalar(select(Worker.drain_requested).where(Worker.id == worker_id))
+        cancelled = session.scalar(
+            select(Attempt.id)
+            .join(Job, Job.id == Attempt.job_id)
+            .where(Attempt.worker_id == worker_id, Attempt.state == AttemptState.RUNNING.value, Job.cancel_requested)
+            .limit(1)
+        )
+    return Orders(bool(drain), cancelled)
 
 
-def bury_the_dead(database: Database) -> int:
+def bury_the_dead(database: Database, settings: Settings) -> int:
     """Lose the running attempts of workers of this machine whose process is gone; how many.
 
     Their leases would run out anyway: this only saves the wait. Workers in other pid namespaces or on other machines
@@ -110,7 +130,13 @@ def bury_the_dead(database: Database) -> int:
             worker.state = "down"
             running = select(Attempt).where(Attempt.worker_id == worker.id, Attempt.state == AttemptState.RUNNING.value)
             for attempt in session.scalars(running).all():
-                lost += lose_attempt(session, attempt, f"its worker {worker.name} (pid {worker.pid}) is gone")
+                lost += lose_attempt(
+                    session,
+                    attempt,
+                    f"its worker {worker.name} (pid {worker.pid}) is gone",
+                    traceback=last_words(settings.var_dir, attempt.id),
+                    backoff=settings.backoff,
+                )
     if lost:
         log.warning("%d attempts of dead workers were put back", lost)
     return lost

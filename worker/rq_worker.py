@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from types import FrameType
 from typing import Any
 
 from redis.exceptions import RedisError
 from rq import Worker
+from rq.exceptions import StopRequested
 from rq.job import Job
 
 from results_db.queue.lease import lose_attempt
 from results_db.tables import Attempt
+from worker.crash import last_words
 from worker.current import CurrentWorker
 from worker.database import open_database
-from worker.registration import touch
+from worker.heartbeat import CANCEL_GRACE_S
+from worker.registration import Orders, touch
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +30,15 @@ class BitbudgetWorker(Worker):
 
     #: longest wait between tries to reach Redis, seconds
     max_connection_wait_time = 5.0
+    #: longest wait for a message, seconds: an idle worker hears that it is drained within it
+    dequeue_timeout = 5
 
     def __init__(self, *args: Any, current: CurrentWorker, **kwargs: Any) -> None:
         self.current = current
         #: whether a signal asked this worker to stop
         self.asked_to_stop = False
+        #: since when the running attempt is known to be cancelled (time.monotonic)
+        self._cancelled_at: float | None = None
         super().__init__(*args, work_horse_killed_handler=self.horse_died, **kwargs)
 
     # --- the horse's side ---
@@ -63,22 +71,34 @@ class BitbudgetWorker(Worker):
 
     def horse_died(self, job: Job, _pid: int, status: int | None, usage: Any) -> None:
         """The horse ended without recording an end: its attempt is lost, and tried again at once."""
-        values: dict[str, int | None] = {"peak_rss_bytes": usage.ru_maxrss * 1024 if usage is not None else None}
-        why = "its process is gone"
+        rss = usage.ru_maxrss * 1024 if usage is not None else None
         if status is not None and os.WIFSIGNALED(status):
-            values["signal"] = os.WTERMSIG(status)
-            why = f"its process was killed by {signal.Signals(os.WTERMSIG(status)).name}"
-            if os.WTERMSIG(status) == signal.SIGKILL:
+            number = os.WTERMSIG(status)
+            why = f"its process was killed by {signal.Signals(number).name}"
+            if number == signal.SIGKILL:
                 why += " (out of memory, or somebody's kill -9)"
+            self._lose(job.id, why, signal=number, peak_rss_bytes=rss)
         elif status is not None:
-            values["exit_code"] = os.WEXITSTATUS(status)
-            why = f"its process ended with exit code {os.WEXITSTATUS(status)}"
-        self._lose(job.id, why, **values)
+            code = os.WEXITSTATUS(status)
+            self._lose(job.id, f"its process ended with exit code {code}", exit_code=code, peak_rss_bytes=rss)
+        else:
+            self._lose(job.id, "its process is gone", peak_rss_bytes=rss)
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        """Tell Redis and the database that this worker lives.
+
+        Raises:
+            StopRequested: nothing runs here, and somebody wants this worker to end.
+        """
         super().heartbeat(timeout, pipeline)
-        if not self.is_horse:
-            self._touch()
+        if self.is_horse:
+            return
+        orders = self._touch()
+        if orders is not None and orders.drain and not self.horse_pid:
+            log.info("worker %s is drained", self.name)
+            self.asked_to_stop = True
+            raise StopRequested
+        self._end_cancelled(orders)
 
     def maintain_heartbeats(self, job: Job, execution: Any) -> None:
         """A Redis that is away does not end a job: the lease in the database is what counts."""
@@ -86,23 +106,42 @@ class BitbudgetWorker(Worker):
             super().maintain_heartbeats(job, execution)
         except RedisError as error:
             log.warning("Redis does not answer while %s runs: %s", job.id, error)
-            self._touch()
+            self._end_cancelled(self._touch())
 
-    def _touch(self) -> None:
+    def _end_cancelled(self, orders: Orders | None) -> None:
+        """Kill a horse that goes on although its job was cancelled: a long call that holds the interpreter's lock keeps
+        its own heartbeat from hearing of it. The attempt then ends as cancelled."""
+        if orders is None:  # nobody knows
+            return
+        if orders.cancelled is None or not self.horse_pid:
+            self._cancelled_at = None
+        elif self._cancelled_at is None:
+            self._cancelled_at = time.monotonic()
+        elif time.monotonic() - self._cancelled_at >= CANCEL_GRACE_S + 1.0:
+            log.warning("attempt %s does not hear that it is cancelled: its process is killed", orders.cancelled)
+            self.kill_horse(signal.SIGKILL)
+
+    def _touch(self) -> Orders | None:
+        """None where the database did not answer."""
         database = open_database(self.current.settings)
         try:
-            touch(database, self.current.id)
+            return touch(database, self.current.id)
         except Exception as error:  # noqa: BLE001 - the row is for people's eyes; the next beat tries again
             log.warning("this worker's heartbeat could not be stored: %s", error)
+            return None
         finally:
             database.dispose()  # no connection may cross the next fork
 
-    def _lose(self, attempt_id: str, why: str, **values: int | None) -> None:
-        database = open_database(self.current.settings)
+    def _lose(self, attempt_id: str, why: str, **remains: int | None) -> None:
+        settings = self.current.settings
+        words = last_words(settings.var_dir, attempt_id)
+        database = open_database(settings)
         try:
             with database.write() as session:
                 attempt = session.get(Attempt, attempt_id)
-                if attempt is not None and lose_attempt(session, attempt, why, **values):
+                if attempt is not None and lose_attempt(
+                    session, attempt, why, traceback=words, backoff=settings.backoff, remains=remains
+                ):
                     log.warning("attempt %s is lost: %s", attempt_id, why)
         except Exception:
             log.exception("attempt %s could not be put back: its lease will run out", attempt_id)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -23,10 +21,11 @@ from results_db.tables import Attempt
 from worker.artefacts import ArtefactStore
 from worker.causes import describe
 from worker.context import JobContext, Recorder
+from worker.crash import LastWords
 from worker.current import CurrentWorker, current_worker
 from worker.database import open_database
-from worker.device import Device
 from worker.heartbeat import Heartbeat
+from worker.peaks import peaks
 from worker.progress import ProgressMeter
 from worker.registry import handler_of
 from worker.stop import die_with_parent
@@ -72,19 +71,30 @@ def run_claimed(database: Database, claim: Claim, worker: CurrentWorker) -> None
 def _run_bound(database: Database, claim: Claim, worker: CurrentWorker) -> None:
     recorder = Recorder(database, claim)
     progress = ProgressMeter(worker.stop)
+    starved = False
     log.info("attempt %s: %s job %s begins", claim.attempt_id, claim.kind, claim.job_id)
     try:
         try:
-            with Heartbeat(claim, worker.settings, progress, worker.stop):
-                result = _compute(recorder, worker.settings, worker.device, progress)
+            starved = recorder.read(lambda session: _ran_out_of_memory(session, claim.job_id))
+            with (
+                LastWords(worker.settings.var_dir, claim.attempt_id) as words,
+                Heartbeat(claim, worker.settings, progress, worker.stop, words),
+            ):
+                result = _compute(recorder, worker, progress, starved=starved)
         except Interrupted:
             _release(recorder, worker, progress)
         except LeaseLost:
             raise
         except Exception as error:
             log.warning("attempt %s failed", claim.attempt_id, exc_info=True)
-            cause = describe(error, attempt_number=claim.attempt_number)
-            _end(recorder, worker.settings, progress, lambda s, claim: fail_attempt(s, claim, cause, **peaks()))
+            cause = describe(error, starved=starved)
+            backoff = worker.settings.backoff
+            _end(
+                recorder,
+                worker.settings,
+                progress,
+                lambda s, claim: fail_attempt(s, claim, cause, **peaks(), backoff=backoff),
+            )
         else:
             _end(recorder, worker.settings, progress, lambda s, claim: finish_attempt(s, claim, result, **peaks()))
             log.info("attempt %s: %s job %s succeeded", claim.attempt_id, claim.kind, claim.job_id)
@@ -92,15 +102,14 @@ def _run_bound(database: Database, claim: Claim, worker: CurrentWorker) -> None:
         log.warning("%s", error)
 
 
-def _compute(recorder: Recorder, settings: Settings, device: Device, progress: ProgressMeter) -> dict[str, Any]:
-    claim = recorder.claim
+def _compute(recorder: Recorder, worker: CurrentWorker, progress: ProgressMeter, *, starved: bool) -> dict[str, Any]:
+    claim, settings = recorder.claim, worker.settings
     kind = JobKind(claim.kind)
     params = PARAMS[kind].model_validate(claim.params)
-    starved = recorder.read(lambda session: _ran_out_of_memory(session, claim.job_id))
     context = JobContext(
         claim=claim,
         settings=settings,
-        device=device,
+        device=worker.device,
         recorder=recorder,
         progress=progress,
         batch_tokens=_SMALL_BATCH_TOKENS if starved else _BATCH_TOKENS,
@@ -134,13 +143,3 @@ def _release(recorder: Recorder, worker: CurrentWorker, progress: ProgressMeter)
 def _ran_out_of_memory(session: Session, job_id: str) -> bool:
     errors = session.scalars(select(Attempt.error).where(Attempt.job_id == job_id)).all()
     return any(error is not None and error.get("code") == "out-of-memory" for error in errors)
-
-
-def peaks() -> dict[str, int | None]:
-    """Peak memory of this process, host and device."""
-    torch = sys.modules.get("torch")
-    gpu = torch.cuda.max_memory_allocated() if torch is not None and torch.cuda.is_initialized() else None
-    return {
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "peak_gpu_bytes": gpu,
-    }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, exists, select
+from sqlalchemy import ColumnElement, and_, exists, select
 from sqlalchemy.orm import Session
 
 from results_db.clock import db_now
+from results_db.queue.control import queue_runs
 from results_db.states import TERMINAL, WORKER_KINDS, AttemptState, JobState
 from results_db.tables import Attempt, Job
 
@@ -24,8 +25,10 @@ def has_promotable(session: Session) -> bool:
 
 
 def has_server_job(session: Session, state: JobState) -> bool:
-    """A job in this state that the server itself runs. Running ones are orphans: between two turns nobody runs one."""
-    return _any(session, exists().where(Job.state == state.value, Job.kind.not_in(_WORKER_KINDS)))
+    """A job in this state that the server itself runs. Running ones are orphans: between two turns nobody runs one.
+    Queued ones count only while the queue runs."""
+    there = exists().where(Job.state == state.value, Job.kind.not_in(_WORKER_KINDS))
+    return _any(session, and_(there, queue_runs()) if state == JobState.QUEUED else there)
 
 
 def has_expired(session: Session) -> bool:

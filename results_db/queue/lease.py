@@ -7,18 +7,27 @@ worker throws its result away (LeaseLost).
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from results_db.clock import db_now, utc_now
 from results_db.errors import LeaseLost
+from results_db.queue.backoff import Backoff
+from results_db.queue.control import takes_work
 from results_db.queue.events import record_event
+from results_db.queue.relay import is_due
 from results_db.queue.transitions import change_state, get_job, queue_job
 from results_db.states import AttemptState, JobState
 from results_db.tables import Attempt, Job
+
+#: what is known of a process that is gone
+_REMAINS = ("exit_code", "signal", "peak_rss_bytes", "peak_gpu_bytes")
+#: the waits of an installation that sets nothing
+_BACKOFF = Backoff()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +54,11 @@ class Beat:
 
 
 def claim_attempt(session: Session, attempt_id: str, *, worker_id: str, lease_s: float) -> Claim | None:
-    """Take a queued attempt; None when someone else has it (the caller then exits quietly)."""
+    """Take a queued attempt; None when someone else has it (the caller then exits quietly).
+
+    None also where its wait is not over, the queue is paused, or this worker is drained: nothing was changed then, and
+    no attempt counted.
+    """
     attempt = session.get(Attempt, attempt_id, populate_existing=True)
     if attempt is None:
         return None
@@ -54,7 +67,7 @@ def claim_attempt(session: Session, attempt_id: str, *, worker_id: str, lease_s:
     token = secrets.token_hex(16)
     taken = session.execute(
         update(Attempt)
-        .where(Attempt.id == attempt_id, Attempt.state == AttemptState.QUEUED.value)
+        .where(Attempt.id == attempt_id, is_due(), takes_work(worker_id))
         .values(
             state=AttemptState.RUNNING.value,
             lease_token=token,
@@ -105,8 +118,17 @@ def hold_lease(session: Session, claim: Claim) -> None:
         raise LeaseLost(f"attempt {claim.attempt_id} of job {claim.job_id} lost its lease: its result is not recorded")
 
 
-def heartbeat(session: Session, claim: Claim, *, lease_s: float, progress: dict[str, Any] | None) -> Beat:
+def heartbeat(
+    session: Session,
+    claim: Claim,
+    *,
+    lease_s: float,
+    progress: dict[str, Any] | None,
+    peaks: Mapping[str, object] | None = None,
+) -> Beat:
     """Renew the lease, store progress, learn whether a person wants the job to stop.
+
+    ``peaks`` ({"peak_rss_bytes", "peak_gpu_bytes"}) stay in the attempt: a process that is killed tells nothing more.
 
     Raises:
         LeaseLost: this worker has been fenced; it must stop at once.
@@ -115,7 +137,7 @@ def heartbeat(session: Session, claim: Claim, *, lease_s: float, progress: dict[
     session.execute(
         update(Attempt)
         .where(Attempt.id == claim.attempt_id)
-        .values(lease_expires_at=db_now(lease_s))
+        .values(lease_expires_at=db_now(lease_s), **_known(peaks or {}))
         .execution_options(synchronize_session=False)
     )
     job = get_job(session, claim.job_id)
@@ -165,8 +187,9 @@ def fail_attempt(
     *,
     peak_rss_bytes: int | None = None,
     peak_gpu_bytes: int | None = None,
+    backoff: Backoff = _BACKOFF,
 ) -> None:
-    """The job's own error. ``error["retryable"]`` and attempts left: a new attempt; else the job has failed.
+    """The job's own error. ``error["retryable"]`` and attempts left: a new one after a wait; else the job has failed.
 
     Where a person had asked to cancel or pause, that wish comes before the new attempt.
 
@@ -185,8 +208,9 @@ def fail_attempt(
     job = get_job(session, claim.job_id, lock=True)
     if error.get("retryable") and _grant_wish(session, job, claim.attempt_id):
         return
-    if error.get("retryable") and counted_attempts(session, job.id) < job.max_attempts:
-        queue_job(session, job)
+    failures = counted_attempts(session, job.id)
+    if error.get("retryable") and failures < job.max_attempts:
+        queue_job(session, job, wait_s=backoff.draw_s(failures))
         return
     change_state(session, job, JobState.FAILED, attempt_id=claim.attempt_id, payload=error, error=error)
 
@@ -194,7 +218,8 @@ def fail_attempt(
 def release_attempt(session: Session, claim: Claim, *, to: JobState) -> None:
     """Give the attempt back in order: to QUEUED on shutdown, PAUSED on pause, CANCELLED on cancel.
 
-    What a person asked for meanwhile comes first: a shutdown never forgets a cancel.
+    What a person asked for meanwhile comes first: a shutdown never forgets a cancel, and a pause that was withdrawn
+    before the job came to a stop is none.
 
     Raises:
         LeaseLost: somebody else owns the job by now.
@@ -205,17 +230,31 @@ def release_attempt(session: Session, claim: Claim, *, to: JobState) -> None:
     _close(session, claim.attempt_id, AttemptState.CANCELLED if cancelled else AttemptState.RELEASED)
     if _grant_wish(session, job, claim.attempt_id):
         return
-    if to == JobState.QUEUED:
+    if to in (JobState.QUEUED, JobState.PAUSED):  # a pause that still holds was granted above
         queue_job(session, job)
     else:
         change_state(session, job, to, attempt_id=claim.attempt_id)
 
 
-def lose_attempt(session: Session, attempt: Attempt, why: str, **values: Any) -> bool:
+def lose_attempt(
+    session: Session,
+    attempt: Attempt,
+    why: str,
+    *,
+    traceback: str | None = None,
+    backoff: Backoff = _BACKOFF,
+    remains: Mapping[str, int | None] | None = None,
+) -> bool:
     """An attempt whose process is gone: event ``worker_lost``, then a new attempt, or ``dead``. False if it had ended.
 
-    A running job that a person had asked to cancel or pause gets that wish instead of a new attempt.
+    The first loss is made good at once, since it is mostly the machine's; after the next the job waits. A running job
+    that a person had asked to cancel or pause gets that wish instead of a new attempt.
+
+    Args:
+        traceback: where Python was, if the process left word of it.
+        remains: exit_code, signal, peak_rss_bytes, peak_gpu_bytes; what is None leaves the attempt as it is.
     """
+    cause = {"code": "worker-lost", "message": why, "retryable": True} | _known({"traceback": traceback})
     lost = session.execute(
         update(Attempt)
         .where(
@@ -223,30 +262,31 @@ def lose_attempt(session: Session, attempt: Attempt, why: str, **values: Any) ->
             Attempt.state == AttemptState.RUNNING.value,
             Attempt.lease_token == attempt.lease_token,
         )
-        .values(state=AttemptState.LOST.value, finished_at=db_now(), **values)
+        .values(state=AttemptState.LOST.value, finished_at=db_now(), error=cause, **_known(remains or {}))
         .execution_options(synchronize_session=False)
     )
     if lost.rowcount == 0:  # type: ignore[attr-defined]
         return False
+    attempt = session.get_one(Attempt, attempt.id, populate_existing=True)
     job = get_job(session, attempt.job_id, lock=True)
     record_event(
         session, job, "worker_lost", attempt_id=attempt.id, payload={"message": why, "worker_id": attempt.worker_id}
     )
     if _grant_wish(session, job, attempt.id):
         return True
-    if counted_attempts(session, job.id) < job.max_attempts:
-        queue_job(session, job)
-    else:
-        error = {
-            "code": "worker-lost",
-            "message": f"{counted_attempts(session, job.id)} attempts were lost or failed; the last: {why}",
-            "retryable": False,
-        } | {k: v for k, v in values.items() if v is not None}
-        change_state(session, job, JobState.DEAD, attempt_id=attempt.id, payload=error, error=error)
+    failures = counted_attempts(session, job.id)
+    if failures < job.max_attempts:
+        queue_job(session, job, wait_s=backoff.draw_s(failures - 1))
+        return True
+    error = cause | {"message": f"{failures} attempts were lost or failed; the last: {why}", "retryable": False}
+    if traceback is None:
+        error |= _known({"traceback": _last_traceback(session, job.id)})
+    error |= _known({name: getattr(attempt, name) for name in _REMAINS})
+    change_state(session, job, JobState.DEAD, attempt_id=attempt.id, payload=error, error=error)
     return True
 
 
-def reap_expired(session: Session) -> list[str]:
+def reap_expired(session: Session, *, backoff: Backoff = _BACKOFF) -> list[str]:
     """Lose every running attempt whose lease ran out by the database's clock; the ids of those lost.
 
     An attempt whose row is locked is left for the next turn: its worker is writing, or was frozen while it wrote, and
@@ -257,13 +297,15 @@ def reap_expired(session: Session) -> list[str]:
         .where(Attempt.state == AttemptState.RUNNING.value, Attempt.lease_expires_at < db_now())
         .with_for_update(skip_locked=True)
     ).all()
-    return [a.id for a in expired if lose_attempt(session, a, "its lease ran out: no heartbeat from its worker")]
+    why = "its lease ran out: no heartbeat from its worker"
+    return [attempt.id for attempt in expired if lose_attempt(session, attempt, why, backoff=backoff)]
 
 
 def counted_attempts(session: Session, job_id: str) -> int:
     """Attempts that count toward ``max_attempts``: failed or lost ones; released ones do not."""
-    states = session.scalars(select(Attempt.state).where(Attempt.job_id == job_id)).all()
-    return sum(state in (AttemptState.FAILED, AttemptState.LOST) for state in states)
+    counted = (AttemptState.FAILED.value, AttemptState.LOST.value)
+    query = select(func.count()).where(Attempt.job_id == job_id, Attempt.state.in_(counted))
+    return session.scalar(query) or 0
 
 
 def _grant_wish(session: Session, job: Job, attempt_id: str) -> bool:
@@ -280,10 +322,21 @@ def _grant_wish(session: Session, job: Job, attempt_id: str) -> bool:
     return change_state(session, job, to, attempt_id=attempt_id, cancel_requested=False, pause_requested=False)
 
 
+def _last_traceback(session: Session, job_id: str) -> str | None:
+    """What the newest attempt that left a traceback says."""
+    errors = session.scalars(select(Attempt.error).where(Attempt.job_id == job_id).order_by(Attempt.number.desc()))
+    return next((error["traceback"] for error in errors if error and error.get("traceback")), None)
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what is not known."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _close(session: Session, attempt_id: str, state: AttemptState, **values: Any) -> None:
     session.execute(
         update(Attempt)
         .where(Attempt.id == attempt_id)
-        .values(state=state.value, finished_at=db_now(), **values)
+        .values(state=state.value, finished_at=db_now(), **_known(values))
         .execution_options(synchronize_session=False)
     )

@@ -9,10 +9,11 @@ from sqlalchemy.orm import Session
 
 from results_db.clock import utc_now
 from results_db.queries.parts import layer_of, parts_among
+from results_db.queue.control import queue_runs
 from results_db.queue.inputs import can_do_without, not_needed, resolve_inputs
 from results_db.queue.split import split_waiting
-from results_db.queue.transitions import change_state, get_job, queue_job
-from results_db.states import TERMINAL, WORKER_KINDS, JobKind, JobState
+from results_db.queue.transitions import change_state, end_queued_attempt, get_job, queue_job
+from results_db.states import TERMINAL, WORKER_KINDS, AttemptState, JobKind, JobState
 from results_db.tables import Job
 
 #: code of a job that is skipped since a job before it found that there is nothing to do
@@ -59,20 +60,29 @@ def promote_waiting(session: Session) -> int:
 
 
 def skip_rest_of_study(session: Session, study_id: str, why: str) -> int:
-    """Skip every job of a study that has not begun: a gate said NO-GO. The number of jobs skipped."""
-    pending = session.scalars(
-        select(Job).where(Job.study_id == study_id, Job.state.in_([JobState.WAITING.value, JobState.PAUSED.value]))
-    ).all()
+    """Skip every job of a study that has not begun, queued layers of a split sweep included: a gate said NO-GO. The
+    number of jobs skipped.
+    """
+    not_begun = [state.value for state in (JobState.WAITING, JobState.PAUSED, JobState.QUEUED)]
+    pending = session.scalars(select(Job.id).where(Job.study_id == study_id, Job.state.in_(not_begun))).all()
     error = {"code": "skipped", "message": why}
-    return sum(change_state(session, job, JobState.SKIPPED, payload={"message": why}, error=error) for job in pending)
+    skipped = 0
+    for job_id in pending:
+        # its row before its attempt's, as everybody who touches a queued attempt
+        job = get_job(session, job_id, lock=True)
+        if job.state in not_begun:
+            end_queued_attempt(session, job, AttemptState.RELEASED)
+            skipped += change_state(session, job, JobState.SKIPPED, payload={"message": why}, error=error)
+    return skipped
 
 
 def next_server_job(session: Session) -> Job | None:
-    """Claim the oldest queued job that the server itself runs (fit, allocate, gate); None when there is none."""
+    """Claim the most urgent queued job that the server itself runs (fit, allocate, gate); None when there is none, or
+    the queue is paused."""
     kinds = [str(kind) for kind in WORKER_KINDS]
     job = session.scalar(
         select(Job)
-        .where(Job.state == JobState.QUEUED.value, Job.kind.not_in(kinds))
+        .where(Job.state == JobState.QUEUED.value, Job.kind.not_in(kinds), queue_runs())
         .order_by(Job.priority.desc(), Job.position, Job.id)
         .limit(1)
     )
@@ -82,7 +92,8 @@ def next_server_job(session: Session) -> Job | None:
 
 
 def requeue_server_jobs(session: Session) -> int:
-    """At server start: server jobs that were running when the last server died run again (they touch only SQL)."""
+    """Server jobs that were running when the last server died run again (they touch only SQL). Only the one server that
+    turns the advance loop may call this, between two of its jobs: nobody runs one then."""
     kinds = [str(kind) for kind in WORKER_KINDS]
     orphans = session.scalars(select(Job).where(Job.state == JobState.RUNNING.value, Job.kind.not_in(kinds))).all()
     return sum(queue_job(session, get_job(session, job.id, lock=True)) for job in orphans)

@@ -8,14 +8,20 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from results_db.clock import utc_now
 from results_db.errors import WrongState
 from results_db.ids import new_id
 from results_db.logs import current_trace
 from results_db.queries.parts import part_of, parts_of
 from results_db.queue.events import record_event
 from results_db.queue.lease import counted_attempts
-from results_db.queue.transitions import add_attempt, change_state, get_job, live_attempt, lock_study, queue_job
+from results_db.queue.transitions import (
+    add_attempt,
+    change_state,
+    end_queued_attempt,
+    get_job,
+    lock_study,
+    queue_job,
+)
 from results_db.states import TERMINAL, WORKER_KINDS, AttemptState, JobKind, JobState, StudyState
 from results_db.tables import Job
 
@@ -83,7 +89,7 @@ def cancel_job(session: Session, job_id: str) -> Job:
         job.cancel_requested = True
         record_event(session, job, "note", payload={"message": "cancel requested"})
         return job
-    _end_queued_attempt(session, job, AttemptState.CANCELLED)
+    end_queued_attempt(session, job, AttemptState.CANCELLED)
     change_state(session, job, JobState.CANCELLED)
     for part in parts_of(session, job):
         if JobState(part.state) not in TERMINAL and not part.cancel_requested:
@@ -108,7 +114,7 @@ def pause_job(session: Session, job_id: str) -> Job:
         return job
     if job.state not in (JobState.QUEUED, JobState.WAITING):
         raise WrongState(f"job {job.id} is {job.state}: only a waiting, queued or running job can be paused")
-    _end_queued_attempt(session, job, AttemptState.RELEASED)
+    end_queued_attempt(session, job, AttemptState.RELEASED)
     change_state(session, job, JobState.PAUSED)
     for part in parts_of(session, job):
         if part.state in (JobState.QUEUED, JobState.RUNNING) and not part.pause_requested:
@@ -119,18 +125,44 @@ def pause_job(session: Session, job_id: str) -> Job:
 def resume_job(session: Session, job_id: str) -> Job:
     """Queue a paused job again (or let it wait for its dependencies), and the parts of a split sweep with it.
 
+    A running job that was asked to pause and has not come to a stop yet goes on.
+
     Raises:
-        WrongState: the job is not paused.
+        WrongState: the job is not paused, and nobody asked it to.
     """
     job = get_job(session, job_id, lock=True)
+    if job.state == JobState.RUNNING and job.pause_requested:
+        job.pause_requested = False
+        record_event(session, job, "note", payload={"message": "pause withdrawn"})
+        return job
     if job.state != JobState.PAUSED:
         raise WrongState(f"job {job.id} is {job.state}: only a paused job can be resumed")
     _back_to_start(session, job)
     for part in parts_of(session, job):
-        if part.state == JobState.PAUSED:
+        # read under its lock: its worker may be coming to the stop that it was asked for
+        part = get_job(session, part.id, lock=True)
+        if part.state == JobState.PAUSED or part.pause_requested:
             resume_job(session, part.id)
-        elif part.pause_requested:  # it had not come to a stop yet
-            part.pause_requested = False
+    return job
+
+
+def set_priority(session: Session, job_id: str, priority: int) -> Job:
+    """Let a job that has not ended go before those of lower priority, and the parts of a split sweep with it.
+
+    It counts from the next claim on: what runs already is not interrupted.
+
+    Raises:
+        WrongState: the job has ended.
+    """
+    job = get_job(session, job_id, lock=True)
+    if JobState(job.state) in TERMINAL:
+        raise WrongState(f"job {job.id} is already {job.state}: only a job that has not ended has an order")
+    if job.priority != priority:
+        job.priority = priority
+        record_event(session, job, "note", payload={"message": f"priority {priority}", "priority": priority})
+    for part in parts_of(session, job):
+        if JobState(part.state) not in TERMINAL:
+            set_priority(session, part.id, priority)
     return job
 
 
@@ -189,11 +221,3 @@ def _back_to_start(session: Session, job: Job) -> None:
         )
     else:
         queue_job(session, job)
-
-
-def _end_queued_attempt(session: Session, job: Job, state: AttemptState) -> None:
-    attempt = live_attempt(session, job.id)
-    if attempt is not None and attempt.state == AttemptState.QUEUED:
-        attempt.state = state.value
-        attempt.finished_at = utc_now()
-        session.flush()

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from results_db.clock import utc_now
+from results_db.clock import db_now, utc_now
 from results_db.errors import NotFound, WrongState
 from results_db.ids import new_id
 from results_db.queue.events import record_event
@@ -69,26 +69,33 @@ def change_state(
     return True
 
 
-def add_attempt(session: Session, job: Job) -> Attempt:
-    """A fresh attempt of a queued worker job; the relay will hand it to RQ."""
+def add_attempt(session: Session, job: Job, *, wait_s: float = 0.0) -> Attempt:
+    """A fresh attempt of a queued worker job; the relay will hand it to RQ, after ``wait_s`` seconds."""
     if job.kind not in WORKER_KINDS:
         raise WrongState(f"{job.kind} jobs run in the server and have no attempts")
     last = session.scalar(
         select(Attempt.number).where(Attempt.job_id == job.id).order_by(Attempt.number.desc()).limit(1)
     )
-    attempt = Attempt(id=new_id("att"), job_id=job.id, number=(last or 0) + 1, state=AttemptState.QUEUED.value)
+    attempt = Attempt(
+        id=new_id("att"),
+        job_id=job.id,
+        number=(last or 0) + 1,
+        state=AttemptState.QUEUED.value,
+        available_at=db_now(wait_s) if wait_s > 0 else None,
+    )
     session.add(attempt)
     session.flush()
     return attempt
 
 
-def queue_job(session: Session, job: Job, **values: Any) -> bool:
-    """Make a job ready to run, with a new attempt if a worker runs it."""
+def queue_job(session: Session, job: Job, *, wait_s: float = 0.0, **values: Any) -> bool:
+    """Make a job ready to run, with a new attempt if a worker runs it; not before ``wait_s`` seconds from now."""
     cleared = {"finished_at": None, "error": None, "cancel_requested": False, "pause_requested": False}
-    if not change_state(session, job, JobState.QUEUED, **(cleared | values)):
+    waits = {"message": f"tried again in {wait_s:.1f} s", "wait_s": round(wait_s, 3)} if wait_s > 0 else None
+    if not change_state(session, job, JobState.QUEUED, payload=waits, **(cleared | values)):
         return False
     if job.kind in WORKER_KINDS:
-        add_attempt(session, job)
+        add_attempt(session, job, wait_s=wait_s)
     return True
 
 
@@ -99,3 +106,12 @@ def live_attempt(session: Session, job_id: str) -> Attempt | None:
         .where(Attempt.job_id == job_id, Attempt.state.in_([AttemptState.QUEUED.value, AttemptState.RUNNING.value]))
         .execution_options(populate_existing=True)
     )
+
+
+def end_queued_attempt(session: Session, job: Job, state: AttemptState) -> None:
+    """Close the attempt of a job that is not to run now; nothing where none is queued."""
+    attempt = live_attempt(session, job.id)
+    if attempt is not None and attempt.state == AttemptState.QUEUED:
+        attempt.state = state.value
+        attempt.finished_at = utc_now()
+        session.flush()

@@ -57,6 +57,15 @@ class Queue:
         assert claim is not None
         return claim
 
+    def due(self, job_id: str) -> None:
+        """Let the wait of a queued attempt be over."""
+
+        def move(session: Session) -> None:
+            queued = (Attempt.job_id == job_id, Attempt.state == AttemptState.QUEUED.value)
+            session.execute(update(Attempt).where(*queued).values(available_at=None))
+
+        self.do(move)
+
     def expire(self, claim: Claim) -> None:
         """Let the database's clock pass the end of a lease."""
 

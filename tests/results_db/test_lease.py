@@ -74,6 +74,16 @@ def test_the_lease_ends_by_the_clock_of_the_database(queue: Any) -> None:
     assert abs(utc_now() - now) < timedelta(seconds=30)
 
 
+def test_what_a_killed_process_needed_is_known_from_its_last_heartbeat(queue: Any) -> None:
+    claim = queue.run(queue.submit())
+    queue.do(heartbeat, claim, lease_s=45, progress=None, peaks={"peak_rss_bytes": 7, "peak_gpu_bytes": 8})
+    queue.do(heartbeat, claim, lease_s=45, progress=None, peaks={"peak_rss_bytes": 9, "peak_gpu_bytes": None})
+    queue.expire(claim)
+    queue.do(reap_expired)
+    lost = queue.attempts(claim.job_id)[0]
+    assert (lost.peak_rss_bytes, lost.peak_gpu_bytes) == (9, 8)
+
+
 def test_heartbeat_renews_and_tells(queue: Any) -> None:
     job_id = queue.submit()
     claim = queue.run(job_id)
@@ -169,6 +179,7 @@ def test_a_retryable_error_is_tried_again_until_it_was_tried_often_enough(queue:
     job_id = queue.submit(max_attempts=2)
     queue.do(fail_attempt, queue.run(job_id), RETRYABLE)
     assert queue.job(job_id).state == JobState.QUEUED
+    queue.due(job_id)
     queue.do(fail_attempt, queue.run(job_id), RETRYABLE)
     assert queue.job(job_id).state == JobState.FAILED
     assert queue.states(job_id) == [AttemptState.FAILED, AttemptState.FAILED]
@@ -190,16 +201,21 @@ def test_a_wish_to_stop_outlives_a_retryable_error(queue: Any, ask: Any, end: Jo
 def test_dead_after_too_many_losses(queue: Any) -> None:
     job_id = queue.submit(max_attempts=3)
     for number in range(3):
+        queue.due(job_id)
         claim = queue.run(job_id)
         attempt = queue.attempts(job_id)[-1]
-        assert queue.do(lose_attempt, attempt, f"kill {number}", signal=9, peak_rss_bytes=5)
+        remains = {"signal": 9, "exit_code": None, "peak_rss_bytes": 5 if number else None}
+        words = "in codebook.py" if number == 1 else None
+        assert queue.do(lose_attempt, attempt, f"kill {number}", traceback=words, remains=remains)
         assert not queue.do(lose_attempt, attempt, "twice"), claim
     job = queue.job(job_id)
     assert job.state == JobState.DEAD
     assert queue.states(job_id) == [AttemptState.LOST] * 3
     assert job.error["code"] == "worker-lost"
     assert "kill 2" in job.error["message"]
-    assert job.error["signal"] == 9
+    assert (job.error["signal"], job.error["peak_rss_bytes"]) == (9, 5)
+    assert job.error["traceback"] == "in codebook.py", "the last attempt that left word"
+    assert [a.error["message"] for a in queue.attempts(job_id)] == ["kill 0", "kill 1", "kill 2"]
     assert [a.signal for a in queue.attempts(job_id)] == [9, 9, 9]
 
 

@@ -11,7 +11,7 @@ from results_db.errors import NotFound, WrongState
 from results_db.queue.events import events_after
 from results_db.queue.lease import fail_attempt, finish_attempt, release_attempt
 from results_db.queue.promote import next_server_job, promote_waiting, requeue_server_jobs, skip_rest_of_study
-from results_db.queue.relay import attempts_believed_enqueued, attempts_to_enqueue, mark_enqueued, mark_forgotten
+from results_db.queue.relay import due_attempts, handed_over, mark_enqueued, mark_taken_back
 from results_db.queue.submit import cancel_job, pause_job, resume_job, retry_job
 from results_db.queue.transitions import change_state, get_job
 from results_db.states import AttemptState, JobKind, JobState, StudyState
@@ -31,16 +31,16 @@ def study_id(queue: Any) -> str:
 
 def test_a_submitted_job_has_an_attempt_that_the_relay_sees(queue: Any) -> None:
     first, second = queue.submit(), queue.submit(priority=5)
-    ids = list(queue.do(attempts_to_enqueue))
+    ids = list(queue.do(due_attempts))
     assert ids == [queue.attempts(second)[0].id, queue.attempts(first)[0].id], "urgent ones first"
+    assert list(queue.do(due_attempts, 1)) == ids[:1]
     queue.do(mark_enqueued, ids)
-    assert list(queue.do(attempts_to_enqueue)) == []
-    assert set(queue.do(attempts_believed_enqueued)) == set(ids)
-    queue.do(mark_forgotten, ids[:1])
-    assert list(queue.do(attempts_to_enqueue)) == ids[:1]
+    assert set(queue.do(handed_over)) == set(ids)
+    queue.do(mark_taken_back, ids[:1])
+    assert list(queue.do(handed_over)) == ids[1:]
     queue.run(first)
-    queue.do(mark_forgotten, ids)
-    assert list(queue.do(attempts_to_enqueue)) == ids[:1], "a running attempt is not sent again"
+    assert list(queue.do(due_attempts)) == ids[:1], "a running attempt is not sent again"
+    assert list(queue.do(handed_over)) == []
 
 
 def test_server_jobs_have_no_attempts(queue: Any) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 from results_db import Database
 from results_db.queries.parts import layers_summary, parts_of
 from results_db.queue.lease import claim_attempt, heartbeat, lose_attempt
-from results_db.queue.relay import attempts_to_enqueue
+from results_db.queue.relay import due_attempts
 from results_db.tables import Attempt, Calibration, Job, Sweep
 
 CONFIGS = [{"b_q": b, "rank": r, "codebook": "e8"} for b in (2, 3) for r in (0, 4)]
@@ -74,7 +74,7 @@ def test_a_job_for_each_layer_and_one_sweep(
     assert [part["step"] for part in layers] == ["sweep:layer-0", "sweep:layer-1", "sweep:layer-2"]
     assert [part["params"]["matrices"]["layers"] for part in layers] == [[0], [1], [2]]
     with app.state.database.read() as session:
-        first_come = [session.get_one(Attempt, id_).job_id for id_ in attempts_to_enqueue(session)]
+        first_come = [session.get_one(Attempt, id_).job_id for id_ in due_attempts(session)]
     assert first_come == [part["id"] for part in layers]
     run_to_end()
     assert job(client, whole["id"])["result"]["n_cells"] == N_CELLS
@@ -193,7 +193,7 @@ def test_the_whole_shows_what_its_layers_did(
     whole = submit(client, ask)
     worker = make_worker()
     with app.state.database.read() as session:
-        first = attempts_to_enqueue(session)[0]
+        first = due_attempts(session)[0]
     worker.run(first)
     claim = claim_first(app.state.database, worker.worker_id)
     with app.state.database.write() as session:
@@ -261,7 +261,7 @@ def test_a_study_may_keep_its_sweep_in_one_job(
 def claim_first(database: Database, worker_id: str) -> Any:
     """Claim the attempt that RQ would hand out next."""
     with database.write() as session:
-        claim = claim_attempt(session, attempts_to_enqueue(session)[0], worker_id=worker_id, lease_s=60)
+        claim = claim_attempt(session, due_attempts(session)[0], worker_id=worker_id, lease_s=60)
     assert claim is not None
     return claim
 

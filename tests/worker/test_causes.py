@@ -17,11 +17,11 @@ from worker.causes import describe, naming
 from worker.errors import MissingInput
 
 
-def cause(error: BaseException, attempt_number: int = 1) -> dict[str, Any]:
+def cause(error: BaseException, *, starved: bool = False) -> dict[str, Any]:
     try:
         raise error
     except BaseException as raised:  # noqa: BLE001 - any error has a cause
-        return describe(raised, attempt_number=attempt_number)
+        return describe(raised, starved=starved)
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_codes(error: BaseException, code: str, retryable: bool) -> None:
 
 
 def test_out_of_memory_is_retried_once() -> None:
-    assert cause(MemoryError(), 1)["retryable"]
-    assert not cause(MemoryError(), 2)["retryable"]
+    assert cause(MemoryError())["retryable"]
+    assert not cause(MemoryError(), starved=True)["retryable"]
 
 
 def test_an_error_says_what_it_was_about() -> None:
@@ -65,7 +65,7 @@ def test_an_error_says_what_it_was_about() -> None:
 
     with pytest.raises(NonFiniteValues) as caught:
         damaged()
-    assert describe(caught.value, attempt_number=1)["message"] == "model tiny: matrix 3.down: NaN in the weight"
+    assert describe(caught.value, starved=False)["message"] == "model tiny: matrix 3.down: NaN in the weight"
 
 
 def test_no_nul_reaches_postgresql() -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
 from results_db import Database
+from results_db.queue.control import drain_worker
 from results_db.queue.lease import claim_attempt
-from results_db.queue.submit import submit_job
+from results_db.queue.submit import cancel_job, submit_job
+from results_db.settings import Settings
 from results_db.states import AttemptState, JobKind
 from results_db.tables import Attempt, Worker
 from worker.device import CPU
-from worker.registration import ProcessId, bury_the_dead, register, touch
+from worker.registration import Orders, ProcessId, bury_the_dead, register, touch
 
 
 def claimed(database: Database, worker_id: str) -> str:
@@ -44,25 +47,38 @@ def state(database: Database, attempt_id: str) -> str:
     ],
     ids=["alive", "gone", "its number was given away", "another machine", "another container"],
 )
-def test_only_what_is_surely_dead_is_buried(database: Database, change: dict[str, Any], buried: bool) -> None:
+def test_only_what_is_surely_dead_is_buried(
+    database: Database, change: dict[str, Any], buried: bool, tmp_path: Path
+) -> None:
+    settings = Settings(var_dir=tmp_path)
     worker_id = register(database, "one", CPU)
     attempt_id = claimed(database, worker_id)
     with database.write() as session:
         row = session.get_one(Worker, worker_id)
         row.versions = row.versions | {"process": row.versions["process"] | change}
-    assert bury_the_dead(database) == int(buried)
+    assert bury_the_dead(database, settings) == int(buried)
     assert state(database, attempt_id) == (AttemptState.LOST if buried else AttemptState.RUNNING)
-    assert bury_the_dead(database) == 0
+    assert bury_the_dead(database, settings) == 0
     with database.read() as session:
         assert session.get_one(Worker, worker_id).state == ("down" if buried else "up")
 
 
 def test_a_worker_that_left_in_order(database: Database) -> None:
     worker_id = register(database, "one", CPU)
-    touch(database, worker_id, state="down")
+    assert touch(database, worker_id, state="down") == Orders(drain=False, cancelled=None)
     with database.read() as session:
         row = session.get_one(Worker, worker_id)
     assert (row.state, row.pid, row.device_kind) == ("down", os.getpid(), "cpu")
+
+
+def test_a_worker_hears_what_people_want_of_it(database: Database) -> None:
+    worker_id = register(database, "one", CPU)
+    attempt_id = claimed(database, worker_id)
+    assert touch(database, worker_id) == Orders(drain=False, cancelled=None)
+    with database.write() as session:
+        drain_worker(session, worker_id)
+        cancel_job(session, session.get_one(Attempt, attempt_id).job_id)
+    assert touch(database, worker_id) == Orders(drain=True, cancelled=attempt_id)
 
 
 def test_process_ids() -> None:

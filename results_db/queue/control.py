@@ -1,0 +1,71 @@
+"""The queue's own switch, and the order to a worker to take nothing more."""
+
+from __future__ import annotations
+
+from sqlalchemy import ColumnElement, exists, select, update
+from sqlalchemy.orm import Session
+
+from results_db.clock import db_now
+from results_db.errors import NotFound, WrongState
+from results_db.tables import QueueControl, Worker
+
+_ROW = 1
+
+
+def queue_runs() -> ColumnElement[bool]:
+    """Condition: nobody has paused the queue."""
+    return ~exists().where(QueueControl.id == _ROW, QueueControl.paused_at.is_not(None))
+
+
+def takes_work(worker_id: str) -> ColumnElement[bool]:
+    """Condition: nobody has asked this worker to stop taking attempts."""
+    return ~exists().where(Worker.id == worker_id, Worker.drain_requested)
+
+
+def queue_state(session: Session) -> QueueControl:
+    """The switch as it stands; ``paused_at`` null = the queue runs."""
+    row = session.get(QueueControl, _ROW, populate_existing=True)
+    return row if row is not None else QueueControl(id=_ROW, paused_at=None, reason=None)
+
+
+def pause_queue(session: Session, reason: str | None = None) -> QueueControl:
+    """Hand out and claim nothing from now on; what runs goes on. The first pause's time stays, the last reason counts.
+
+    Two first pauses at the same moment: one meets an IntegrityError.
+    """
+    row = session.get(QueueControl, _ROW, with_for_update=True, populate_existing=True)
+    if row is None:
+        row = QueueControl(id=_ROW, paused_at=None, reason=None)
+        session.add(row)
+    if row.paused_at is None:
+        row.paused_at = db_now()
+    row.reason = reason
+    session.flush()
+    session.refresh(row)
+    return row
+
+
+def resume_queue(session: Session) -> QueueControl:
+    """Let the queue run; nothing where it does."""
+    session.execute(
+        update(QueueControl).where(QueueControl.id == _ROW).values(paused_at=None, reason=None),
+        execution_options={"synchronize_session": False},
+    )
+    return queue_state(session)
+
+
+def drain_worker(session: Session, worker_id: str) -> Worker:
+    """Ask a worker to finish what it does, take nothing more, and end; asked twice is asked once.
+
+    Raises:
+        NotFound: no such worker.
+        WrongState: it is down.
+    """
+    worker = session.scalar(select(Worker).where(Worker.id == worker_id).with_for_update())
+    if worker is None:
+        raise NotFound("worker", worker_id)
+    if worker.state != "up":
+        raise WrongState(f"worker {worker.name} is {worker.state}: only one that is up can be drained")
+    worker.drain_requested = True
+    session.flush()
+    return worker

@@ -9,8 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 from anyio import to_thread
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from results_db import Database
+from results_db.logs import configure_logs
 from results_db.migrate import upgrade
 from results_db.settings import Settings
 from server.allocations import endpoints as allocations
@@ -23,6 +25,7 @@ from server.health import endpoints as health
 from server.jobs import endpoints as jobs
 from server.kit.hosts import HostCheck
 from server.kit.problem import add_handlers
+from server.kit.tracing import Tracing
 from server.kit.units import read_session
 from server.loop import AdvanceLoop
 from server.measurements import endpoints as measurements
@@ -31,6 +34,10 @@ from server.plans import endpoints as plans
 from server.probes import endpoints as probes
 from server.problems import endpoints as problems
 from server.relay import Relay
+from server.security.body import BodyCheck
+from server.security.guard import Guard
+from server.security.headers import SecurityHeaders
+from server.security.login import make_router as make_login
 from server.sensitivities import endpoints as sensitivities
 from server.studies import endpoints as studies
 from server.sweeps import endpoints as sweeps
@@ -70,7 +77,10 @@ def create_app(settings: Settings | None = None, *, run_loop: bool = True, page:
     ``run_loop = False`` leaves the advance loop to the caller (tests turn it by hand), ``page = False`` serves the API
     alone.
     """
-    settings = settings or Settings()
+    if settings is None:
+        # called bare by uvicorn: this process is the server, and its logs are ours
+        settings = Settings()
+        configure_logs(settings.log_format, settings.log_level)
     database = Database(settings.database_url)
     loop = AdvanceLoop(
         database, Relay(database, settings.redis_url), lease_s=settings.lease_s, backoff=settings.backoff
@@ -86,7 +96,7 @@ def create_app(settings: Settings | None = None, *, run_loop: bool = True, page:
         loop.relay.close()
         database.dispose()
 
-    app = FastAPI(
+    app = Service(
         title="bitbudget",
         version=_version(),
         summary="Spend a memory budget where a language model feels it most.",
@@ -100,14 +110,26 @@ def create_app(settings: Settings | None = None, *, run_loop: bool = True, page:
     app.state.database = database
     app.state.loop = loop
     add_handlers(app)
+    # the last one added is the outermost: the host is checked before the caller, and both before any body is read
+    app.add_middleware(BodyCheck, max_bytes=int(settings.max_body_mb * 1e6))
+    app.add_middleware(Guard, database=database, settings=settings)
     app.add_middleware(HostCheck, allowed=(settings.host, *settings.allowed_hosts))
+    app.add_middleware(Tracing)
     for domain in _DOMAINS:
         app.include_router(domain.router, prefix=API)
     app.include_router(health.router, include_in_schema=False)
     if page:
+        app.include_router(make_login(database, settings))
         app.include_router(make_pages(settings, read_session))
         mount_assets(app, settings)
     return app
+
+
+class Service(FastAPI):
+    """FastAPI whose every response, be it to an error that no middleware sees, carries the security headers."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return SecurityHeaders(super().build_middleware_stack())
 
 
 def _version() -> str:

@@ -11,7 +11,6 @@ from starlette.responses import HTMLResponse
 
 from web import formatting
 from web.assets import asset_url
-from web.security import PAGE_HEADERS
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -79,5 +78,5 @@ def render(template: str, **context: Any) -> str:
 
 
 def page(template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
-    """An HTML response with the page's security headers."""
-    return HTMLResponse(render(template, **context), status_code=status, headers=PAGE_HEADERS)
+    """An HTML response; the server adds the headers that protect it (web/security.py)."""
+    return HTMLResponse(render(template, **context), status_code=status, headers={"Cache-Control": "no-store"})

@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+import re
+from ipaddress import IPv6Address
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from results_db.loopback import is_every_interface, is_loopback
 from server.kit.problem import Problem
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+#: a name, an IPv4 address or an IPv6 address in brackets, and a port: nothing else is a Host
+_HOST = re.compile(
+    rf"(?:(?P<name>{_LABEL}(?:\.{_LABEL})*)\.?|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{{1,5}}))?"
+)
+_LONGEST_NAME = 253
 
 
 def host_of(header: str) -> str | None:
-    """The name or IP in a Host header, lower case, without port; None where it is malformed."""
-    if not header or any(c in header for c in "/@?#\\ \t"):
+    """The name or IP in a Host header, lower case, without port and final dot; None where it is malformed."""
+    match = _HOST.fullmatch(header)
+    if match is None or len(match["name"] or "") > _LONGEST_NAME or int(match["port"] or 0) > 65535:
         return None
+    if match["ipv6"] is None:
+        return match["name"].lower()
     try:
-        parts = urlsplit(f"//{header}")
-        _ = parts.port
+        return str(IPv6Address(match["ipv6"]))
     except ValueError:
         return None
-    return parts.hostname.rstrip(".").lower() if parts.hostname else None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether the name or IP can only mean this machine."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class HostCheck:
@@ -40,7 +39,8 @@ class HostCheck:
 
     def __init__(self, app: ASGIApp, allowed: tuple[str, ...]) -> None:
         self.app = app
-        self.allowed = frozenset(name.lower() for name in allowed)
+        # an address to listen on is none to be asked by: pages of other sites reach 0.0.0.0
+        self.allowed = frozenset(_canonical(name) for name in allowed if not is_every_interface(name))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,6 +70,11 @@ class HostCheck:
         if origin is not None and urlsplit(origin).netloc.lower() != hosts[0].lower():
             return _cross_site(f"its origin is {origin}")
         return None
+
+
+def _canonical(name: str) -> str:
+    """A configured host as ``host_of`` writes it."""
+    return host_of(f"[{name}]" if ":" in name and not name.startswith("[") else name) or name.lower()
 
 
 def _cross_site(why: str) -> Problem:

@@ -37,6 +37,7 @@ _TABLE: tuple[tuple[str, int | tuple[int, ...], str, str], ...] = (
     ("malformed-body", 400, "The body cannot be read as JSON.", "Send UTF-8 JSON, nested less deeply."),
     ("invalid-yaml", 422, "The body is not valid YAML, or names a key twice.", "Mend the line that the detail names."),
     ("too-large", 413, "The body is larger than the server reads.", "Send less, or raise the server's limit."),
+    ("body-timeout", 408, "The body took too long to arrive.", "Send it again over a faster line."),
     ("unsupported-media-type", 415, "The body's Content-Type is not read here.", "Send the type that is named."),
     ("not-found", 404, "No route, or no row with this id.", "List what there is; /openapi.json has the routes."),
     ("method-not-allowed", 405, "The path exists, the method does not.", "Use a method of the Allow header."),

@@ -1,0 +1,1 @@
+"""Who may ask for what: hosts, tokens, sessions, scopes, bodies and the headers of every response."""

@@ -1,0 +1,285 @@
+"""Copies of a whole database, both ways: the same rows bit by bit, or nothing at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Table, insert, select, text, update
+from sqlalchemy.exc import OperationalError
+
+from results_db import Database
+from results_db.base import Base
+from results_db.copy import CannotCopy, Progress, copy_database
+from results_db.copy.content import ContentHash
+from results_db.migrate import downgrade, upgrade
+from results_db.queue.submit import submit_job
+from results_db.states import JobKind
+from results_db.tables import Job, JobEvent, Measurement, Model
+from tests.rows import count, fill
+
+TABLES = Base.metadata.sorted_tables
+#: on SQLite and PostgreSQL, from one to the other
+WAYS = [("sqlite", "postgresql"), ("postgresql", "sqlite"), ("sqlite", "sqlite"), ("postgresql", "postgresql")]
+
+
+@pytest.fixture
+def target_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database, of the backend that the test's parameter names."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'target.db'}"
+        return
+    with request.getfixturevalue("fresh_postgres")() as url:
+        yield url
+
+
+@pytest.fixture
+def fresh_postgres(postgres_uri: Callable[[str], str], postgres_run: Callable[[str], Any]) -> Callable[[], Any]:
+    """Makes a PostgreSQL database without any table."""
+    from uuid import uuid4
+
+    @contextmanager
+    def make() -> Iterator[str]:
+        name = f"t{uuid4().hex}"
+        postgres_run(f"CREATE DATABASE {name}")
+        try:
+            yield postgres_uri(name)
+        finally:
+            postgres_run(f"DROP DATABASE {name} WITH (FORCE)")
+
+    return make
+
+
+@pytest.fixture
+def target(target_url: str) -> Iterator[Database]:
+    database = Database(target_url)
+    yield database
+    database.dispose()
+
+
+def rows(database: Database, table: Table) -> list[tuple[Any, ...]]:
+    with database.engine.connect() as connection:
+        return sorted((tuple(row) for row in connection.execute(select(table))), key=repr)
+
+
+both_ways = pytest.mark.parametrize(("database_backend", "target_url"), WAYS, indirect=True)
+to_the_other = pytest.mark.parametrize(("database_backend", "target_url"), WAYS[:2], indirect=True)
+
+
+@both_ways
+def test_every_table_arrives_as_it_was(database: Database, target: Database) -> None:
+    counts = fill(database, tables=TABLES)
+    seen: list[Progress] = []
+    report = copy_database(database, target, hold=True, say=seen.append)
+    assert {table.name: table.n_rows for table in report.tables} == counts == count(target)
+    for table in TABLES:
+        assert rows(target, table) == rows(database, table), table.name
+    assert (seen[-1].done, seen[-1].total) == (2 * report.n_rows, 2 * report.n_rows)
+    assert {progress.step for progress in seen} == {"copy", "check"}
+
+
+@to_the_other
+def test_new_rows_get_new_ids(database: Database, target: Database) -> None:
+    fill(database, tables=TABLES)
+    with database.engine.begin() as connection:
+        # the last measurement was retired: its id must never be given again
+        top = connection.execute(
+            insert(Measurement.__table__).values(  # type: ignore[arg-type]
+                {c.name: v for c, v in _another_measurement(connection) if c.name != "id"}
+            )
+        ).inserted_primary_key[0]
+        connection.execute(text("DELETE FROM measurements WHERE id = :id"), {"id": top})
+    copy_database(database, target, hold=True)
+    with target.write() as session:
+        job = submit_job(session, JobKind.PROBE, {})
+        session.flush()
+        event = session.scalars(select(JobEvent).where(JobEvent.job_id == job.id)).one()
+        assert event.id > 30
+    with target.engine.begin() as connection:
+        values = {c.name: v for c, v in _another_measurement(connection) if c.name != "id"}
+        given = connection.execute(insert(Measurement.__table__).values(values)).inserted_primary_key[0]  # type: ignore[arg-type]
+    assert given == max(top, 30) + 1
+
+
+def _another_measurement(connection: Any) -> list[tuple[Any, Any]]:
+    table = Measurement.__table__
+    row = connection.execute(select(table).limit(1)).one()
+    return [(c, "another" if c.name == "config_hash" else v) for c, v in zip(table.columns, row, strict=True)]
+
+
+@to_the_other
+def test_a_target_with_rows_is_left_alone(database: Database, target: Database) -> None:
+    upgrade(target)
+    with target.write() as session:
+        submit_job(session, JobKind.PROBE, {})
+    with pytest.raises(CannotCopy, match="not empty: its table jobs") as caught:
+        copy_database(database, target, hold=True)
+    assert "never been used" in caught.value.cure
+    assert count(target)["jobs"] == 1
+
+
+@to_the_other
+def test_a_copy_that_dies_leaves_an_empty_target_and_can_be_begun_again(database: Database, target: Database) -> None:
+    fill(database, tables=TABLES)
+
+    class Killed(Exception):
+        pass
+
+    def die(progress: Progress) -> None:
+        if progress.step == "check":
+            raise Killed
+
+    with pytest.raises(Killed):
+        copy_database(database, target, hold=True, say=die)
+    assert set(count(target).values()) == {0}
+    copy_database(database, target, hold=True)
+    assert count(target) == count(database)
+
+
+@to_the_other
+def test_nobody_writes_to_the_source_of_a_move(database: Database, target: Database) -> None:
+    fill(database, tables=TABLES)
+    refused = []
+
+    def try_to_write(progress: Progress) -> None:
+        if refused:
+            return
+        with database.engine.connect() as connection:
+            impatience = "PRAGMA busy_timeout=1" if database.is_sqlite else "SET lock_timeout = '10ms'"
+            connection.exec_driver_sql(impatience)
+            with pytest.raises(OperationalError, match=r"locked|lock timeout") as caught:
+                connection.execute(update(Job).values(priority=1))
+            refused.append(caught.value)
+
+    copy_database(database, target, hold=True, say=try_to_write)
+    assert refused
+
+
+@to_the_other
+def test_a_backup_shows_one_moment_while_others_write(database: Database, target: Database) -> None:
+    with database.write() as session:
+        submit_job(session, JobKind.PROBE, {})
+    written = []
+
+    def write(progress: Progress) -> None:
+        with database.write() as session:
+            written.append(submit_job(session, JobKind.PROBE, {}).id)
+
+    report = copy_database(database, target, hold=False, say=write)
+    assert written
+    assert {table.name: table.n_rows for table in report.tables}["jobs"] == 1
+
+
+@to_the_other
+def test_a_source_of_an_older_schema_is_refused(database: Database, target: Database) -> None:
+    downgrade(database, "0004")
+    with pytest.raises(CannotCopy, match="schema 0004") as caught:
+        copy_database(database, target, hold=True)
+    assert "db upgrade" in caught.value.cure
+
+
+def test_a_database_is_not_copied_onto_itself(database: Database) -> None:
+    other = Database(database.url.render_as_string(hide_password=False))
+    with pytest.raises(CannotCopy, match="same database"):
+        copy_database(database, other, hold=True)
+    other.dispose()
+
+
+@pytest.mark.parametrize(("database_backend", "target_url"), WAYS[:1], indirect=True)
+@pytest.mark.parametrize(
+    ("column", "value", "words", "instead"),
+    [
+        ("result", {"loss": [1.0, math.nan]}, "nan, which JSON does not have", {"loss": [1.0, None]}),
+        ("result", {"loss": -math.inf}, "-inf", {"loss": None}),
+        ("params", {"a\ud800": "b"}, r"\\ud800", {"a\ufffd": "b"}),
+        ("params", {"a": "x\x00y"}, r"\\x00", {"a": "x\ufffdy"}),
+        ("step", "x\x00y", r"\\x00", "x\ufffdy"),
+        ("priority", 2**40, "does not fit a column of 32 bits", None),
+    ],
+)
+def test_what_postgresql_cannot_hold_is_named_and_mended_only_when_asked(
+    database: Database, target: Database, column: str, value: Any, words: str, instead: Any
+) -> None:
+    with database.write() as session:
+        job_id = submit_job(session, JobKind.PROBE, {}).id
+        session.execute(update(Job).values({column: value}))
+    with pytest.raises(CannotCopy, match=rf"jobs\.{column} of the row id = '{job_id}' holds .*{words}") as caught:
+        copy_database(database, target, hold=True)
+    assert set(count(target).values()) == {0}
+    if instead is None:
+        assert "--mend" not in caught.value.cure
+        with pytest.raises(CannotCopy):
+            copy_database(database, target, hold=True, mend=True)
+        return
+    assert "--mend" in caught.value.cure
+    report = copy_database(database, target, hold=True, mend=True)
+    assert sum(table.n_mended for table in report.tables) == 1
+    with target.read() as session:
+        assert getattr(session.get_one(Job, job_id), column) == instead
+
+
+@pytest.mark.parametrize(("database_backend", "target_url"), WAYS[1:2], indirect=True)
+def test_a_nan_column_is_refused_by_sqlite_which_would_store_null(database: Database, target: Database) -> None:
+    fill(database, tables=TABLES)
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE gates SET value = 'NaN'"))
+    with pytest.raises(CannotCopy, match=r"gates\.value .* NaN"):
+        copy_database(database, target, hold=True)
+
+
+def test_what_arrives_otherwise_than_it_was_sent_is_not_kept(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(database, tables=TABLES)
+    target = Database(f"sqlite:///{tmp_path / 'copy.db'}")
+    upgrade(target)
+    with target.engine.begin() as connection:
+        connection.execute(
+            text("CREATE TRIGGER spoil AFTER INSERT ON models BEGIN UPDATE models SET name = name || '!'; END")
+        )
+    with pytest.raises(CannotCopy, match="models did not arrive as it was sent"):
+        copy_database(database, target, hold=True)
+    assert set(count(target).values()) == {0}
+    target.dispose()
+
+
+def content(*rows: list[Any]) -> str:
+    found = ContentHash()
+    found.add(rows)
+    return found.hex
+
+
+def test_the_hash_of_a_table_knows_its_rows_and_not_their_order() -> None:
+    assert content(["a", 1], ["b", 2]) == content(["b", 2], ["a", 1])
+    assert content(["a", 1], ["b", 2]) != content(["a", 2], ["b", 1])
+    assert content(["a"]) != content(["a"], ["a"])
+    assert content(["ab", "c"]) != content(["a", "bc"])
+    assert content([None]) != content([""])
+    assert content([1]) != content([True])
+    assert content([0.1]) != content([math.nextafter(0.1, 1)])
+
+
+def test_numbers_in_json_count_by_their_value() -> None:
+    assert content([{"x": 1e16}]) == content([{"x": 10**16}])
+    assert content([{"x": 1.7e308}]) == content([{"x": 17 * 10**307}])
+    assert content([{"x": -0.0}]) == content([{"x": 0}])
+    assert content([{"x": 2**53}]) != content([{"x": 2**53 + 1}])
+    assert content([{"x": 1}]) != content([{"x": True}])
+    assert content([{"x": 0.1}]) != content([{"x": 0.10000000000000002}])
+    assert content([{"x": 1, "y": 2}]) == content([{"y": 2, "x": 1}])
+    assert content([{"x": math.nan}]) != content([{"x": 0}])
+
+
+def test_a_model_is_read_as_it_was_written(database: Database, tmp_path: Path) -> None:
+    """Through the ORM, as the server reads it."""
+    with database.write() as session:
+        session.add(Model(id="mod_1", name="m", source="s", matrices=[{"layer_idx": 0}], original_bytes=2**40))
+    target = Database(f"sqlite:///{tmp_path / 'copy.db'}")
+    copy_database(database, target, hold=True)
+    with database.read() as here, target.read() as there:
+        assert here.get_one(Model, "mod_1").as_dict() == there.get_one(Model, "mod_1").as_dict()
+    target.dispose()

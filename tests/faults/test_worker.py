@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
+from results_db.queue.lease import reap_expired
 from results_db.states import AttemptState, JobKind, JobState
-from results_db.tables import Measurement
+from results_db.tables import Attempt, Measurement
 from tests.faults.signals import freeze, kill
 from tests.sweeps import N_CONFIGS, N_MATRICES, assert_complete, start_sweep, states
 from worker.registration import ProcessId
@@ -97,6 +102,89 @@ def test_a_lost_lease_is_reaped_without_the_worker(service: Any, model_id: str, 
     with service.database.read() as session:
         by_first = select(func.count()).select_from(Measurement).where(Measurement.attempt_id == first.id)
         assert session.scalar(by_first) == stopped_at
+
+
+def test_a_whole_worker_that_was_frozen_is_fenced(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
+    """A laptop's lid: parent and horse stand still past the lease, another worker takes over, then they wake up."""
+    job_id = start_sweep(service, model_id, calibration_id, grid(13, N_CONFIGS))
+    frozen = service.worker()
+    horse = service.horse(frozen)
+    freeze(service, frozen.pid)
+    freeze(service, horse)
+    try:
+        service.wait(lambda: states(service, job_id)[0] == AttemptState.LOST, "the reaper")
+        stopped_at = service.measured(job_id)
+        first = service.attempts(job_id)[0]
+        other = service.start_worker()
+        assert_complete(service, job_id)
+    finally:
+        os.kill(horse, signal.SIGCONT)
+        os.kill(frozen.pid, signal.SIGCONT)
+    service.wait(lambda: ProcessId.of(horse) is None, "the fenced horse's end")
+    assert frozen.poll() is None
+    with service.database.read() as session:
+        by_first = select(func.count()).select_from(Measurement).where(Measurement.attempt_id == first.id)
+        assert session.scalar(by_first) == stopped_at
+    assert states(service, job_id) == [AttemptState.LOST, AttemptState.SUCCEEDED]
+    other.terminate()
+    assert other.wait(timeout=60) == 0
+    service.workers.remove(other)
+
+
+@pytest.mark.parametrize("act", ["kill-horse-before-finish", "kill-worker-before-finish"])
+def test_a_crash_between_the_last_result_and_the_finish(
+    service: Any, plan_acts: Callable[..., None], model_id: str, calibration_id: str, grid: Any, act: str
+) -> None:
+    """Every cell is recorded and the job is not: the next attempt finds the cells and measures none again."""
+    plan_acts(act)
+    configs = grid(14 if "horse" in act else 15, 2)
+    params = {"model_id": model_id, "calibration_id": calibration_id, "configs": configs}
+    job_id = service.submit(JobKind.SWEEP, params)
+    service.wait(lambda: states(service, job_id)[0] == AttemptState.LOST, "the crash")
+    assert service.measured(job_id) == 2 * N_MATRICES
+    service.worker()
+    job = service.finish(job_id)
+    assert job.state == JobState.SUCCEEDED
+    assert (job.result["recorded"], job.result["reused"]) == (0, 2 * N_MATRICES)
+    assert states(service, job_id) == [AttemptState.LOST, AttemptState.SUCCEEDED]
+    assert service.measured(job_id) == 2 * N_MATRICES
+
+
+def shift_leases(session: Session, job_id: str, by: timedelta) -> None:
+    """As if the database's clock had jumped the other way: a lease stands in the table as it was written."""
+    for attempt in session.scalars(select(Attempt).where(Attempt.job_id == job_id, Attempt.state == "running")):
+        attempt.lease_expires_at += by
+    session.flush()
+
+
+def test_the_clock_jumps_ahead(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
+    """By an hour: every lease has run out. At worst an attempt is lost; nothing is doubled."""
+    job_id = start_sweep(service, model_id, calibration_id, grid(16, N_CONFIGS))
+    horse = service.horse(service.worker())
+    with service.database.write() as session:
+        # one transaction: no heartbeat comes between
+        shift_leases(session, job_id, -timedelta(hours=1))
+        reap_expired(session)
+    assert states(service, job_id)[0] == AttemptState.LOST
+    service.wait(lambda: ProcessId.of(horse) is None, "the fenced horse's end")
+    assert_complete(service, job_id)
+    assert states(service, job_id) == [AttemptState.LOST, AttemptState.SUCCEEDED]
+
+
+def test_the_clock_jumps_back(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
+    """By an hour: the lease of a worker that is dead by then does not outlive it by that hour."""
+    job_id = start_sweep(service, model_id, calibration_id, grid(17, N_CONFIGS))
+    worker = service.worker()
+    horse = service.horse(worker)
+    worker.kill()
+    worker.wait()
+    service.wait(lambda: ProcessId.of(horse) is None, "the horse's death")
+    with service.database.write() as session:
+        shift_leases(session, job_id, timedelta(hours=1))
+    service.wait(lambda: states(service, job_id)[0] == AttemptState.LOST, "the reaper")
+    service.worker()
+    assert_complete(service, job_id)
+    assert states(service, job_id) == [AttemptState.LOST, AttemptState.SUCCEEDED]
 
 
 def test_a_poison_job_dies(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:

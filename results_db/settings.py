@@ -47,21 +47,27 @@ class Settings(BaseSettings):
     charts_dir: Path = Path("var/cache")
     #: Host names that requests may carry besides loopback names and ``host``; separated by commas
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    #: ask every request for a token on loopback too: for a server behind a reverse proxy, or on a shared machine
+    require_token: bool = False
+    #: megabytes (10⁶ bytes) that a request's body may have
+    max_body_mb: Annotated[float, Field(gt=0, le=1000)] = 8.0
+    #: hours after which the page asks for a token again
+    session_hours: Annotated[float, Field(gt=0, le=24 * 365)] = 12.0
     #: "cpu", or a GPU's name or UUID
     device: str = "cpu"
     #: seconds without a heartbeat after which a worker counts as lost
     lease_s: Annotated[float, Field(gt=0)] = 45.0
     heartbeat_s: Annotated[float, Field(gt=0)] = 5.0
+    #: seconds: after its n-th failure a job waits a random time up to retry_base_s · 2^(n−1), at most retry_cap_s, and
+    #: is tried again. Only errors that may pass are retried; the first loss of a worker is made good at once
+    retry_base_s: Annotated[float, Field(ge=0)] = 5.0
+    retry_cap_s: Annotated[float, Field(ge=0)] = 300.0
     #: "json": one object a line; "text"; "auto": text on a terminal, JSON elsewhere
     log_format: LogFormat = "auto"
     #: the least level that is logged
     log_level: LogLevel = "info"
 
     @field_validator("model_roots", mode="before")
-    #: seconds: after its n-th failure a job waits a random time up to retry_base_s · 2^(n−1), at most retry_cap_s, and
-    #: is tried again. Only errors that may pass are retried; the first loss of a worker is made good at once
-    retry_base_s: Annotated[float, Field(ge=0)] = 5.0
-    retry_cap_s: Annotated[float, Field(ge=0)] = 300.0
     @classmethod
     def _split_roots(cls, value: Any) -> Any:
         return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
@@ -126,12 +132,6 @@ class Settings(BaseSettings):
         return self
 
     @property
-    def roots(self) -> tuple[Path, ...]:
-        """``model_roots``, absolute, symlinks resolved."""
-        return tuple(root.resolve() for root in self.model_roots)
-
-    def resolve_path(self, path: str | Path) -> Path:
-    @property
     def needs_token(self) -> bool:
         """Whether every request needs a token: the server listens off loopback, or it is told to ask."""
         return self.require_token or not is_loopback(self.host)
@@ -141,6 +141,12 @@ class Settings(BaseSettings):
         """The waits between attempts."""
         return Backoff(self.retry_base_s, self.retry_cap_s)
 
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """``model_roots``, absolute, symlinks resolved."""
+        return tuple(root.resolve() for root in self.model_roots)
+
+    def resolve_path(self, path: str | Path) -> Path:
         """The absolute path that ``path`` names, symlinks resolved; it need not exist.
 
         Raises:

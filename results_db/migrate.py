@@ -19,6 +19,7 @@ from sqlalchemy import Connection, inspect, text
 
 from results_db.engine import Database
 from results_db.errors import SchemaTooNew
+from results_db.sql.reader import describe_views, install_reader
 from results_db.views import create_statements, drop_statements
 
 #: any constant will do: PostgreSQL's advisory lock for migrations of this schema
@@ -64,6 +65,9 @@ def upgrade(database: Database, revision: str = "head") -> None:
         command.upgrade(config, revision)
         if revision == "head":
             _run(connection, create_statements(connection.dialect.name))
+            if not database.is_sqlite:
+                describe_views(connection)
+                install_reader(connection)
 
 
 def downgrade(database: Database, revision: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from compress_core.calibrate.inputs import input_name
 from compress_core.config import UNROTATED_CODEBOOKS, CompressionConfig
+from compress_core.grid import fitting
 from compress_core.matrix import NO_EXPERT, MatrixSpec
 from compress_core.plan import footprint
 from compress_core.plan.footprint import BASE, BASE_DEVICE, FLOAT32, Footprint
@@ -320,7 +321,7 @@ class Pricer:
 
 
 def _clamped(spec: MatrixSpec, configs: Iterable[CompressionConfig]) -> list[CompressionConfig]:
-    return list(dict.fromkeys(config.clamped(spec.out_features, spec.in_features) for config in configs))
+    return list(fitting(spec, configs).values())
 
 
 def _work(configs: Iterable[CompressionConfig]) -> list[tuple[Kind, CompressionConfig | None]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from compress_core.config import CompressionConfig
+from compress_core.grid import fitting
 from compress_core.matrix import MatrixKey
 from compress_core.version import NUMERICS_VERSION
 from results_db.ids import new_id
@@ -16,8 +16,10 @@ from results_db.params import MatrixFilter, SweepParams
 from results_db.queries.parts import parts_of
 from results_db.queue.split import add_parts, keeps_tokens, layers_to_split
 from results_db.queue.submit import submit_job
+from results_db.recording import recorded_cells as known_cells
+from results_db.retire import forced_cells
 from results_db.states import JobKind
-from results_db.tables import Job, Measurement, Model, Sweep
+from results_db.tables import Job, Model, Sweep
 from server.kit.checks import check_calibration, check_configs, check_matrices
 from server.kit.problem import invalid
 from server.kit.rows import get_row
@@ -60,8 +62,9 @@ def submit_sweep(session: Session, params: SweepParams) -> Job:
 
 
 def describe_sweep(session: Session, sweep: Sweep) -> dict[str, Any]:
-    """The sweep with ``n_recorded``: its cells that are measured by now, whoever measured them first; ``state`` is its
-    job's, ``parts`` counts the jobs of its layers by their states (empty where it is one job)."""
+    """The sweep with ``n_recorded``: its cells that are measured by now, whoever measured them first (of a forced
+    sweep, those that it measured itself); ``state`` is its job's, ``parts`` counts the jobs of its layers by their
+    states (empty where it is one job)."""
     job = get_row(session, Job, sweep.job_id)
     return sweep.as_dict() | {
         "n_recorded": len(recorded_cells(session, sweep)),
@@ -71,17 +74,22 @@ def describe_sweep(session: Session, sweep: Sweep) -> dict[str, Any]:
 
 
 def recorded_cells(session: Session, sweep: Sweep) -> set[Cell]:
-    """The cells of the sweep that are measured."""
-    columns = (Measurement.layer_idx, Measurement.projection, Measurement.expert_idx, Measurement.config_hash)
-    rows = session.execute(
-        select(*columns).where(
-            Measurement.model_id == sweep.model_id,
-            Measurement.calibration_id == sweep.calibration_id,
-            Measurement.numerics_version == NUMERICS_VERSION,
-            Measurement.config_hash.in_(sweep.config_hashes),
+    """The cells of the sweep that are measured; those of a forced sweep: measured by itself."""
+    if get_row(session, Job, sweep.job_id).params.get("force"):
+        found = forced_cells(session, sweep.id)
+    else:
+        found = known_cells(
+            session,
+            model_id=sweep.model_id,
+            calibration_id=sweep.calibration_id,
+            config_hashes=sweep.config_hashes,
+            numerics_version=NUMERICS_VERSION,
+            device_kind=None,
         )
-    )
-    return _cells(session, sweep) & {(MatrixKey(row[0], row[1], row[2]), row[3]) for row in rows}
+    measured = {
+        (MatrixKey(layer_idx, projection, expert_idx), hash_) for layer_idx, projection, expert_idx, hash_ in found
+    }
+    return _cells(session, sweep) & measured
 
 
 def _cells(session: Session, sweep: Sweep) -> set[Cell]:
@@ -89,9 +97,8 @@ def _cells(session: Session, sweep: Sweep) -> set[Cell]:
     only = MatrixFilter.model_validate(get_row(session, Job, sweep.job_id).params.get("matrices") or {})
     configs = [CompressionConfig.from_dict(fields) for fields in sweep.configs]
     return {
-        (spec.key, config.clamped(spec.out_features, spec.in_features).config_hash)
+        (spec.key, config_hash)
         for spec in model_specs(get_row(session, Model, sweep.model_id))
-        for config in configs
-        if (only.layers is None or spec.key.layer_idx in only.layers)
-        and (only.projections is None or spec.key.projection in only.projections)
+        if only.passes(spec.key.layer_idx, spec.key.projection)
+        for config_hash in fitting(spec, configs)
     }

@@ -1,8 +1,8 @@
-"""sweep: measure a grid of configs on the matrices of a model. What is recorded is never measured again."""
+"""sweep: measure a grid of configs on the matrices of a model. What is recorded is measured again by force alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,11 +15,13 @@ from compress_core.calibrate.inputs import INPUT_OF
 from compress_core.checkpoint import Checkpoint
 from compress_core.checkpoint.read import read_matrix
 from compress_core.errors import ConfigError
+from compress_core.grid import fitting
 from compress_core.shared_inputs import SharedInput, SharedInputs
 from results_db.params import MatrixFilter, SweepParams
 from results_db.queries.parts import parts_of
 from results_db.queue.transitions import get_job
 from results_db.recording import Cell, count_own_cells, record_measurement, record_sweep, recorded_cells
+from results_db.retire import count_replaced, forced_cells, record_again
 from worker.causes import naming
 from worker.context import JobContext
 from worker.inputs import get_calibration, open_calibration, open_model
@@ -47,7 +49,8 @@ def run(params: SweepParams, context: JobContext) -> dict[str, Any]:
     """Result: {sweep_id, calibration_id, recorded, reused, n_cells}, and n_parts of a sweep whose layers were jobs.
 
     A part counts its own cells alone. A whole counts what the sweep recorded, its parts included, and calls reused
-    what another sweep had measured before. Another attempt's cells count as reused in every other job.
+    what another sweep had measured before. Another attempt's cells count as reused in every other job. A forced sweep
+    reuses nothing but what it measured itself, and tells how many measurements it replaced.
     """
     model, checkpoint = open_model(context, params.model_id)
     calibration = get_calibration(context, model, params.calibration_id)
@@ -68,15 +71,20 @@ def run(params: SweepParams, context: JobContext) -> dict[str, Any]:
         )
     )
     plan = whole if params.part_of is None else plan_sweep(checkpoint, configs, params.matrices)
+    # parts may have run on other devices than this one
+    device_kind = None if n_parts else context.device.kind
     known = context.recorder.read(
-        lambda session: recorded_cells(
-            session,
-            model_id=model.id,
-            calibration_id=calibration.id,
-            config_hashes=plan.config_hashes,
-            numerics_version=NUMERICS_VERSION,
-            # parts may have run on other devices than this one
-            device_kind=None if n_parts else context.device.kind,
+        lambda session: (
+            forced_cells(session, sweep_id, device_kind=device_kind)
+            if params.force
+            else recorded_cells(
+                session,
+                model_id=model.id,
+                calibration_id=calibration.id,
+                config_hashes=plan.config_hashes,
+                numerics_version=NUMERICS_VERSION,
+                device_kind=device_kind,
+            )
         )
     )
     unknown = ((spec, [c for c in configs if cell_of(spec, c) not in known]) for spec, configs in plan.rows)
@@ -84,7 +92,8 @@ def run(params: SweepParams, context: JobContext) -> dict[str, Any]:
     reused = plan.n_cells - sum(len(missing) for _, missing in todo)
     context.progress.begin(plan.n_cells, reused=reused, message=f"{reused} of {plan.n_cells} cells are known")
     spectrum_rank = 2 * max(config.rank for config in configs)
-    run = _SweepRun(context, plan.n_cells, reused, model.id, calibration.id, sweep_id, spectrum_rank)
+    record = record_again if params.force else record_measurement
+    run = _SweepRun(context, plan.n_cells, reused, model.id, calibration.id, sweep_id, spectrum_rank, record)
     if todo:
         # H may be computed while the model streams by: layers in order, those that are known left out. Of the others
         # all inputs are named: an attempt that goes on in mid-layer finds what the last one gathered
@@ -99,6 +108,8 @@ def run(params: SweepParams, context: JobContext) -> dict[str, Any]:
     if n_parts:
         recorded = context.recorder.read(lambda session: count_own_cells(session, sweep_id))
         counts = {"recorded": recorded, "reused": plan.n_cells - recorded, "n_parts": n_parts}
+    if params.force and params.part_of is None:
+        counts["replaced"] = context.recorder.read(lambda session: count_replaced(session, sweep_id))
     return {"sweep_id": sweep_id, "calibration_id": calibration.id} | counts | {"n_cells": plan.n_cells}
 
 
@@ -121,6 +132,8 @@ class _SweepRun:
     sweep_id: str
     #: the same for every attempt, whatever it finds recorded
     spectrum_rank: int
+    #: one measurement; whether it was kept
+    keep: Callable[..., bool]
     recorded: int = 0
 
     def measure(
@@ -146,9 +159,7 @@ class _SweepRun:
             "numerics_version": NUMERICS_VERSION,
             "device_kind": self.context.device.kind,
         }
-        self.recorded += self.context.recorder.write(
-            lambda session, claim: record_measurement(session, claim, **values)
-        )
+        self.recorded += self.context.recorder.write(lambda session, claim: self.keep(session, claim, **values))
         self.done += 1
         self.context.progress(self.done, self.n_cells, f"{spec.key} {measurement.config}")
 
@@ -165,14 +176,13 @@ def plan_sweep(
     """
     asked = list(configs)
     rows, clamped = [], []
-    for spec in _in_input_order(_filtered(checkpoint.matrices(), matrices)):
-        fitting: dict[str, CompressionConfig] = {}
+    wanted = [spec for spec in checkpoint.matrices() if matrices.passes(spec.key.layer_idx, spec.key.projection)]
+    for spec in _in_input_order(wanted):
+        largest = min(spec.out_features, spec.in_features)
         for config in asked:
-            fitted = config.clamped(spec.out_features, spec.in_features)
-            fitting.setdefault(fitted.config_hash, fitted)
-            if fitted.rank != config.rank:
-                clamped.append(_matrix_columns(spec) | {"requested_rank": config.rank, "rank": fitted.rank})
-        rows.append((spec, tuple(fitting.values())))
+            if config.rank > largest:
+                clamped.append(_matrix_columns(spec) | {"requested_rank": config.rank, "rank": largest})
+        rows.append((spec, tuple(fitting(spec, asked).values())))
     if not rows:
         raise ConfigError(f"no matrix of this model passes the filter {matrices.model_dump(exclude_none=True)}")
     return SweepPlan(tuple(rows), clamped)
@@ -210,15 +220,6 @@ def measurement_row(spec: MatrixSpec, measurement: MatrixMeasurement) -> dict[st
 def _matrix_columns(spec: MatrixSpec) -> dict[str, Any]:
     key = spec.key
     return {"layer_idx": key.layer_idx, "projection": key.projection, "expert_idx": key.expert_idx}
-
-
-def _filtered(specs: Iterable[MatrixSpec], matrices: MatrixFilter) -> list[MatrixSpec]:
-    return [
-        spec
-        for spec in specs
-        if (matrices.layers is None or spec.key.layer_idx in matrices.layers)
-        and (matrices.projections is None or spec.key.projection in matrices.projections)
-    ]
 
 
 def _in_input_order(specs: list[MatrixSpec]) -> list[MatrixSpec]:

@@ -8,9 +8,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from cli.credential import TOKEN, TOKEN_FILE
 from cli.errors import StackError
 from cli.stack.program import Program
 from cli.stack.redis import valkey_command
+from results_db.loopback import is_every_interface
 from results_db.settings import Settings
 
 #: a device that names one GPU: its number or its UUID
@@ -59,9 +61,8 @@ def make_plan(settings: Settings, *, port: int, redis_socket: Path, n_workers: i
         data = settings.var_dir / "redis"
         data.mkdir(parents=True, exist_ok=True)
         programs.append(Program("redis", valkey_command(redis_socket, data), env, logs / "redis.log"))
-    server = [sys.executable, "-m", "uvicorn", "server.app:create_app", "--factory", "--app-dir", str(ROOT)]
-    # an open event stream must not hold up the end for ever
-    server += ["--host", settings.host, "--port", str(port), "--timeout-graceful-shutdown", "5"]
+    # it listens where its settings say; open event streams have five seconds at its end
+    server = [sys.executable, "-m", "server"]
     programs.append(Program("server", server, env, logs / "server.log"))
     # a worker gives its job back when it is told to stop, after the cell that it is measuring
     worker = [sys.executable, "-m", "worker"]
@@ -69,8 +70,14 @@ def make_plan(settings: Settings, *, port: int, redis_socket: Path, n_workers: i
     for number in range(1, n_workers + 1):
         name = "worker" if number == 1 else f"worker-{number}"
         programs.append(Program(name, worker, shared, logs / f"{name}.log", grace_s=30.0))
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return Plan(f"http://{host}:{port}", redis_url, embedded, tuple(programs))
+    return Plan(server_url(settings.host, port), redis_url, embedded, tuple(programs))
+
+
+def server_url(host: str, port: int) -> str:
+    """Where a server that listens on this host is asked from this machine."""
+    if is_every_interface(host):
+        host = "::1" if ":" in host else "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _worker_threads(settings: Settings, n_workers: int) -> dict[str, str]:
@@ -90,7 +97,8 @@ def environment(settings: Settings) -> dict[str, str]:
     return {
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning OpenMP threads starve each other where cores are shared
         "BITBUDGET_HEARTBEAT_S": "2",  # one machine: live progress costs next to nothing
-        **os.environ,
+        # the token is the command line's: no program of ours needs it
+        **{name: value for name, value in os.environ.items() if name not in (TOKEN, TOKEN_FILE)},
         "PYTHONPATH": os.pathsep.join([str(ROOT), *([inherited] if inherited else [])]),
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",

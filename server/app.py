@@ -1,4 +1,4 @@
-"""The application: ``uvicorn server.app:create_app --factory``."""
+"""The application; ``python -m server`` serves it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from server.fits import endpoints as fits
 from server.gates import endpoints as gates
 from server.health import endpoints as health
 from server.jobs import endpoints as jobs
+from server.jobs import priority
 from server.kit.hosts import HostCheck
 from server.kit.problem import add_handlers
 from server.kit.tracing import Tracing
@@ -33,6 +34,7 @@ from server.models import endpoints as models
 from server.plans import endpoints as plans
 from server.probes import endpoints as probes
 from server.problems import endpoints as problems
+from server.queue import endpoints as queue
 from server.relay import Relay
 from server.security.body import BodyCheck
 from server.security.guard import Guard
@@ -65,6 +67,8 @@ _DOMAINS = (
     probes,
     gates,
     jobs,
+    priority,
+    queue,
     workers,
     problems,
     health,

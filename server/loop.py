@@ -21,6 +21,7 @@ from results_db.queue.leader import Leader
 from results_db.queue.lease import reap_expired
 from results_db.queue.promote import next_server_job, promote_waiting, requeue_server_jobs
 from results_db.queue.tally import has_news, tally_sweeps
+from results_db.queue.workers import has_silent_workers, mark_silent_workers
 from results_db.states import JobState
 from server.relay import Relay
 from server.runner import run_server_job
@@ -91,6 +92,7 @@ class AdvanceLoop:
             self._requeue,
             self._mend_clock_jumps,
             self._reap,
+            self._notice_silence,
             self._tally,
             self._promote,
             self._run_server_jobs,
@@ -158,6 +160,17 @@ class AdvanceLoop:
         with self.database.write() as session:
             changed = shorten_impossible_ends(session, **limits)
         log.warning("the database's clock jumped back: %d leases or waits were shortened", changed)
+        return False
+
+    def _notice_silence(self) -> bool:
+        """Workers that died with their machine say no goodbye."""
+        with self.database.read() as session:
+            if not has_silent_workers(session):
+                return False
+        with self.database.write() as session:
+            names = mark_silent_workers(session)
+        for name in names:
+            log.warning("worker %s has not shown itself for a minute: it counts as down", name)
         return False
 
     def _tally(self) -> bool:

@@ -1,4 +1,4 @@
-"""`bitbudget jobs`: list, show, cancel, retry, pause, resume."""
+"""`bitbudget jobs`: list, show, cancel, retry, pause, resume, priority."""
 
 from __future__ import annotations
 
@@ -117,6 +117,27 @@ def resume(id_: JobId, server: ServerOption = None, as_json: JsonOption = False)
       bitbudget jobs resume job_0192f3a4b5c9f1e2d3c4b5a
     """
     _act(id_, "resume", server, as_json)
+
+
+@app.command()
+def priority(
+    id_: JobId,
+    priority: Annotated[int, typer.Argument(min=-100, max=100, help="Higher goes first; jobs have 0 by default.")],
+    server: ServerOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a job go before those of lower priority, also before what was handed out earlier.
+
+    \b
+    Example:
+      bitbudget jobs priority job_0192f3a4b5c9f1e2d3c4b5a 10
+    """
+    with connect(server) as api:
+        job: dict[str, Any] = api.patch(f"/jobs/{segment(id_)}", {"priority": priority})
+    if as_json:
+        print_json(job)
+        return
+    say(f"{job['id']} is {job['state']}, with priority {job['priority']}")
 
 
 def _act(id_: str, action: str, server: str | None, as_json: bool) -> None:

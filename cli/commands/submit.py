@@ -41,6 +41,7 @@ def submit(
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end, with live progress.")] = False,
     timeout: TimeoutOption = None,
+    priority: Annotated[int, typer.Option(min=-100, max=100, help="Jobs of higher priority go first.")] = 0,
 ) -> None:
     """Submit a study from a YAML file, or one job.
 
@@ -59,9 +60,9 @@ def submit(
     assignments = [*(values or []), *(overrides or [])]
     with connect(server) as api:
         if what in ENDPOINTS:
-            answer = _submit_job(api, what, assignments)
+            answer = _submit_job(api, what, assignments, priority)
         else:
-            answer = submit_study(api, _study_path(what), assignments)
+            answer = submit_study(api, _study_path(what), assignments, priority)
         waitable = answer["id"].startswith("job_") or what not in ENDPOINTS
         if wait and waitable:
             if not as_json:
@@ -75,14 +76,14 @@ def submit(
         print_json(answer)
 
 
-def submit_study(api: Api, path: Path, overrides: list[str]) -> dict[str, Any]:
+def submit_study(api: Api, path: Path, overrides: list[str], priority: int = 0) -> dict[str, Any]:
     """Post the study; sent twice by a network that lost the answer, it is still one study."""
     config = load_study(path, overrides)
-    study: dict[str, Any] = api.post("/studies", {"config": config}, headers=_idempotent())
+    study: dict[str, Any] = api.post(_urgent("/studies", priority), {"config": config}, headers=_idempotent())
     return study
 
 
-def _submit_job(api: Api, kind: str, assignments: list[str]) -> dict[str, Any]:
+def _submit_job(api: Api, kind: str, assignments: list[str], priority: int) -> dict[str, Any]:
     params: dict[str, Any] = {}
     for assignment in assignments:
         set_value(params, *parse_assignment(assignment))
@@ -97,8 +98,12 @@ def _submit_job(api: Api, kind: str, assignments: list[str]) -> dict[str, Any]:
     text = params.get("text")
     if isinstance(text, dict) and isinstance(text.get("path"), str):
         text["path"] = resolve(text["path"], here)
-    answer: dict[str, Any] = api.post(ENDPOINTS[kind], params, headers=_idempotent())
+    answer: dict[str, Any] = api.post(_urgent(ENDPOINTS[kind], priority), params, headers=_idempotent())
     return answer
+
+
+def _urgent(path: str, priority: int) -> str:
+    return f"{path}?priority={priority}" if priority else path
 
 
 def _read(path: Path) -> str:

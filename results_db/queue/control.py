@@ -1,13 +1,12 @@
-"""The queue's own switch, and the order to a worker to take nothing more."""
+"""The queue's own switch."""
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, exists, select, update
+from sqlalchemy import ColumnElement, exists, update
 from sqlalchemy.orm import Session
 
 from results_db.clock import db_now
-from results_db.errors import NotFound, WrongState
-from results_db.tables import QueueControl, Worker
+from results_db.tables import QueueControl
 
 _ROW = 1
 
@@ -15,11 +14,6 @@ _ROW = 1
 def queue_runs() -> ColumnElement[bool]:
     """Condition: nobody has paused the queue."""
     return ~exists().where(QueueControl.id == _ROW, QueueControl.paused_at.is_not(None))
-
-
-def takes_work(worker_id: str) -> ColumnElement[bool]:
-    """Condition: nobody has asked this worker to stop taking attempts."""
-    return ~exists().where(Worker.id == worker_id, Worker.drain_requested)
 
 
 def queue_state(session: Session) -> QueueControl:
@@ -52,20 +46,3 @@ def resume_queue(session: Session) -> QueueControl:
         execution_options={"synchronize_session": False},
     )
     return queue_state(session)
-
-
-def drain_worker(session: Session, worker_id: str) -> Worker:
-    """Ask a worker to finish what it does, take nothing more, and end; asked twice is asked once.
-
-    Raises:
-        NotFound: no such worker.
-        WrongState: it is down.
-    """
-    worker = session.scalar(select(Worker).where(Worker.id == worker_id).with_for_update())
-    if worker is None:
-        raise NotFound("worker", worker_id)
-    if worker.state != "up":
-        raise WrongState(f"worker {worker.name} is {worker.state}: only one that is up can be drained")
-    worker.drain_requested = True
-    session.flush()
-    return worker

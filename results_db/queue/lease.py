@@ -17,10 +17,10 @@ from sqlalchemy.orm import Session
 from results_db.clock import db_now, utc_now
 from results_db.errors import LeaseLost
 from results_db.queue.backoff import Backoff
-from results_db.queue.control import takes_work
 from results_db.queue.events import record_event
 from results_db.queue.relay import is_due
 from results_db.queue.transitions import change_state, get_job, queue_job
+from results_db.queue.workers import takes_work
 from results_db.states import AttemptState, JobState
 from results_db.tables import Attempt, Job
 

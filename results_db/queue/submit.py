@@ -25,6 +25,9 @@ from results_db.queue.transitions import (
 from results_db.states import TERMINAL, WORKER_KINDS, AttemptState, JobKind, JobState, StudyState
 from results_db.tables import Job
 
+#: in ``session.info``: the priority of jobs that are submitted without one
+PRIORITY = "priority"
+
 
 def submit_job(
     session: Session,
@@ -38,14 +41,15 @@ def submit_job(
     depends_on: Sequence[str] = (),
     inputs: Mapping[str, Any] | None = None,
     run_when: str = "succeeded",
-    priority: int = 0,
+    priority: int | None = None,
     max_attempts: int = 3,
     id: str | None = None,
     trace_id: str | None = None,
 ) -> Job:
     """Write a job, its first attempt and its event in the caller's transaction.
 
-    ``trace_id`` defaults to that of the request that this code runs for.
+    ``trace_id`` defaults to that of the request that this code runs for, ``priority`` to ``session.info[PRIORITY]``, or
+    0: jobs of higher priority go first.
 
     A job without dependencies is queued at once, others wait. Redis is not touched: the relay rings later.
     """
@@ -61,7 +65,7 @@ def submit_job(
         inputs=dict(inputs or {}),
         depends_on=list(depends_on),
         run_when=run_when,
-        priority=priority,
+        priority=session.info.get(PRIORITY, 0) if priority is None else priority,
         max_attempts=max_attempts,
         trace_id=trace_id or current_trace(),
     )

@@ -42,4 +42,6 @@ def _loop(loop: AdvanceLoop) -> dict[str, Any]:
         return {"ok": False, "detail": "the advance loop does not run: start the server anew"}
     if loop.last_error is not None:
         return {"ok": False, "detail": f"the advance loop's last turn failed: {loop.last_error}"}
+    if not loop.leads:
+        return {"ok": True, "detail": "another server on this database turns the advance loop; this one stands by"}
     return {"ok": True, "detail": "the advance loop turns"}

@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import select
 
 from results_db import Database
-from results_db.queue.control import drain_worker
 from results_db.queue.lease import claim_attempt
 from results_db.queue.submit import cancel_job, submit_job
+from results_db.queue.workers import drain_worker
 from results_db.settings import Settings
 from results_db.states import AttemptState, JobKind
 from results_db.tables import Attempt, Worker

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from results_db.queue.control import queue_state
 from results_db.states import TERMINAL, JobState
-from results_db.tables import Worker
+from results_db.tables import QueueControl, Worker
 from web.queries.jobs import JobLine, job_lines, last_event_id
 from web.queries.study import StudyLine, study_lines
 
@@ -22,13 +23,15 @@ class Overview:
     queued: tuple[JobLine, ...]
     recent: tuple[JobLine, ...]
     workers: tuple[Worker, ...]
+    switch: QueueControl
     last_event_id: int
 
     @property
     def summary(self) -> str:
         """One sentence for a screen reader."""
         up = sum(worker.state == "up" for worker in self.workers)
-        return f"{len(self.running)} running, {len(self.queued)} queued, {up} workers up."
+        paused = "The queue is paused. " if self.switch.paused_at else ""
+        return f"{paused}{len(self.running)} running, {len(self.queued)} queued, {up} workers up."
 
 
 def overview(session: Session) -> Overview:
@@ -42,5 +45,6 @@ def overview(session: Session) -> Overview:
         queued=job_lines(session, states=[JobState.QUEUED.value, JobState.PAUSED.value], limit=20, newest_first=False),
         recent=job_lines(session, states=ended, limit=15),
         workers=tuple(workers),
+        switch=queue_state(session),
         last_event_id=last,
     )

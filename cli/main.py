@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
-from cli.commands import jobs, studies
+from cli.commands import db, jobs, queue, studies
 from cli.commands.allocate import allocate, frontier
 from cli.commands.certificate import certificate, verify
 from cli.commands.demo import demo
@@ -20,8 +20,10 @@ from cli.commands.plan import plan
 from cli.commands.sql import sql
 from cli.commands.submit import submit
 from cli.commands.tail import tail
+from cli.commands.tokens import app as tokens_app
 from cli.commands.up import up
 from cli.commands.wait import wait
+from cli.credential import use_token_file
 from cli.errors import CliError, ExitCode
 from cli.output import err
 
@@ -77,8 +79,22 @@ app = typer.Typer(
 for command in (up, down, demo, plan, submit, wait, tail, sql, allocate, frontier, certificate, verify):
     app.command()(command)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(db.app, name="db")
 app.add_typer(studies.app, name="studies")
+app.add_typer(queue.app, name="queue")
+app.add_typer(queue.workers_app, name="workers")
 app.add_typer(export_app, name="export")
+app.add_typer(tokens_app, name="tokens")
+
+
+@app.callback()
+def _bitbudget(
+    token_file: Annotated[
+        str | None,
+        typer.Option("--token-file", metavar="FILE", help="File with the server's token. Default: BITBUDGET_TOKEN."),
+    ] = None,
+) -> None:
+    use_token_file(token_file)
 
 
 def main() -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sqlalchemy.exc import DBAPIError
+
 from worker.errors import DiskFull
 
 #: what the operating system calls it, also through libraries that keep only the text
@@ -15,7 +17,12 @@ _TEXT = "No space left on device"
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether this error, or what caused it, is a lack of space or of quota."""
+    """Whether this error, or what caused it, is a lack of space or of quota on a disk of this host.
+
+    The database's disk is none: its server may stand elsewhere, and writes to it are tried again.
+    """
+    if isinstance(error, DBAPIError):
+        return False
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -46,9 +53,15 @@ def naming_full_disks(folders: Iterable[Path]) -> Iterator[None]:
 
 def _message(error: BaseException, folders: Iterable[Path]) -> str:
     path = getattr(error, "filename", None)
-    space = "; ".join(f"{folder} has {shutil.disk_usage(folder).free:,} bytes left" for folder in folders)
+    space = "; ".join(f"{folder} has {_free(folder):,} bytes left" for folder in folders)
     where = f" at {path}" if path else ""
     return (
         f"no space left{where} ({space}): free some space (bitbudget gc lists what no row refers to) and retry "
         "the job; what it has finished is kept"
     )
+
+
+def _free(folder: Path) -> int:
+    """Bytes left where a folder is, or will be."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(there).free

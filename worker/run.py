@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
@@ -24,10 +25,12 @@ from worker.context import JobContext, Recorder
 from worker.crash import LastWords
 from worker.current import CurrentWorker, current_worker
 from worker.database import open_database
+from worker.disk import naming_full_disks
 from worker.heartbeat import Heartbeat
 from worker.peaks import peaks
 from worker.progress import ProgressMeter
 from worker.registry import handler_of
+from worker.remote import is_remote
 from worker.stop import die_with_parent
 from worker.threads import set_torch_threads
 
@@ -115,10 +118,17 @@ def _compute(recorder: Recorder, worker: CurrentWorker, progress: ProgressMeter,
         batch_tokens=_SMALL_BATCH_TOKENS if starved else _BATCH_TOKENS,
         store=ArtefactStore(settings.artefacts_url, settings.var_dir, check=progress.check),
     )
-    result = handler_of(kind)(params, context)
+    with naming_full_disks(_disks(settings)):
+        result = handler_of(kind)(params, context)
     # a job that is done has nothing left to go on with
     context.store.workspaces.close_all()
     return result
+
+
+def _disks(settings: Settings) -> list[Path]:
+    """Folders that a job writes to."""
+    store = [] if is_remote(settings.artefacts_url) else [Path(settings.artefacts_url)]
+    return [settings.var_dir, *(folder for folder in store if not folder.is_relative_to(settings.var_dir))]
 
 
 def _end(

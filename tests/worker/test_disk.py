@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from worker import files
 from worker.disk import is_disk_full, naming_full_disks
@@ -26,13 +27,18 @@ class LibraryError(Exception):
         (LibraryError("I/O error: No space left on device (os error 28)"), True),
         (OSError(errno.EACCES, "Permission denied"), False),
         (ValueError("no space"), False),
+        (OperationalError("INSERT", {}, Exception("No space left on device")), False),
     ],
 )
 def test_what_is_a_full_disk(error: Exception, expected: bool) -> None:
     assert is_disk_full(error) is expected
-    outer = RuntimeError("the layer could not be written")
-    outer.__cause__ = error
-    assert is_disk_full(outer) is expected
+
+
+def test_a_cause_counts() -> None:
+    error = RuntimeError("the layer could not be written")
+    assert not is_disk_full(error)
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert is_disk_full(error)
 
 
 def test_path_and_cure_are_named(tmp_path: Path) -> None:
@@ -40,7 +46,7 @@ def test_path_and_cure_are_named(tmp_path: Path) -> None:
         pytest.raises(
             DiskFull, match=r"no space left at /x/layer.safetensors \(.* bytes left\): free some space"
         ) as info,
-        naming_full_disks([tmp_path]),
+        naming_full_disks([tmp_path, tmp_path / "not yet there"]),
     ):
         raise OSError(errno.ENOSPC, "No space left on device", "/x/layer.safetensors")
     assert str(tmp_path) in str(info.value)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
 from sqlalchemy import select
 from starlette.responses import Response
 
@@ -12,11 +14,14 @@ from server.compressions.service import submit_compression
 from server.jobs.schemas import JobRow, job_accepted
 from server.kit.answers import Answer
 from server.kit.idempotency import IdempotentRoute
-from server.kit.pagination import PageQuery, paginate
+from server.kit.pagination import PageRequest, listing, paginate
+from server.kit.priority import SubmitSession
 from server.kit.rows import filtered, get_row
-from server.kit.units import ReadSession, WriteSession
+from server.kit.units import ReadSession
 
 router = APIRouter(prefix="/compressions", tags=["compressions"], route_class=IdempotentRoute)
+
+Page = Annotated[PageRequest, Depends(listing(Compression, "created_at", "actual_bytes", "seconds"))]
 
 
 @router.post(
@@ -25,18 +30,31 @@ router = APIRouter(prefix="/compressions", tags=["compressions"], route_class=Id
     summary="Pack a model as an allocation, or the YAML of overrides, says",
     responses={202: {"model": JobRow}},
 )
-def create_compression(request: CompressionRequest, session: WriteSession) -> Response:
+def create_compression(request: CompressionRequest, session: SubmitSession) -> Response:
+    """A job; allocations with equal choices share one packed model."""
     return job_accepted(submit_compression(session, request))
 
 
 @router.get("", summary="Compressions, newest first", responses={200: {"model": CompressionPage}})
 def list_compressions(
-    session: ReadSession, page: PageQuery, model_id: str | None = None, allocation_id: str | None = None
+    session: ReadSession,
+    page: Page,
+    model_id: str | None = None,
+    calibration_id: str | None = None,
+    allocation_id: str | None = None,
+    job_id: str | None = None,
 ) -> Response:
-    filters = {Compression.model_id: model_id, Compression.allocation_id: allocation_id}
-    return Answer(paginate(session, filtered(select(Compression), filters), Compression.id, page))
+    """Packed models on disk, with the bytes that were promised and those that the files have."""
+    filters = {
+        Compression.model_id: model_id,
+        Compression.calibration_id: calibration_id,
+        Compression.allocation_id: allocation_id,
+        Compression.job_id: job_id,
+    }
+    return Answer(paginate(session, filtered(select(Compression), filters), page))
 
 
 @router.get("/{compression_id}", summary="One compression", responses={200: {"model": CompressionRow}})
 def get_compression(compression_id: str, session: ReadSession) -> Response:
+    """``actual_bytes`` are those of the weight files."""
     return Answer(get_row(session, Compression, compression_id))

@@ -6,4 +6,6 @@ from results_db.tables import Fit
 from server.kit.answers import page_model, row_model
 
 FitRow = row_model(Fit)
-FitPage = page_model(FitRow)
+#: lists leave the residuals out: a row a cell
+FitListed = row_model(Fit, "FitListed", without=("residuals",))
+FitPage = page_model(FitListed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Depends, Path, Query
 from sqlalchemy import select
 from starlette.responses import Response
 
@@ -16,8 +16,8 @@ from server.jobs.schemas import JobPage, JobRow
 from server.jobs.service import describe_job, ended_job
 from server.kit.answers import Answer
 from server.kit.idempotency import IdempotentRoute
-from server.kit.pagination import PageQuery, paginate
-from server.kit.rows import filtered, get_row
+from server.kit.pagination import PageRequest, listing, paginate
+from server.kit.rows import filtered, get_row, one_of
 from server.kit.sse import AfterEvent, Topic, event_stream
 from server.kit.units import AppDatabase, ReadSession, WriteSession
 
@@ -26,16 +26,28 @@ router = APIRouter(tags=["jobs"], route_class=IdempotentRoute)
 JobId = Annotated[str, Path(examples=["job_0192f3a4b5c9f1e2d3c4b5a"])]
 
 
+_ORDER = ("study_id", "position", "priority")
+Page = Annotated[
+    PageRequest,
+    Depends(listing(Job, "created_at", "state", "kind", "step", "phase", *_ORDER, "started_at", "finished_at")),
+]
+
+
 @router.get("/jobs", summary="Jobs, newest first", responses={200: {"model": JobPage}})
 def list_jobs(
     session: ReadSession,
-    page: PageQuery,
-    state: JobState | None = None,
-    kind: JobKind | None = None,
+    page: Page,
+    state: Annotated[list[JobState] | None, Query(description="give it again for several")] = None,
+    kind: Annotated[list[JobKind] | None, Query(description="give it again for several")] = None,
     study_id: str | None = None,
+    step: str | None = None,
+    phase: Annotated[int | None, Query(ge=0, le=6)] = None,
+    model_id: str | None = None,
 ) -> Response:
-    filters = {Job.state: state and state.value, Job.kind: kind and kind.value, Job.study_id: study_id}
-    return Answer(paginate(session, filtered(select(Job), filters), Job.id, page))
+    """Attempts are in ``GET /jobs/{job_id}`` alone."""
+    filters = {Job.study_id: study_id, Job.step: step, Job.phase: phase, Job.params["model_id"].as_string(): model_id}
+    query = one_of(one_of(filtered(select(Job), filters), Job.state, state), Job.kind, kind)
+    return Answer(paginate(session, query, page))
 
 
 @router.get("/jobs/{job_id}", summary="One job, with its attempts", responses={200: {"model": JobRow}})

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, create_model
@@ -60,12 +60,18 @@ def created(content: Any, location: str) -> Response:
 
 
 @cache
-def row_model(table: type[Base], name: str | None = None, **extras: Any) -> type[BaseModel]:
+def row_model(
+    table: type[Base], name: str | None = None, *, without: tuple[str, ...] = (), **extras: Any
+) -> type[BaseModel]:
     """A pydantic model of a table's columns (and extra fields), for the OpenAPI document only."""
     fields: dict[str, Any] = {}
+    hints = get_type_hints(table)
     for column in table.__mapper__.column_attrs:
-        kind = column.columns[0].type.python_type
-        fields[column.key] = (kind | None if column.columns[0].nullable else kind, ...)
+        if column.key in without:
+            continue
+        # the annotation, since a JSON column does not say whether it holds a list or an object
+        (kind,) = get_args(hints[column.key])
+        fields[column.key] = (kind, ...)
     fields |= {extra: (kind, ...) for extra, kind in extras.items()}
     return create_model(name or table.__name__, **fields)
 

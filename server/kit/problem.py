@@ -151,7 +151,9 @@ def _field(error: Mapping[str, Any]) -> str:
     if error["type"] == "json_invalid":  # the place is a character of the body
         return ""
     parts = [str(part) for part in error["loc"]]
-    if parts and parts[0] in ("body", "query", "path", "header"):
+    if parts and parts[0] == "query":  # a parameter that may be given several times has a number behind it
+        return parts[1]
+    if parts and parts[0] in ("body", "path", "header"):
         parts = parts[1:]
     return ".".join(parts)
 

@@ -34,5 +34,6 @@ def create_plan(
     session: ReadSession,
     device: Annotated[str | None, Query(max_length=200, description="for a YAML body")] = None,
 ) -> Response:
+    """Bytes, seconds and disk of every step, from measured rates where a probe gave some. Nothing is stored."""
     asked = request if device is None else request.model_copy(update={"device": device})
     return Answer(make_plan(session, asked, settings))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from sqlalchemy import select
 from starlette.responses import Response
 
@@ -14,13 +14,19 @@ from server.jobs.schemas import JobRow, job_accepted
 from server.kit.answers import Answer
 from server.kit.checks import check_projection
 from server.kit.idempotency import IdempotentRoute
-from server.kit.pagination import LARGEST_ID, PageQuery, paginate
+from server.kit.pagination import LARGEST_ID, PageRequest, listing, paginate
+from server.kit.priority import SubmitSession
 from server.kit.rows import filtered
-from server.kit.units import AppSettings, ReadSession, WriteSession
+from server.kit.units import AppSettings, ReadSession
 from server.sensitivities.schemas import AnchorPage, EstimatePage, FidelityPage
 from server.sensitivities.service import submit_sensitivity
 
 router = APIRouter(prefix="/sensitivities", tags=["sensitivities"], route_class=IdempotentRoute)
+
+_PLACE = ("created_at", "layer_idx", "projection", "method")
+EstimateList = Annotated[PageRequest, Depends(listing(SensitivityEstimate, *_PLACE, "value", "own_weight"))]
+AnchorList = Annotated[PageRequest, Depends(listing(SensitivityAnchor, *_PLACE, "sensitivity", "kl"))]
+FidelityList = Annotated[PageRequest, Depends(listing(LayerFidelityRow, "created_at", "layer_idx", "relative_error"))]
 
 
 @router.post(
@@ -29,7 +35,8 @@ router = APIRouter(prefix="/sensitivities", tags=["sensitivities"], route_class=
     summary="Compress one matrix at a time and measure the KL of the output",
     responses={202: {"model": JobRow}},
 )
-def create_sensitivity(params: SensitivityParams, settings: AppSettings, session: WriteSession) -> Response:
+def create_sensitivity(params: SensitivityParams, settings: AppSettings, session: SubmitSession) -> Response:
+    """A job; anchors that were measured before are reused."""
     return job_accepted(submit_sensitivity(session, params, settings))
 
 
@@ -38,7 +45,7 @@ def create_sensitivity(params: SensitivityParams, settings: AppSettings, session
 )
 def list_estimates(
     session: ReadSession,
-    page: PageQuery,
+    page: EstimateList,
     model_id: str | None = None,
     calibration_id: str | None = None,
     job_id: str | None = None,
@@ -46,6 +53,7 @@ def list_estimates(
     layer_idx: Annotated[int | None, Query(ge=0, le=LARGEST_ID)] = None,
     projection: str | None = None,
 ) -> Response:
+    """Nats of KL per unit of calibration_weighted_error, one row a matrix and method."""
     check_projection(projection)
     filters = {
         SensitivityEstimate.model_id: model_id,
@@ -55,7 +63,7 @@ def list_estimates(
         SensitivityEstimate.layer_idx: layer_idx,
         SensitivityEstimate.projection: projection,
     }
-    return Answer(paginate(session, filtered(select(SensitivityEstimate), filters), SensitivityEstimate.id, page))
+    return Answer(paginate(session, filtered(select(SensitivityEstimate), filters), page))
 
 
 @router.get(
@@ -65,22 +73,25 @@ def list_estimates(
 )
 def list_anchors(
     session: ReadSession,
-    page: PageQuery,
+    page: AnchorList,
     model_id: str | None = None,
     calibration_id: str | None = None,
+    job_id: str | None = None,
     method: SensitivityMethod | None = None,
     layer_idx: Annotated[int | None, Query(ge=0, le=LARGEST_ID)] = None,
     projection: str | None = None,
 ) -> Response:
+    """One matrix alone was changed at one anchor config: what it cost in KL, and per unit of error."""
     check_projection(projection)
     filters = {
         SensitivityAnchor.model_id: model_id,
         SensitivityAnchor.calibration_id: calibration_id,
+        SensitivityAnchor.job_id: job_id,
         SensitivityAnchor.method: method,
         SensitivityAnchor.layer_idx: layer_idx,
         SensitivityAnchor.projection: projection,
     }
-    return Answer(paginate(session, filtered(select(SensitivityAnchor), filters), SensitivityAnchor.id, page))
+    return Answer(paginate(session, filtered(select(SensitivityAnchor), filters), page))
 
 
 @router.get(
@@ -89,7 +100,18 @@ def list_anchors(
     responses={200: {"model": FidelityPage}},
 )
 def list_fidelities(
-    session: ReadSession, page: PageQuery, model_id: str | None = None, calibration_id: str | None = None
+    session: ReadSession,
+    page: FidelityList,
+    model_id: str | None = None,
+    calibration_id: str | None = None,
+    job_id: str | None = None,
+    layer_idx: Annotated[int | None, Query(ge=0, le=LARGEST_ID)] = None,
 ) -> Response:
-    filters = {LayerFidelityRow.model_id: model_id, LayerFidelityRow.calibration_id: calibration_id}
-    return Answer(paginate(session, filtered(select(LayerFidelityRow), filters), LayerFidelityRow.id, page))
+    """Cosine and relative error of a block's outputs, with and without compression."""
+    filters = {
+        LayerFidelityRow.model_id: model_id,
+        LayerFidelityRow.calibration_id: calibration_id,
+        LayerFidelityRow.job_id: job_id,
+        LayerFidelityRow.layer_idx: layer_idx,
+    }
+    return Answer(paginate(session, filtered(select(LayerFidelityRow), filters), page))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
 from sqlalchemy import select
 from starlette.responses import Response
 
@@ -11,30 +13,40 @@ from results_db.tables import Sweep
 from server.jobs.schemas import JobRow, job_accepted
 from server.kit.answers import Answer
 from server.kit.idempotency import IdempotentRoute
-from server.kit.pagination import PageQuery, paginate
+from server.kit.pagination import PageRequest, listing, paginate
+from server.kit.priority import SubmitSession
 from server.kit.rows import filtered, get_row
-from server.kit.units import ReadSession, WriteSession
+from server.kit.units import ReadSession
 from server.sweeps.schemas import SweepPage, SweepRow
 from server.sweeps.service import describe_sweep, submit_sweep
 
 router = APIRouter(prefix="/sweeps", tags=["sweeps"], route_class=IdempotentRoute)
 
+Page = Annotated[PageRequest, Depends(listing(Sweep, "created_at", "n_cells"))]
+
 
 @router.post(
     "", status_code=202, summary="Measure configs on the matrices of a model", responses={202: {"model": JobRow}}
 )
-def create_sweep(params: SweepParams, session: WriteSession) -> Response:
+def create_sweep(params: SweepParams, session: SubmitSession) -> Response:
+    """A job; cells that were measured before are reused, so a sweep can be asked for again at no cost."""
     return job_accepted(submit_sweep(session, params))
 
 
 @router.get("", summary="Sweeps, newest first", responses={200: {"model": SweepPage}})
 def list_sweeps(
-    session: ReadSession, page: PageQuery, model_id: str | None = None, calibration_id: str | None = None
+    session: ReadSession,
+    page: Page,
+    model_id: str | None = None,
+    calibration_id: str | None = None,
+    job_id: str | None = None,
 ) -> Response:
-    query = filtered(select(Sweep), {Sweep.model_id: model_id, Sweep.calibration_id: calibration_id})
-    return Answer(paginate(session, query, Sweep.id, page))
+    """What was asked to be measured; ``GET /sweeps/{sweep_id}`` also counts what has been."""
+    filters = {Sweep.model_id: model_id, Sweep.calibration_id: calibration_id, Sweep.job_id: job_id}
+    return Answer(paginate(session, filtered(select(Sweep), filters), page))
 
 
 @router.get("/{sweep_id}", summary="One sweep, with n_recorded", responses={200: {"model": SweepRow}})
 def get_sweep(sweep_id: str, session: ReadSession) -> Response:
+    """``n_recorded`` of ``n_cells`` are measured by now."""
     return Answer(describe_sweep(session, get_row(session, Sweep, sweep_id)))

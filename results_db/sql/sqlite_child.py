@@ -6,8 +6,8 @@ columns, each row, and the end, which is ``{"end": "rows" | "bytes" | null}`` or
 None of the fences parses the SQL:
 
 * ``mode=ro``, and an authorizer that lets through SELECT, a list of functions, and reading; with reach "views" the
-  columns that the views read. (Through which view a column is read cannot be asked: a WITH of a view's name would
-  answer.)
+  columns that the views read, through a view. (SQLite takes a WITH of a view's name for the view: that is why the
+  columns are counted as well.)
 * the driver refuses a second statement;
 * a progress handler ends what takes too long; because one huge opcode does not pass it, so does the kernel (SIGALRM,
   not caught);
@@ -59,33 +59,46 @@ class Fence:
     def __init__(self) -> None:
         self.learning = True
         self.readable: set[tuple[str, str]] = set()
-        #: tables of which every column but secret ones may be read
-        self.tables: set[str] = set()
+        self.views: frozenset[str] = frozenset()
+        #: everything that the schema has a name for
+        self.present: frozenset[str] = frozenset()
+        #: whether tables may be read themselves, all columns but secret ones
+        self.tables = False
         self.denied: str | None = None
 
     def __call__(
-        self, action: int, first: str | None, second: str | None, _database: str | None, _view: str | None
+        self, action: int, first: str | None, second: str | None, _database: str | None, view: str | None
     ) -> int:
         if action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE):
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_READ:
-            return self._read(str(first), str(second))
+            return self._read(str(first), str(second), view)
         if action == sqlite3.SQLITE_FUNCTION and str(second).lower() in FUNCTIONS:
             return sqlite3.SQLITE_OK
         name = second if action == sqlite3.SQLITE_FUNCTION else None
         self.denied = f"the function {name} is not on the list" if name else "only SELECT is allowed"
         return sqlite3.SQLITE_DENY
 
-    def _read(self, table: str, column: str) -> int:
+    def _read(self, table: str, column: str, view: str | None) -> int:
         if self.learning:
             # a table that is joined and counted alone is read without a column
             self.readable |= {(table, column), (table, "")}
             return sqlite3.SQLITE_OK
-        secret = table in SECRET_TABLES or (table, column) in SECRET_COLUMNS
-        if not secret and (table in self.tables or (table, column) in self.readable):
+        if self._may_read(table, column, view):
             return sqlite3.SQLITE_OK
         self.denied = f"{table}.{column} is not open to queries" if column else f"{table} is not open to queries"
         return sqlite3.SQLITE_DENY
+
+    def _may_read(self, table: str, column: str, view: str | None) -> bool:
+        if table in SECRET_TABLES or (table, column) in SECRET_COLUMNS or table.startswith(("sqlite_", "pragma_")):
+            return False
+        if table not in self.present:  # the query's own WITH, counted
+            return column == ""
+        if self.tables:
+            return True
+        # the context is spelt as the query spells it
+        through = column == "" or table in self.views or (view or "").lower() in self.views
+        return through and (table, column) in self.readable
 
 
 def main() -> None:
@@ -118,7 +131,6 @@ def _prepare(connection: sqlite3.Connection, fence: Fence, request: dict[str, An
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute(f"PRAGMA hard_heap_limit = {_HEAP_BYTES}")
     connection.execute("PRAGMA query_only = ON")
-    connection.execute("PRAGMA trusted_schema = OFF")
     present = dict(
         connection.execute("SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
     )
@@ -128,8 +140,7 @@ def _prepare(connection: sqlite3.Connection, fence: Fence, request: dict[str, An
         fence.readable |= {(view, "")}
         connection.execute(f'SELECT * FROM "{view}" LIMIT 0')  # noqa: S608 - a name of the contract
     fence.learning = False
-    if request["reach"] == "tables":
-        fence.tables = {name for name in present if not name.startswith("sqlite_")}
+    fence.views, fence.present, fence.tables = frozenset(views), frozenset(present), request["reach"] == "tables"
     for limit, value in (
         (sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE),
         (sqlite3.SQLITE_LIMIT_SQL_LENGTH, 100_000),

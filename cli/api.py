@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +10,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 
 from cli.errors import CliError, ExitCode, Unreachable
+from results_db.loopback import is_loopback
 
 PREFIX = "/api/v1"
 #: rows asked for at once
@@ -39,12 +39,25 @@ class Api:
     Every method raises ``Unreachable`` when nothing answers and ``ApiProblem`` when the server refuses.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 60.0, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        timeout_s: float = 60.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
         self.url = url.rstrip("/")
+        self._token = token
         try:
             # a proxy of the environment is not asked for a server on this machine
             self._client = httpx.Client(
-                base_url=self.url, timeout=timeout_s, trust_env=not _is_loopback(self.url), transport=transport
+                base_url=self.url,
+                timeout=timeout_s,
+                trust_env=not _is_loopback(self.url),
+                transport=transport,
+                # redirects are not followed: the token goes to this server alone
+                headers={} if token is None else {"Authorization": f"Bearer {token}"},
             )
         except (httpx.InvalidURL, ValueError) as error:
             raise CliError(f"{url!r} is no URL: {error}", cure="write http://HOST:PORT") from error
@@ -55,6 +68,10 @@ class Api:
     def __exit__(self, *_exc: object) -> None:
         self._client.close()
 
+    def another(self) -> Api:
+        """The same server for another thread."""
+        return Api(self.url, token=self._token)
+
     def get(self, path: str, **params: Any) -> Any:
         """JSON of a GET; parameters that are None are left out."""
         return self._json(self._send("GET", path, params=_given(params)))
@@ -62,6 +79,10 @@ class Api:
     def post(self, path: str, body: Any = None, *, headers: Mapping[str, str] | None = None) -> Any:
         """JSON of a POST."""
         return self._json(self._send("POST", path, json=body, headers=headers))
+
+    def patch(self, path: str, body: Any) -> Any:
+        """JSON of a PATCH."""
+        return self._json(self._send("PATCH", path, json=body))
 
     def items(self, path: str, *, limit: int | None = None, **params: Any) -> Iterator[dict[str, Any]]:
         """Items of a list, page after page, at most ``limit``."""
@@ -155,6 +176,10 @@ def _cure(slug: str) -> str | None:
     """What the command line itself can add to the server's sentence."""
     return {
         "not-found": "list what there is: `bitbudget jobs list`, `bitbudget studies list`",
+        "token-missing": "set BITBUDGET_TOKEN, or --token-file (BITBUDGET_TOKEN_FILE); `bitbudget tokens create NAME "
+        "--scope write`, run where the server's database is, makes one",
+        "token-invalid": "`bitbudget tokens list`, run where the server's database is, shows the tokens that work",
+        "scope-missing": "use a token of that scope: `bitbudget tokens create NAME --scope …`",
         "path-not-allowed": "start the server with the folder in BITBUDGET_MODEL_ROOTS (folders separated as in PATH)",
     }.get(slug)
 
@@ -168,10 +193,7 @@ def _reason(error: httpx.TransportError) -> str:
 
 
 def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    if host == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return is_loopback(urlsplit(url).hostname or "")
     except ValueError:
         return False

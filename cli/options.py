@@ -8,7 +8,9 @@ import typer
 from pydantic import ValidationError
 
 from cli.api import Api
+from cli.credential import find_token
 from cli.errors import CliError
+from cli.stack.plan import server_url
 from cli.stack.record import running_stack
 from results_db.settings import Settings
 
@@ -49,7 +51,7 @@ def connect(server: str | None) -> Api:
     if server is None:
         current = settings()
         record = running_stack(current.var_dir)
-        server = record.url if record is not None else f"http://{current.host}:{current.port}"
+        server = record.url if record is not None else server_url(current.host, current.port)
     if "://" not in server:
         server = f"http://{server}"
-    return Api(server)
+    return Api(server, token=find_token())

@@ -13,6 +13,7 @@ from cli.api import Api
 from cli.commands.submit import submit_study
 from cli.commands.up import PortOption
 from cli.commands.wait import watch
+from cli.credential import find_token
 from cli.options import JsonOption, settings
 from cli.output import duration, say
 from cli.stack.detached import start_background
@@ -66,7 +67,7 @@ def demo(
 
 def _study(record: StackRecord, config: Path, overrides: list[str], *, as_json: bool) -> Snapshot:
     say(f"page  {record.url}/")
-    with Api(record.url) as api:
+    with Api(record.url, token=find_token()) as api:
         study = submit_study(api, config, overrides)
         say(f"study {study['id']} ({study['name']}), {len(study['jobs'])} steps")
         return watch(api, study["id"], as_json=as_json)

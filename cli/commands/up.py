@@ -9,8 +9,8 @@ import typer
 
 from cli.options import settings
 from cli.output import say
-from cli.stack.redis import without_password
 from cli.stack.stack import Stack
+from results_db.masking import mask_url
 
 PortOption = Annotated[
     int | None, typer.Option(help="Port of the server; 0 takes a free one. Default: BITBUDGET_PORT, else 8000.")
@@ -45,7 +45,7 @@ def up(port: PortOption = None, workers: WorkersOption = 1) -> None:
         say(f"page      {stack.plan.url}/")
         say(f"API       {stack.plan.url}/docs")
         say(f"database  {stack.record.database_url}")
-        say(f"redis     {without_password(stack.plan.redis_url)}")
+        say(f"redis     {mask_url(stack.plan.redis_url)}")
         say("Ctrl-C stops everything")
         stack.supervise()
         say("stopping worker, server, redis")

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import httpx
-from sqlalchemy import make_url
 
 from cli.errors import CliError, ExitCode, StackError
 from cli.output import short_path
@@ -18,7 +17,8 @@ from cli.stack.plan import Plan, make_plan, uses_embedded_redis
 from cli.stack.ports import free_port
 from cli.stack.program import Program
 from cli.stack.record import StackRecord, stack_lock
-from cli.stack.redis import answers, socket_path, without_password
+from cli.stack.redis import answers, socket_path
+from results_db.masking import mask_url
 from results_db.settings import Settings
 
 #: a program that dies so often within _RESTART_WINDOW_S is not started again
@@ -135,8 +135,8 @@ class Stack:
         self.record = StackRecord(
             pid=os.getpid(),
             url=self.plan.url,
-            redis_url=without_password(self.plan.redis_url),
-            database_url=make_url(self.settings.database_url).render_as_string(hide_password=True),
+            redis_url=mask_url(self.plan.redis_url),
+            database_url=mask_url(self.settings.database_url),
             programs=pids,
             ready=ready,
         )

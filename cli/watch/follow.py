@@ -77,7 +77,7 @@ def _listen(
 
     def run() -> None:
         try:
-            with Api(api.url) as own:
+            with api.another() as own:
                 for _event in follow(own, f"{path_of(id_)}/events", on_gap=note, over=over):
                     rings.put(None)
         except CliError as error:

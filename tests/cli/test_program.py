@@ -17,7 +17,7 @@ from cli.stack.plan import ROOT
 from cli.stack.ports import free_port
 from cli.stack.program import Program
 from cli.stack.record import StackRecord, read_record, running_stack, stack_lock
-from cli.stack.redis import socket_path, without_password
+from cli.stack.redis import socket_path
 
 STUBBORN = (
     "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
@@ -136,8 +136,3 @@ def test_a_socket_path_that_the_kernel_would_cut_is_replaced(tmp_path: Path) -> 
         assert len(str(path)) < 100
         assert path.parent.stat().st_mode & 0o777 == 0o700
     assert not path.parent.exists()
-
-
-def test_a_password_is_not_shown() -> None:
-    assert without_password("redis://u:secret@h:1/0") == "redis://u:***@h:1/0"
-    assert without_password("unix:///a/redis.sock") == "unix:///a/redis.sock"

@@ -157,6 +157,16 @@ def empty_database_url(database_backend: str, request: pytest.FixtureRequest, tm
 
 
 @pytest.fixture
+def other_database_url(database_backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a fresh database of the other kind, without any table."""
+    if database_backend == "postgresql":
+        yield f"sqlite:///{tmp_path / 'other.db'}"
+        return
+    with _postgres_database(request, "") as url:
+        yield url
+
+
+@pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """A migrated Database on both backends."""
     database = Database(database_url)

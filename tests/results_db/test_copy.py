@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import Table, insert, select, text, update
@@ -33,25 +33,12 @@ def target_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'target.db'}"
         return
-    with request.getfixturevalue("fresh_postgres")() as url:
-        yield url
-
-
-@pytest.fixture
-def fresh_postgres(postgres_uri: Callable[[str], str], postgres_run: Callable[[str], Any]) -> Callable[[], Any]:
-    """Makes a PostgreSQL database without any table."""
-    from uuid import uuid4
-
-    @contextmanager
-    def make() -> Iterator[str]:
-        name = f"t{uuid4().hex}"
-        postgres_run(f"CREATE DATABASE {name}")
-        try:
-            yield postgres_uri(name)
-        finally:
-            postgres_run(f"DROP DATABASE {name} WITH (FORCE)")
-
-    return make
+    name, run = f"t{uuid4().hex}", request.getfixturevalue("postgres_run")
+    run(f"CREATE DATABASE {name}")
+    try:
+        yield request.getfixturevalue("postgres_uri")(name)
+    finally:
+        run(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

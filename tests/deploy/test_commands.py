@@ -1,7 +1,7 @@
 """Every container's command, environment and probe, run as processes: what an engine would start, without one.
 
-Redis is the Valkey of the embedded stack and PostgreSQL the one of the tests; of our images there are the rooms, variables
-and commands, not the Debian below them.
+Redis is the Valkey of the embedded stack and PostgreSQL the one of the tests; of our images there are the rooms, their
+variables and commands, not the Debian below them.
 """
 
 from __future__ import annotations

@@ -216,7 +216,7 @@ class Service:
             if value := happened():
                 return value
             time.sleep(0.05)
-        raise AssertionError(f"waited {PATIENCE_S} s in vain for: {what}\n{self.logs()}")
+        raise AssertionError(f"waited {PATIENCE_S} s in vain for: {what}\n{self.logs(6000)}")
 
     def finish(self, job_id: str) -> Job:
         """Wait until a job has ended."""
@@ -253,8 +253,9 @@ class Service:
         """The pid of the work horse that a worker has forked."""
         return int(Path(f"/proc/{worker.pid}/task/{worker.pid}/children").read_text().split()[0])
 
-    def logs(self) -> str:
-        return "\n".join(f"--- {path.name}\n{path.read_text()[-6000:]}" for path in self.folder.glob("worker-*.log"))
+    def logs(self, end: int = 0) -> str:
+        """What the workers have said; ``end``: only so many characters of each."""
+        return "\n".join(f"--- {path.name}\n{path.read_text()[-end:]}" for path in self.folder.glob("worker-*.log"))
 
     def close(self) -> None:
         for worker in self.workers:

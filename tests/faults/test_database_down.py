@@ -65,19 +65,23 @@ def test_the_database_stops_during_a_result_s_write(
     assert worker.poll() is None
 
 
-def test_a_job_that_ends_while_the_database_is_away_is_recorded(
+def test_a_claim_while_the_database_is_away(
     service: Service, postgres: Any, model_id: str, calibration_id: str, grid: Any
 ) -> None:
-    """And one that was delivered meanwhile, whose claim failed, is delivered again."""
-    params = {"model_id": model_id, "calibration_id": calibration_id}
-    running = start_sweep(service, model_id, calibration_id, grid(52, N_CONFIGS))
-    next_up = service.submit(JobKind.SWEEP, params | {"configs": grid(53, 1)})
-    service.wait(lambda: service.attempts(next_up)[0].enqueued_at, "the relay")
+    """The horse cannot claim what it was given, and ends; the attempt is queued as before, and rung for again."""
+    params = {"model_id": model_id, "calibration_id": calibration_id, "configs": grid(52, 1)}
+    job_id = service.submit(JobKind.SWEEP, params)
+    (attempt,) = service.attempts(job_id)
+    worker = service.worker()
     postgres.stop()
-    horse = service.horse(service.worker())
-    service.wait(lambda: "a heartbeat failed" in service.logs(), "a heartbeat that fails")
-    assert service.horse(service.worker()) == horse
+    service.relay._send(attempt.id)
+
+    def failed() -> bool:
+        return any(attempt.id in line and "OperationalError" in line for line in service.logs().splitlines())
+
+    service.wait(failed, "a claim that fails")
     postgres.start()
-    assert_complete(service, running)
-    assert service.finish(next_up).state == JobState.SUCCEEDED
-    assert service.job(next_up).result["recorded"] == N_MATRICES
+    assert service.finish(job_id).state == JobState.SUCCEEDED
+    assert service.job(job_id).result["recorded"] == N_MATRICES
+    assert states(service, job_id) == [AttemptState.SUCCEEDED]
+    assert worker.poll() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,8 @@ from results_db.tables import Attempt, Worker
 
 #: a worker that has said nothing for so long is gone, whatever its row says
 _SILENT_S = 60.0
+#: PostgreSQL sees a moment later that a server has ended
+_PATIENCE_S = 1.5
 _CURE = "stop every server and worker of this database (bitbudget down), then copy"
 
 
@@ -27,8 +30,11 @@ def unused(database: Database) -> Iterator[None]:
         CannotCopy: names the server, worker or attempt that does.
     """
     leader = Leader(database)
-    if not leader.hold():
-        raise CannotCopy("a server runs on this database: its advance loop holds the lock", _CURE)
+    deadline = time.monotonic() + _PATIENCE_S
+    while not leader.hold():
+        if time.monotonic() > deadline:
+            raise CannotCopy("a server runs on this database: its advance loop holds the lock", _CURE)
+        time.sleep(0.05)
     try:
         _refuse_workers(database)
         yield

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -14,12 +18,16 @@ from sqlalchemy.exc import OperationalError
 
 from results_db import Database
 from results_db.base import Base
+from results_db.clock import db_now, utc_now
 from results_db.copy import CannotCopy, Progress, copy_database
 from results_db.copy.content import ContentHash
+from results_db.copy.unused import unused
 from results_db.migrate import downgrade, upgrade
+from results_db.queue.leader import Leader
+from results_db.queue.lease import claim_attempt
 from results_db.queue.submit import submit_job
 from results_db.states import JobKind
-from results_db.tables import Job, JobEvent, Measurement, Model
+from results_db.tables import Attempt, Job, JobEvent, Measurement, Model, Worker
 from tests.rows import count, fill
 
 TABLES = Base.metadata.sorted_tables
@@ -127,6 +135,35 @@ def test_a_copy_that_dies_leaves_an_empty_target_and_can_be_begun_again(database
     assert count(target) == count(database)
 
 
+_COPY_AND_HANG = """
+import sys, time
+from results_db import Database
+from results_db.copy import copy_database
+
+def hang(progress):
+    if progress.step == "check":
+        print("checking", flush=True)
+        time.sleep(600)
+
+copy_database(Database(sys.argv[1]), Database(sys.argv[2]), hold=True, say=hang)
+"""
+
+
+@to_the_other
+def test_a_copy_that_is_killed_leaves_an_empty_target(database: Database, target: Database, repo: Path) -> None:
+    fill(database, tables=TABLES)
+    urls = [each.url.render_as_string(hide_password=False) for each in (database, target)]
+    argv = [sys.executable, "-c", _COPY_AND_HANG, *urls]
+    process = subprocess.Popen(argv, cwd=repo, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "checking\n"
+    process.kill()
+    process.communicate()
+    assert set(count(target).values()) == {0}
+    copy_database(database, target, hold=True)
+    assert count(target) == count(database)
+
+
 @to_the_other
 def test_nobody_writes_to_the_source_of_a_move(database: Database, target: Database) -> None:
     fill(database, tables=TABLES)
@@ -167,6 +204,37 @@ def test_a_source_of_an_older_schema_is_refused(database: Database, target: Data
     with pytest.raises(CannotCopy, match="schema 0004") as caught:
         copy_database(database, target, hold=True)
     assert "db upgrade" in caught.value.cure
+
+
+def test_a_database_that_a_server_or_worker_uses_is_not_at_rest(database: Database) -> None:
+    with unused(database):
+        pass
+    leader = Leader(database)
+    # PostgreSQL sees a moment later that the session before has ended
+    deadline = time.monotonic() + 30
+    while not leader.hold():
+        assert time.monotonic() < deadline
+    with pytest.raises(CannotCopy, match="a server runs"), unused(database):
+        pass
+    leader.release()
+    worker = {"hostname": "here", "pid": 1, "device": "cpu", "device_kind": "cpu", "state": "up", "versions": {}}
+    with database.write() as session:
+        session.add(Worker(id="wrk_1", name="busy", heartbeat_at=utc_now(), **worker))
+    with pytest.raises(CannotCopy, match="a minute ago: busy"), unused(database):
+        pass
+    with database.write() as session:
+        session.execute(update(Worker).values(heartbeat_at=utc_now() - timedelta(minutes=2)))
+        job = submit_job(session, JobKind.PROBE, {})
+        session.flush()
+        attempt_id = session.scalars(select(Attempt.id).where(Attempt.job_id == job.id)).one()
+        assert claim_attempt(session, attempt_id, worker_id="wrk_1", lease_s=60) is not None
+    with pytest.raises(CannotCopy, match=f"holds the attempt {attempt_id}"), unused(database):
+        pass
+    with database.write() as session:
+        session.execute(update(Attempt).values(lease_expires_at=db_now(-1)))
+    with unused(database):
+        server = Leader(database)
+        assert not server.hold(), "a server that starts meanwhile must wait"
 
 
 def test_a_database_is_not_copied_onto_itself(database: Database) -> None:

@@ -39,6 +39,10 @@ class Leader:
     def release(self) -> None:
         """Let another server turn."""
         if self._connection is not None:
+            try:
+                self._connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": _LOCK})
+            except SQLAlchemyError:
+                log.debug("the right went with its session")
             _close(self._connection)
             self._connection = None
         if self._file is not None:

@@ -9,10 +9,10 @@ import pytest
 from results_db.clock import utc_now
 from results_db.errors import NotFound, WrongState
 from results_db.queue.events import events_after
-from results_db.queue.lease import fail_attempt, finish_attempt, release_attempt
+from results_db.queue.lease import fail_attempt, finish_attempt, lose_attempt, release_attempt
 from results_db.queue.promote import next_server_job, promote_waiting, requeue_server_jobs, skip_rest_of_study
 from results_db.queue.relay import due_attempts, handed_over, mark_enqueued, mark_taken_back
-from results_db.queue.submit import cancel_job, pause_job, resume_job, retry_job
+from results_db.queue.submit import cancel_job, pause_job, resume_job, retry_job, submit_job
 from results_db.queue.transitions import change_state, get_job
 from results_db.states import AttemptState, JobKind, JobState, StudyState
 from results_db.tables import Model, Study
@@ -156,6 +156,71 @@ def test_a_no_go_skips_the_rest_and_a_retry_brings_it_back(queue: Any, study_id:
     assert {queue.job(job_id).state for job_id in rest} == {JobState.WAITING}
     with queue.database.read() as session:
         assert session.get_one(Study, study_id).state == StudyState.RUNNING
+
+
+def test_a_no_go_stops_queued_layers_of_a_split_sweep(queue: Any, study_id: str) -> None:
+    """Only waiting jobs were skipped once: the layers of a sweep that nobody wanted any more went on being measured."""
+    step = {"study_id": study_id, "position": 1}
+    parts = [queue.submit(step=f"sweep:layer-{n}", **step) for n in range(3)]
+    whole = queue.submit(step="sweep", depends_on=parts, **step)
+    running = queue.run(parts[0])
+    assert queue.do(skip_rest_of_study, study_id, "the gate said NO-GO") == 3
+    assert [queue.job(job_id).state for job_id in (*parts, whole)] == ["running", "skipped", "skipped", "skipped"]
+    assert queue.states(parts[1]) == [AttemptState.RELEASED]
+    assert queue.claim(parts[1]) is None
+    queue.do(finish_attempt, running, {})
+    assert queue.do(promote_waiting) == 0
+
+
+def test_a_pause_that_is_withdrawn_before_the_stop_is_none(queue: Any) -> None:
+    """The worker has heard of the pause and comes to its stop: the job goes on."""
+    job_id = queue.submit()
+    claim = queue.run(job_id)
+    queue.do(pause_job, job_id)
+    resumed = queue.do(resume_job, job_id)
+    assert (resumed.state, resumed.pause_requested) == (JobState.RUNNING, False)
+    with pytest.raises(WrongState, match="only a paused job"):
+        queue.do(resume_job, job_id)
+    queue.do(release_attempt, claim, to=JobState.PAUSED)
+    assert queue.job(job_id).state == JobState.QUEUED
+    assert queue.states(job_id) == [AttemptState.RELEASED, AttemptState.QUEUED]
+
+
+def test_pausing_a_split_sweep_and_resuming_it_at_once_leaves_no_layer_behind(queue: Any) -> None:
+    whole_id = "job_whole"
+    params = {"model_id": "mod_1", "part_of": whole_id}
+    parts = [queue.do(submit_job, JobKind.SWEEP, params | {"matrices": {"layers": [layer]}}).id for layer in range(3)]
+    queue.submit(id=whole_id, depends_on=parts)
+    claim = queue.run(parts[0])
+    queue.do(pause_job, whole_id)
+    queue.do(resume_job, whole_id)
+    queue.do(release_attempt, claim, to=JobState.PAUSED)
+    assert [queue.job(job_id).state for job_id in (*parts, whole_id)] == ["queued", "queued", "queued", "waiting"]
+    for part in parts:
+        queue.do(finish_attempt, queue.run(part), {"n_cells": 1})
+    assert queue.do(promote_waiting) == 1
+    assert queue.job(whole_id).state == JobState.QUEUED
+
+
+def test_a_dead_layer_fails_the_whole_and_a_retry_revives_both(queue: Any) -> None:
+    whole_id = "job_whole"
+    params = {"model_id": "mod_1", "part_of": whole_id}
+    parts = [
+        queue.do(submit_job, JobKind.SWEEP, params | {"matrices": {"layers": [layer]}}, max_attempts=1).id
+        for layer in range(2)
+    ]
+    queue.submit(id=whole_id, depends_on=parts)
+    queue.do(finish_attempt, queue.run(parts[0]), {"n_cells": 1})
+    queue.run(parts[1])
+    queue.do(lose_attempt, queue.attempts(parts[1])[-1], "killed", traceback="in viterbi", remains={"signal": 9})
+    assert queue.job(parts[1]).state == JobState.DEAD
+    assert queue.do(promote_waiting) == 1
+    error = queue.job(whole_id).error
+    assert "layer 1" in error["message"]
+    assert "is dead" in error["message"]
+    assert (error["traceback"], error["signal"]) == ("in viterbi", 9)
+    queue.do(retry_job, whole_id)
+    assert [queue.job(job_id).state for job_id in (*parts, whole_id)] == ["succeeded", "queued", "waiting"]
 
 
 def test_a_change_that_the_state_forbids(queue: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv6Address
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -32,6 +31,11 @@ def host_of(header: str) -> str | None:
         return str(IPv6Address(match["ipv6"]))
     except ValueError:
         return None
+
+
+def is_own_origin(origin: str, host_header: str) -> bool:
+    """Whether an Origin header is this server's own, as the same request's Host header names it."""
+    return origin.lower() in (f"http://{host_header}".lower(), f"https://{host_header}".lower())
 
 
 class HostCheck:
@@ -67,7 +71,7 @@ class HostCheck:
         if site is not None:
             return None if site == "same-origin" else _cross_site(f"Sec-Fetch-Site is {site}")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != hosts[0].lower():
+        if origin is not None and not is_own_origin(origin, hosts[0]):
             return _cross_site(f"its origin is {origin}")
         return None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
@@ -15,7 +14,7 @@ from results_db.loopback import is_loopback
 from results_db.page_sessions import find_session
 from results_db.settings import Settings
 from results_db.tokens import find_token
-from server.kit.hosts import host_of
+from server.kit.hosts import host_of, is_own_origin
 from server.kit.problem import Problem
 from server.security.principal import LOCAL, Principal
 
@@ -120,7 +119,9 @@ def page_session(scope: AsgiScope, headers: Headers) -> Lookup | None:
     if scope["method"] in _SAFE:
         if site not in (None, "same-origin", "none"):
             return None
-    elif site != "same-origin" and not (site is None and _is_own_origin(headers)):
+    elif site != "same-origin" and not (
+        site is None and is_own_origin(headers.get("origin", ""), headers.get("host", ""))
+    ):
         raise Problem(
             403,
             "cross-site-request",
@@ -139,8 +140,3 @@ def page_session(scope: AsgiScope, headers: Headers) -> Lookup | None:
 def local(scope: AsgiScope, headers: Headers, settings: Settings) -> Principal | None:
     """The principal of a request that sent no credential."""
     return LOCAL if is_local(scope, headers, settings) else None
-
-
-def _is_own_origin(headers: Headers) -> bool:
-    origin = headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc.lower() == headers.get("host", "").lower()

@@ -93,7 +93,7 @@ async def _form(request: Request) -> dict[str, str]:
     body = await request.body()
     if len(body) > _LONGEST_FORM:
         raise Problem(413, "too-large", f"a login has at most {_LONGEST_FORM:,} bytes")
-    fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=10)
+    fields = parse_qs(body.decode("utf-8", "replace"))
     return {name: values[0] for name, values in fields.items()}
 
 

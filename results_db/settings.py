@@ -53,6 +53,8 @@ class Settings(BaseSettings):
     max_body_mb: Annotated[float, Field(gt=0, le=1000)] = 8.0
     #: hours after which the page asks for a token again
     session_hours: Annotated[float, Field(gt=0, le=24 * 365)] = 12.0
+    #: seconds that a query over HTTP may take; it is ended a fraction of a second later
+    sql_seconds: Annotated[float, Field(gt=0, le=300)] = 1.5
     #: "cpu", or a GPU's name or UUID
     device: str = "cpu"
     #: seconds without a heartbeat after which a worker counts as lost

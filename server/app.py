@@ -41,6 +41,8 @@ from server.security.guard import Guard
 from server.security.headers import SecurityHeaders
 from server.security.login import make_router as make_login
 from server.sensitivities import endpoints as sensitivities
+from server.sql import endpoints as sql
+from server.sql.console import Console
 from server.studies import endpoints as studies
 from server.sweeps import endpoints as sweeps
 from server.validations import endpoints as validations
@@ -70,6 +72,7 @@ _DOMAINS = (
     priority,
     queue,
     workers,
+    sql,
     problems,
     health,
 )
@@ -113,6 +116,7 @@ def create_app(settings: Settings | None = None, *, run_loop: bool = True, page:
     app.state.settings = settings
     app.state.database = database
     app.state.loop = loop
+    app.state.sql_console = Console(database.url, settings.sql_seconds)
     add_handlers(app)
     # the last one added is the outermost: the host is checked before the caller, and both before any body is read
     app.add_middleware(BodyCheck, max_bytes=int(settings.max_body_mb * 1e6))

@@ -86,7 +86,8 @@ def sql(
             result = _ask_database(database or _default_database(), text, canned, given, limits)
         _print(result, chosen)
         if result.truncated is not None:
-            cure = "raise --rows, or use LIMIT and ORDER BY" if result.truncated == "rows" else "the answer is too large"
+            by_rows = result.truncated == "rows"
+            cure = "raise --rows, or use LIMIT and ORDER BY" if by_rows else "the answer is too large"
             say(f"only the first {len(result.rows)} rows are shown: {cure}")
 
 

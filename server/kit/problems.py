@@ -95,6 +95,7 @@ _TABLE: tuple[tuple[str, int | tuple[int, ...], str, str], ...] = (
     ("sql-timeout", 422, "The query took longer than it may.", "Ask for less, or filter more."),
     ("sql-too-large", 422, "The answer or a value in it is too large.", "Ask for fewer rows or columns."),
     ("sql-busy", 429, "As many queries run as may at once.", "Wait as Retry-After says."),
+    ("sql-unavailable", 503, "The database is away, or is not fenced against queries.", "Read the detail."),
     # the server's side
     ("database-unavailable", 503, "The database is locked or away; nothing was written.", "Wait, send it again."),
     ("internal-error", 500, "An unexpected error; the log has it under trace_id.", "Report it with its trace_id."),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from results_db.states import AttemptState, JobKind, JobState
-from tests.faults.misbehaving import ACTS
+from tests.faults.misbehaving import ACTS, PROGRAM
 from tests.faults.redis_server import RedisServer
 from tests.sweeps import N_CONFIGS, N_MATRICES, assert_complete, start_sweep, states
 
@@ -171,6 +171,6 @@ def test_what_rq_remembers_of_a_lost_delivery_strands_nothing(
     service.wait(lambda: not acts.read_text(), "the kill")
     if act.startswith("kill-worker"):
         service.workers[-1].wait()
-        service.start_worker()
+        service.start_worker(program=PROGRAM)
     assert service.finish(job_id).state == JobState.SUCCEEDED
     assert states(service, job_id) == [AttemptState.SUCCEEDED]

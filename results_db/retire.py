@@ -42,9 +42,10 @@ class Retired:
     affected: Affected
 
 
-def hold_measured(session: Session, calibration_ids: Iterable[str], *, alone: bool) -> None:
+def hold_measured(session: Session, calibration_ids: Iterable[str | None], *, alone: bool) -> None:
     """Lock calibrations: ``alone`` to retire their measurements, else to store what was computed from them."""
-    query = select(Calibration.id).where(Calibration.id.in_(sorted(set(calibration_ids)))).order_by(Calibration.id)
+    wanted = sorted({id_ for id_ in calibration_ids if id_ is not None})
+    query = select(Calibration.id).where(Calibration.id.in_(wanted)).order_by(Calibration.id)
     # NO KEY UPDATE: rows that only name the calibration may be inserted meanwhile
     lock = query.with_for_update(key_share=True) if alone else query.with_for_update(read=True)
     session.execute(lock).all()
@@ -113,6 +114,12 @@ def forced_cells(session: Session, sweep_id: str, *, device_kind: str | None = N
 def count_replaced(session: Session, sweep_id: str) -> int:
     """Measurements that a forced sweep took the place of."""
     query = select(func.count()).select_from(RetiredMeasurement).where(_R.replaced_by_sweep_id == sweep_id)
+    return int(session.scalars(query).one())
+
+
+def count_retired(session: Session, model_id: str) -> int:
+    """Measurements of a model that count no more; only ever grows."""
+    query = select(func.count()).select_from(RetiredMeasurement).where(_R.model_id == model_id)
     return int(session.scalars(query).one())
 
 

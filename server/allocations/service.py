@@ -19,6 +19,8 @@ from compress_core.errors import InfeasibleBudget
 from results_db.ids import new_id
 from results_db.params import AllocateParams
 from results_db.recording import newest_calibration
+from results_db.retire import hold_measured, notice_retired
+from results_db.stale import stale_inputs
 from results_db.tables import Allocation, AllocationItem, Model
 from server.allocations.budget import budget_bytes
 from server.allocations.solve import Choice, Chooser
@@ -31,7 +33,7 @@ from server.kit.rows import get_row
 
 #: kinds that are given, not chosen by measured numbers
 _GIVEN = frozenset({"uniform", "overrides"})
-#: kinds whose choice no sensitivity can change
+#: kinds whose choice no sensitivity and no measured error can change
 _BLIND = frozenset({"uniform", "overrides", "manual"})
 #: kinds that write an allocation for each that they find
 _MANY = frozenset({"random", "uniforms"})
@@ -127,14 +129,20 @@ def prepare(
 def save_allocation(
     session: Session, draft: AllocationDraft | Winner, *, job_id: str | None = None, study_id: str | None = None
 ) -> list[Allocation]:
-    """Store the allocations with their items and overrides, in order; one, unless the kind makes several."""
+    """Store the allocations with their items and overrides, in order; one, unless the kind makes several.
+
+    What was computed from a measurement that was retired meanwhile is stale at birth; what builds on a stale allocation
+    says so in its details.
+    """
     if isinstance(draft, Winner):
         return [_copy(session, draft, job_id=job_id, study_id=study_id)]
+    hold_measured(session, [draft.measured_under], alone=False)
     many = draft.params.kind in _MANY
     rows = []
     for place, choice in enumerate(draft.choices, start=1):
         name = f"{draft.params.name}-{place:02d}" if many else draft.params.name
         rows.append(_save(session, draft, choice, name=name, job_id=job_id, study_id=study_id))
+    notice_retired(session, draft.measured_under, draft.measured.ids.tolist())
     return rows
 
 
@@ -198,7 +206,8 @@ def _save(
         n_distinct_configs=len({item.menu_config.config_hash for item in chosen.items}),
         content_hash=content_hash(chosen),
         overrides_yaml=overrides_to_yaml(chosen.configs),
-        details=_details(draft, choice),
+        details=_details(draft, choice)
+        | _built_on(session, params.budget_allocation_id, params.incumbent_allocation_id),
         seconds=draft.seconds,
         predicted_kl=predicted_kl(draft, choice),
         constraints=params.constraints.model_dump(mode="json", exclude_defaults=True) if params.constraints else None,
@@ -234,12 +243,15 @@ def _items(draft: AllocationDraft, choice: Choice, allocation_id: str) -> list[d
 
 def _copy(session: Session, winner: Winner, *, job_id: str | None, study_id: str | None) -> Allocation:
     """The winner's row and items under a new id and name."""
-    values = winner.source.as_dict() | {
+    hold_measured(session, [winner.source.calibration_id], alone=False)
+    # as it is now: it may have become stale since it was chosen, and its copy is as stale as it is
+    source = session.get_one(Allocation, winner.source.id, populate_existing=True)
+    values = source.as_dict() | {
         "id": new_id("alloc"),
         "name": winner.name,
         "job_id": job_id,
         "study_id": study_id,
-        "details": winner.source.details | {"choice": winner.details},
+        "details": source.details | {"choice": winner.details} | _built_on(session, source.id),
     }
     del values["created_at"]
     row = Allocation(**values)
@@ -267,7 +279,10 @@ def _budget(session: Session, params: AllocateParams, measured: Measured, outsid
 
 def _details(draft: AllocationDraft, choice: Choice) -> dict[str, Any]:
     chosen = choice.allocation
-    told: dict[str, Any] = {"prediction": draft.kl.told | {"calibration_id": draft.measured_under}}
+    told: dict[str, Any] = {
+        "prediction": draft.kl.told | {"calibration_id": draft.measured_under},
+        "measured": draft.measured.known(draft.menu if draft.params.kind not in _BLIND else ()),
+    }
     if choice.minimised and draft.weights is not None:
         told["sensitivities"] = draft.weights.told
     if chosen.solution is not None:
@@ -286,6 +301,12 @@ def _details(draft: AllocationDraft, choice: Choice) -> dict[str, Any]:
             "counts": [{"config": config.to_dict(), "matrices": n} for config, n in chosen.counts().items()],
         }
     )
+
+
+def _built_on(session: Session, *allocation_ids: str | None) -> dict[str, Any]:
+    """What a person must know of the allocations that a new one builds on."""
+    stale = stale_inputs(session, allocation_ids)
+    return {"stale_inputs": stale} if stale else {}
 
 
 def in_scope(error: InfeasibleBudget, budget: int | None, outside: int) -> InfeasibleBudget:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from compress_core.allocate import AllocationProblem
 from compress_core.config import BASELINE_CODEBOOKS, CompressionConfig
+from compress_core.grid import fitting
 from compress_core.matrix import MatrixKey, MatrixSpec
 from compress_core.nbytes import predicted_nbytes
 from compress_core.version import NUMERICS_VERSION
@@ -45,6 +46,8 @@ class Measured:
     configs: tuple[CompressionConfig, ...]
     fixed_bytes: int
     original_matrix_bytes: int
+    #: of the measurements
+    ids: NDArray[np.int64]
 
     @property
     def keys(self) -> tuple[MatrixKey, ...]:
@@ -56,6 +59,13 @@ class Measured:
         if column is None or not np.isfinite(self.error[row, column]):
             return None
         return float(self.error[row, column])
+
+    def known(self, menu: Sequence[CompressionConfig]) -> dict[str, Any]:
+        """``{"until", "config_hashes"}``: the largest id of a measurement that could be chosen from, and the hashes of
+        the configs that could be, ranks clamped. What says later whether a choice was made from a measurement."""
+        shapes = {(spec.out_features, spec.in_features): spec for spec in self.specs}
+        hashes = {hash_ for spec in shapes.values() for hash_ in fitting(spec, menu)}
+        return {"until": int(self.ids.max(initial=0)), "config_hashes": sorted(hashes)}
 
     def problem(
         self,
@@ -132,6 +142,7 @@ def load_measured(session: Session, model: Model, calibration_id: str | None) ->
         configs=_configs(session, {cell[3]: cell[7] for cell in cells}.values()),
         fixed_bytes=model.fixed_bytes or 0,
         original_matrix_bytes=original_matrix_bytes(model),
+        ids=np.array([cell[7] for cell in cells], dtype=np.int64),
     )
 
 

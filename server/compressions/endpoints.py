@@ -9,9 +9,10 @@ from sqlalchemy import select
 from starlette.responses import Response
 
 from results_db.tables import Compression
+from server.allocations.stale import stale_warning
 from server.compressions.schemas import CompressionPage, CompressionRequest, CompressionRow
 from server.compressions.service import submit_compression
-from server.jobs.schemas import JobRow, job_accepted
+from server.jobs.schemas import WarnedJobRow, job_accepted_with
 from server.kit.answers import Answer
 from server.kit.idempotency import IdempotentRoute
 from server.kit.pagination import PageRequest, listing, paginate
@@ -28,11 +29,12 @@ Page = Annotated[PageRequest, Depends(listing(Compression, "created_at", "actual
     "",
     status_code=202,
     summary="Pack a model as an allocation, or the YAML of overrides, says",
-    responses={202: {"model": JobRow}},
+    responses={202: {"model": WarnedJobRow}},
 )
 def create_compression(request: CompressionRequest, session: SubmitSession) -> Response:
-    """A job; allocations with equal choices share one packed model."""
-    return job_accepted(submit_compression(session, request))
+    """A job; allocations with equal choices share one packed model. ``warning`` says where the allocation is stale."""
+    job = submit_compression(session, request)
+    return job_accepted_with(job, stale_warning(session, [job.params["allocation_id"]]))
 
 
 @router.get("", summary="Compressions, newest first", responses={200: {"model": CompressionPage}})

@@ -10,16 +10,23 @@ from sqlalchemy.orm import Session
 
 from compress_core.fit import ErrorFit
 from results_db.ids import new_id
+from results_db.retire import hold_measured, notice_retired
 from results_db.tables import Fit, FitParameter
 from server.fits.service import METRIC, FitDraft, residuals
 
 
 def save_fit(session: Session, draft: FitDraft, *, job_id: str | None = None) -> dict[str, Fit]:
-    """Store every form of the draft with its parameters and residuals; form → row."""
+    """Store every form of the draft with its parameters and residuals; form → row.
+
+    What was fitted to a measurement that was retired meanwhile is stale at birth.
+    """
+    hold_measured(session, [draft.calibration_id], alone=False)
     group = new_id("fgr") if len(draft.fits) > 1 else None
     # the chosen one last, so that it is the newest
     order = sorted(draft.fits, key=lambda form: form == draft.chosen)
-    return {form: _save(session, draft, draft.fits[form], group, job_id) for form in order}
+    saved = {form: _save(session, draft, draft.fits[form], group, job_id) for form in order}
+    notice_retired(session, draft.calibration_id, [row.id for row in draft.rows])
+    return saved
 
 
 def job_result(draft: FitDraft, rows: dict[str, Fit]) -> dict[str, Any]:

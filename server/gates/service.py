@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -10,32 +12,57 @@ from results_db.clock import utc_now
 from results_db.ids import new_id
 from results_db.params import GateParams
 from results_db.queue.promote import skip_rest_of_study
+from results_db.retire import count_retired, hold_measured
+from results_db.stale import stale_evidence
 from results_db.states import StudyState
-from results_db.tables import Gate, Job, Study
+from results_db.tables import Calibration, Gate, Job, Study
 from server.gates.decide import CRITERIA
 from server.gates.evidence import Evidence
 
 
-def decide_gates(session: Session, study: Study, params: GateParams) -> list[tuple[str, GateResult]]:
-    """(question, result) of every gate that the job names; reads only."""
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """Gates that are not stored yet."""
+
+    params: GateParams
+    #: (question, result) of each
+    results: list[tuple[str, GateResult]]
+    #: measurements of the model that did not count any more when they were decided
+    n_retired: int
+
+
+def decide_gates(session: Session, study: Study, params: GateParams) -> Decided:
+    """Every gate that the job names; reads only."""
+    n_retired = count_retired(session, study.model_id)
     thresholds = GateThresholds.from_dict(study.config.get("gates"))
     evidence = Evidence(session, params.context)
-    return [
+    results = [
         (CRITERIA[name].question, CRITERIA[name].decide(evidence, thresholds, params.phase)) for name in params.gates
     ]
+    return Decided(params, results, n_retired)
 
 
-def save_gates(session: Session, study: Study, job: Job, decided: list[tuple[str, GateResult]]) -> dict[str, str]:
+def save_gates(session: Session, study: Study, job: Job, decided: Decided) -> dict[str, str]:
     """Store the verdicts; a gate decided before is decided anew. Returns name → verdict.
+
+    A gate that looks at something stale is as stale as that; one that does not loses the mark that it had.
 
     A NO-GO stops the study unless it says ``on_no_go: continue``: what has not begun is skipped.
     """
+    hold_measured(
+        session, session.scalars(select(Calibration.id).where(Calibration.model_id == study.model_id)), alone=False
+    )
+    if count_retired(session, study.model_id) != decided.n_retired:
+        # a measurement was retired between looking and storing: look again, now that none can be
+        decided = decide_gates(session, study, decided.params)
+    stale_reason = stale_evidence(session, job)
     verdicts: dict[str, str] = {}
     refused: GateResult | None = None
     # rising ids keep the gates of a phase in the plan's order
-    ids = sorted(new_id("gate") for _ in decided)
-    for gate_id, (question, result) in zip(ids, decided, strict=True):
-        _store(session, study, job, gate_id, question, result)
+    ids = sorted(new_id("gate") for _ in decided.results)
+    for gate_id, (question, result) in zip(ids, decided.results, strict=True):
+        gate = _store(session, study, job, gate_id, question, result)
+        gate.stale_at, gate.stale_reason = (utc_now(), stale_reason) if stale_reason else (None, None)
         verdicts[result.name] = result.verdict.value
         if result.verdict is Verdict.NO_GO and refused is None:
             refused = result
@@ -51,7 +78,7 @@ def save_gates(session: Session, study: Study, job: Job, decided: list[tuple[str
     return verdicts
 
 
-def _store(session: Session, study: Study, job: Job, gate_id: str, question: str, result: GateResult) -> None:
+def _store(session: Session, study: Study, job: Job, gate_id: str, question: str, result: GateResult) -> Gate:
     gate = session.scalar(
         select(Gate).where(Gate.study_id == study.id, Gate.phase == result.phase, Gate.name == result.name)
     )
@@ -71,3 +98,4 @@ def _store(session: Session, study: Study, job: Job, gate_id: str, question: str
     gate.fallback = values["fallback"]
     gate.needed_samples = values["needed_samples"]
     gate.created_at = utc_now()
+    return gate

@@ -51,6 +51,8 @@ _TABLE: tuple[tuple[str, int | tuple[int, ...], str, str], ...] = (
     # repeating
     ("idempotency-key-reused", 422, "The Idempotency-Key was used for another request.", "Choose a new key."),
     ("idempotency-key-in-use", 409, "The same request under this key is still being done.", "Wait, send it again."),
+    # naming many
+    ("no-filter", 422, "The request would reach everything.", "Give at least one filter."),
     # files and models
     ("path-not-allowed", 403, "A path leads outside the allowed folders.", "Add its folder to BITBUDGET_MODEL_ROOTS."),
     ("path-not-usable", 422, "A path that cannot be looked up.", "Give the path of a folder or file that exists."),
@@ -62,6 +64,13 @@ _TABLE: tuple[tuple[str, int | tuple[int, ...], str, str], ...] = (
     ("unknown-device", 422, "No rates are known of this device.", "POST /api/v1/probes on it first."),
     # states
     ("wrong-state", 409, "The job or study is not in a state that allows this.", "Look at its state first."),
+    (
+        "already-retired",
+        409,
+        "The measurement counts no more already.",
+        "List measurements: its cell's new one has another id.",
+    ),
+    ("nothing-stale", 409, "Nothing of the study is stale.", "Nothing needs to be computed again."),
     ("conflict", 409, "Another request wrote the same thing at the same moment.", "Send this one again."),
     # what is missing to compute
     ("calibration-missing", 409, "The model has no calibration yet.", "POST /api/v1/calibrations first."),

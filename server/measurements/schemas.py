@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
 from fastapi import Depends, Query
-from sqlalchemy import Select, select
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import ColumnElement, Select, select
 
-from results_db.tables import Measurement
+from results_db.tables import Measurement, RetiredMeasurement
 from server.kit.answers import page_model, row_model
 from server.kit.checks import check_projection
 from server.kit.pagination import LARGEST_ID
-from server.kit.rows import filtered
 
 MeasurementRow = row_model(Measurement)
 MeasurementPage = page_model(MeasurementRow)
+RetiredRow = row_model(RetiredMeasurement)
+RetiredPage = page_model(RetiredRow)
 
 Number = Annotated[int | None, Query(ge=0, le=LARGEST_ID)]
 
@@ -34,25 +36,57 @@ class MeasurementFilter:
     codebook: str | None = None
     states: Number = None
 
-    def query(self) -> Select[tuple[Measurement]]:
+    def query(self, table: type[Measurement] | type[RetiredMeasurement] = Measurement) -> Select[Any]:
         """The rows, in no order yet.
 
         Raises:
             Problem: the projection is unknown.
         """
+        return select(table).where(*self.conditions(table))
+
+    def conditions(
+        self, table: type[Measurement] | type[RetiredMeasurement] = Measurement
+    ) -> tuple[ColumnElement[bool], ...]:
+        """One for each filter that is given.
+
+        Raises:
+            Problem: the projection is unknown.
+        """
         check_projection(self.projection)
-        columns: dict[Any, Any] = {
-            Measurement.model_id: self.model_id,
-            Measurement.calibration_id: self.calibration_id,
-            Measurement.sweep_id: self.sweep_id,
-            Measurement.layer_idx: self.layer_idx,
-            Measurement.projection: self.projection,
-            Measurement.b_q: self.b_q,
-            Measurement.rank: self.rank,
-            Measurement.codebook: self.codebook,
-            Measurement.states: self.states,
-        }
-        return filtered(select(Measurement), columns)
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return tuple(getattr(table, name) == value for name, value in given.items() if value is not None)
 
 
 Filter = Annotated[MeasurementFilter, Depends(MeasurementFilter)]
+
+
+class InvalidateRequest(BaseModel):
+    """Why measurements count no more."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={"examples": [{"reason": "measured while the fan stood still", "dry_run": True}]},
+    )
+
+    #: kept with the measurements, and shown wherever something was computed from them
+    reason: Annotated[str, Field(min_length=1, max_length=1000, pattern=r"\S")]
+    #: only tell what would become of what
+    dry_run: bool = False
+
+
+class StaleRows(BaseModel):
+    """Ids of what was computed from the measurements and had not been stale before."""
+
+    fits: list[str]
+    allocations: list[str]
+    gates: list[str]
+
+
+class Invalidation(BaseModel):
+    """What was done, or with dry_run what would be."""
+
+    dry_run: bool
+    #: how many
+    measurements: int
+    stale: StaleRows

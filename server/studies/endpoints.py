@@ -20,6 +20,7 @@ from server.kit.rows import NameContains, containing, filtered, get_row
 from server.kit.sse import AfterEvent, Topic, event_stream
 from server.kit.units import AppDatabase, AppSettings, ReadSession, WriteSession
 from server.studies.body import openapi_body, read_study
+from server.studies.recompute import config_to_recompute
 from server.studies.schemas import StudyConfig, StudyDetail, StudyPage, StudyRequest, StudyRow
 from server.studies.service import cancel_study, check_study, describe_study, ended_study, start_study
 
@@ -80,6 +81,23 @@ def get_study(study_id: str, session: ReadSession) -> Response:
 def cancel(study_id: str, session: WriteSession) -> Response:
     """What runs is asked to stop, what waits does not start, what was measured stays."""
     return Answer(describe_study(session, cancel_study(session, study_id)))
+
+
+@router.post(
+    "/{study_id}/recompute",
+    status_code=202,
+    summary="Compute a study with stale results again, as a new study",
+    operation_id="recompute_study",
+    responses={202: {"model": StudyDetail}},
+)
+def recompute(study_id: str, database: AppDatabase, settings: AppSettings, session: SubmitSession) -> Response:
+    """The same config under a new id: only cells that are missing are measured, only allocations that changed are
+    compressed and evaluated. The old study keeps its rows and their marks."""
+    with database.read() as reading:
+        config = config_to_recompute(reading, study_id)
+    checked, inspected = check_study(config, settings)
+    study = start_study(session, checked, inspected)
+    return accepted(describe_study(session, study), f"/api/v1/studies/{study.id}")
 
 
 @router.get("/{study_id}/events", summary="Events of the study's jobs (SSE), from the first to `end`")

@@ -10,7 +10,8 @@ from starlette.responses import Response
 
 from results_db.params import ValidateParams
 from results_db.tables import Validation
-from server.jobs.schemas import JobRow, job_accepted
+from server.allocations.stale import stale_warning
+from server.jobs.schemas import WarnedJobRow, job_accepted_with
 from server.kit.answers import Answer
 from server.kit.idempotency import IdempotentRoute
 from server.kit.pagination import PageRequest, listing, paginate
@@ -29,11 +30,13 @@ Page = Annotated[PageRequest, Depends(listing(Validation, "created_at", "name", 
     "",
     status_code=202,
     summary="Try allocations as a whole on held-out text: joint KL and PPL, beside what was predicted",
-    responses={202: {"model": JobRow}},
+    responses={202: {"model": WarnedJobRow}},
 )
 def create_validation(params: ValidateParams, settings: AppSettings, session: SubmitSession) -> Response:
-    """A job: each allocation is compressed in memory and read jointly, one layer at a time."""
-    return job_accepted(submit_validation(session, params, settings))
+    """A job: each allocation is compressed in memory and read jointly, one layer at a time. ``warning`` says
+    where one of them is stale."""
+    job = submit_validation(session, params, settings)
+    return job_accepted_with(job, stale_warning(session, params.allocation_ids))
 
 
 @router.get("", summary="Validations, newest first", responses={200: {"model": ValidationPage}})

@@ -41,6 +41,7 @@ from results_db.recording import (
     record_validation,
     recorded_cells,
 )
+from results_db.retire import forced_cells, record_again
 from results_db.settings import Settings
 from results_db.states import AttemptState
 from results_db.tables import Allocation, AllocationItem, Attempt, Compression, Job, Measurement, Model, Worker
@@ -317,6 +318,8 @@ class SimulatedWorker:
             numerics_version=NUMERICS_VERSION,
             device_kind="cpu",
         )
+        if params.get("force"):
+            known = forced_cells(session, sweep_id)
         rows = []
         for matrix, config in (cell for key, cell in cells.items() if key not in known):
             out, in_ = matrix["out_features"], matrix["in_features"]
@@ -350,7 +353,10 @@ class SimulatedWorker:
                     "seconds": 0.0,
                 }
             )
-        if rows:
+        if params.get("force"):
+            for row in rows:
+                assert record_again(session, claim, **row)
+        elif rows:
             session.execute(insert(Measurement), rows)
         recorded = len(rows)
         return {
@@ -365,7 +371,7 @@ class SimulatedWorker:
         only = MatrixFilter.model_validate(params.get("matrices") or {})
         cells = {}
         for matrix in session.get_one(Model, params["model_id"]).matrices:
-            if only.layers is not None and matrix["layer_idx"] not in only.layers:
+            if not only.passes(matrix["layer_idx"], matrix["projection"]):
                 continue
             for fields in params["configs"]:
                 config = _clamped(fields, matrix)

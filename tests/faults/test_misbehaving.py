@@ -23,6 +23,7 @@ LOST, FAILED, SUCCEEDED = AttemptState.LOST, AttemptState.FAILED, AttemptState.S
 LIMIT = 64 << 20
 
 
+@pytest.mark.representative
 def test_a_job_that_exits(service: Any, misbehave: Callable[..., str]) -> None:
     job_id = misbehave("exit")
     worker = service.workers[-1]
@@ -33,6 +34,7 @@ def test_a_job_that_exits(service: Any, misbehave: Callable[..., str]) -> None:
     assert worker.poll() is None
 
 
+@pytest.mark.representative
 def test_a_poison_job_dies_and_its_page_says_of_what(service: Any, misbehave: Callable[..., str]) -> None:
     """Three segmentation faults: dead, with what Python could still say on the job's page."""
     job_id = misbehave("segfault", "segfault", "segfault", max_attempts=3)

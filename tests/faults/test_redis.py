@@ -62,6 +62,7 @@ def assert_measured_once(service: Any, jobs: list[str]) -> None:
     assert sorted(recorded) == [*(len(jobs) - 1) * [0], N_MATRICES]
 
 
+@pytest.mark.representative
 def test_redis_forgets_everything(
     service: Any,
     redis_server: RedisServer,
@@ -134,6 +135,7 @@ def test_a_worker_starts_while_redis_is_away(
         service.workers.remove(worker)
 
 
+@pytest.mark.representative
 def test_an_attempt_delivered_twice_runs_once(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
     params = {"model_id": model_id, "calibration_id": calibration_id, "configs": grid(11, 1)}
     job_id = service.submit(JobKind.SWEEP, params)

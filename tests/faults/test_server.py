@@ -106,6 +106,7 @@ def _is_running_sweep(service: Any, event: dict[str, Any]) -> bool:
         return bool(session.get_one(Job, event["job_id"]).kind == "sweep")
 
 
+@pytest.mark.representative
 def test_a_crash_between_commit_and_enqueue(
     service: Any, server: ServerProcess, redis_server: RedisServer, tiny_model: Path, text_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ from tests.sweeps import N_CONFIGS, N_MATRICES, assert_complete, start_sweep, st
 from worker.registration import ProcessId
 
 
+@pytest.mark.representative
 def test_kill_9_of_the_whole_worker(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
     job_id = start_sweep(service, model_id, calibration_id, grid(1, N_CONFIGS))
     worker = service.worker()
@@ -62,6 +63,7 @@ def test_kill_9_of_a_sweep_that_computes_its_hessians(
     assert all(found[0][cell] == found[1][cell] for cell in shared)
 
 
+@pytest.mark.representative
 def test_kill_9_of_the_horse(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
     job_id = start_sweep(service, model_id, calibration_id, grid(2, N_CONFIGS))
     worker = service.worker()
@@ -87,6 +89,7 @@ def test_the_horse_dies_with_its_parent(service: Any, model_id: str, calibration
     assert states(service, job_id) == [AttemptState.LOST, AttemptState.SUCCEEDED]
 
 
+@pytest.mark.representative
 def test_a_lost_lease_is_reaped_without_the_worker(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
     """A worker that hangs past its lease is fenced: it writes nothing more and ends itself."""
     job_id = start_sweep(service, model_id, calibration_id, grid(4, N_CONFIGS))
@@ -204,6 +207,7 @@ def test_a_poison_job_dies(service: Any, model_id: str, calibration_id: str, gri
     assert worker.poll() is None
 
 
+@pytest.mark.representative
 def test_sigterm_finishes_the_experiment_and_gives_the_attempt_back(
     service: Any, model_id: str, calibration_id: str, grid: Any
 ) -> None:

@@ -19,17 +19,20 @@ from server.allocations import endpoints as allocations
 from server.calibrations import endpoints as calibrations
 from server.compressions import endpoints as compressions
 from server.evaluations import endpoints as evaluations
+from server.exports import endpoints as exports
 from server.fits import endpoints as fits
 from server.gates import endpoints as gates
 from server.health import endpoints as health
+from server.health.metrics import Metrics
+from server.jobs import bulk, priority
 from server.jobs import endpoints as jobs
-from server.jobs import priority
 from server.kit.hosts import HostCheck
 from server.kit.problem import add_handlers
 from server.kit.tracing import Tracing
 from server.kit.units import read_session
 from server.loop import AdvanceLoop
 from server.measurements import endpoints as measurements
+from server.measurements import invalidation
 from server.models import endpoints as models
 from server.plans import endpoints as plans
 from server.probes import endpoints as probes
@@ -59,6 +62,7 @@ _DOMAINS = (
     sensitivities,
     sweeps,
     measurements,
+    invalidation,
     fits,
     allocations,
     compressions,
@@ -69,7 +73,9 @@ _DOMAINS = (
     probes,
     gates,
     jobs,
+    bulk,
     priority,
+    exports,
     queue,
     workers,
     sql,
@@ -116,13 +122,14 @@ def create_app(settings: Settings | None = None, *, run_loop: bool = True, page:
     app.state.settings = settings
     app.state.database = database
     app.state.loop = loop
+    app.state.metrics = Metrics(database, loop)
     app.state.sql_console = Console(database.url, settings.sql_seconds)
     add_handlers(app)
     # the last one added is the outermost: the host is checked before the caller, and both before any body is read
     app.add_middleware(BodyCheck, max_bytes=int(settings.max_body_mb * 1e6))
     app.add_middleware(Guard, database=database, settings=settings)
     app.add_middleware(HostCheck, allowed=(settings.host, *settings.allowed_hosts))
-    app.add_middleware(Tracing)
+    app.add_middleware(Tracing, metrics=app.state.metrics)
     for domain in _DOMAINS:
         app.include_router(domain.router, prefix=API)
     app.include_router(health.router, include_in_schema=False)

@@ -9,6 +9,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from results_db.logs import bind_for_good, new_trace, trace_from
+from server.health.metrics import Metrics
 
 log = logging.getLogger("server.access")
 
@@ -23,8 +24,9 @@ class Tracing:
     The caller's own id is kept where its ``traceparent`` or ``X-Trace-Id`` is well-formed.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
+        self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -36,6 +38,7 @@ class Tracing:
         # every request has a task, and so a context, of its own
         bind_for_good(trace_id=trace_id)
         began = time.perf_counter()
+        self.metrics.began(scope["path"])
         status = 500
 
         async def answer(message: Message) -> None:
@@ -53,4 +56,6 @@ class Tracing:
             path = scope["path"]
             level = logging.DEBUG if path.endswith(_QUIET) and status < 500 else logging.INFO
             fields = {"method": scope["method"], "path": path, "status": status, "seconds": round(seconds, 4)}
+            route = getattr(scope.get("route"), "path", "none")
+            self.metrics.ended(path, scope["method"], route, status, seconds)
             log.log(level, "%s %s %d", scope["method"], path, status, extra=fields)

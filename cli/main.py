@@ -15,7 +15,7 @@ from cli.commands.allocate import allocate, frontier
 from cli.commands.certificate import certificate, verify
 from cli.commands.demo import demo
 from cli.commands.down import down
-from cli.commands.export import app as export_app
+from cli.commands.export import export
 from cli.commands.plan import plan
 from cli.commands.sql import sql
 from cli.commands.submit import submit
@@ -76,14 +76,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (up, down, demo, plan, submit, wait, tail, sql, allocate, frontier, certificate, verify):
+for command in (up, down, demo, plan, submit, wait, tail, sql, export, allocate, frontier, certificate, verify):
     app.command()(command)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(db.app, name="db")
 app.add_typer(studies.app, name="studies")
 app.add_typer(queue.app, name="queue")
 app.add_typer(queue.workers_app, name="workers")
-app.add_typer(export_app, name="export")
 app.add_typer(tokens_app, name="tokens")
 
 

@@ -52,31 +52,51 @@ def list_jobs(
 
 @router.get("/jobs/{job_id}", summary="One job, with its attempts", responses={200: {"model": JobRow}})
 def get_job(job_id: JobId, session: ReadSession) -> Response:
+    """Parameters, progress, result or error, and every attempt with its exit code, signal and peak memory."""
     return Answer(describe_job(session, job_id))
 
 
-@router.post("/jobs/{job_id}/cancel", summary="Cancel", responses={200: {"model": JobRow}})
+@router.post(
+    "/jobs/{job_id}/cancel", summary="Cancel a job", operation_id="cancel_job", responses={200: {"model": JobRow}}
+)
 def cancel(job_id: JobId, session: WriteSession) -> Response:
+    """What has not started ends at once; what runs is asked to stop. What was recorded stays."""
     return Answer(cancel_job(session, job_id))
 
 
-@router.post("/jobs/{job_id}/retry", summary="Run again what did not succeed", responses={200: {"model": JobRow}})
+@router.post(
+    "/jobs/{job_id}/retry",
+    summary="Run again what did not succeed",
+    operation_id="retry_job",
+    responses={200: {"model": JobRow}},
+)
 def retry(job_id: JobId, session: WriteSession) -> Response:
+    """Its full number of attempts again; what was recorded is not measured again. Jobs skipped after it wait again."""
     return Answer(retry_job(session, job_id))
 
 
-@router.post("/jobs/{job_id}/pause", summary="Pause", responses={200: {"model": JobRow}})
+@router.post(
+    "/jobs/{job_id}/pause", summary="Pause a job", operation_id="pause_job", responses={200: {"model": JobRow}}
+)
 def pause(job_id: JobId, session: WriteSession) -> Response:
+    """A running one gives its work back after the cell that it measures."""
     return Answer(pause_job(session, job_id))
 
 
-@router.post("/jobs/{job_id}/resume", summary="Resume a paused job", responses={200: {"model": JobRow}})
+@router.post(
+    "/jobs/{job_id}/resume",
+    summary="Resume a paused job",
+    operation_id="resume_job",
+    responses={200: {"model": JobRow}},
+)
 def resume(job_id: JobId, session: WriteSession) -> Response:
+    """It is queued again, or waits for its dependencies; what it recorded is kept."""
     return Answer(resume_job(session, job_id))
 
 
 @router.get("/jobs/{job_id}/events", summary="The job's events (SSE), from the first to `end`")
 def follow_job(job_id: JobId, database: AppDatabase, after: AfterEvent) -> Response:
+    """``id`` is the event's: send it as ``Last-Event-ID`` to go on where a connection broke."""
     with database.read() as session:
         get_row(session, Job, job_id)
     return event_stream(database, Topic(job_id=job_id, ended=partial(ended_job, database, job_id)), after)

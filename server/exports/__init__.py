@@ -1,0 +1,1 @@
+"""Whole tables as files: JSON lines, CSV, Parquet, streamed."""

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from results_db.clock import utc_now
 from results_db.params import MatrixFilter
+from results_db.queue.events import record_event
 from results_db.queue.inputs import source_jobs
 from results_db.tables import Allocation, AllocationItem, Fit, Gate, Job, Sweep
 
@@ -119,16 +120,24 @@ def find_affected(session: Session, gone: Sequence[Gone], tell: Tell, *, errors_
 
 
 def mark_stale(session: Session, affected: Affected) -> None:
-    """Write when and why; what was marked before keeps its first reason."""
+    """Write when and why; what was marked before keeps its first reason.
+
+    The jobs that made the rows get a note, so that pages which show them hear of it.
+    """
     now = utc_now()
+    told: dict[str, str] = {}
     for table, reasons in ((Fit, affected.fits), (Allocation, affected.allocations), (Gate, affected.gates)):
         for id_, reason in sorted(reasons.items()):  # in one order, so that two writers never wait for each other
-            session.execute(
+            marked = session.scalars(
                 update(table)
                 .where(table.id == id_, table.stale_at.is_(None))
                 .values(stale_at=now, stale_reason=reason)
+                .returning(table.job_id)
                 .execution_options(synchronize_session="fetch")
-            )
+            ).all()
+            told |= {job_id: reason for job_id in marked if job_id is not None and job_id not in told}
+    for job_id, reason in told.items():
+        record_event(session, session.get_one(Job, job_id), "note", payload={"message": f"stale: {reason}"})
 
 
 def stale_inputs(session: Session, allocation_ids: Iterable[str | None]) -> list[dict[str, str]]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from compress_core.config import BASELINE_CODEBOOKS
+from compress_core.config import CompressionConfig
 from results_db.states import JobKind
 from results_db.tables import (
     Allocation,
@@ -19,6 +19,7 @@ from results_db.tables import (
     Job,
     Measurement,
     Model,
+    RetiredMeasurement,
     SensitivityAnchor,
     Study,
     Sweep,
@@ -36,8 +37,12 @@ def figure_versions(session: Session, study: Study, jobs: list[Job]) -> dict[str
     sweep, sensitivity = _sweep(session, jobs), first_of(jobs, JobKind.SENSITIVITY)
     errors = ""
     if sweep is not None:
-        n = session.scalar(select(func.count()).select_from(Measurement).where(*_of_sweep(sweep)))
-        errors = f"{sweep.id}:{n}"
+        n, n_retired = (
+            session.scalar(select(func.count()).select_from(table).where(*_of_sweep(sweep, table)))
+            for table in (Measurement, RetiredMeasurement)
+        )
+        # a cell that was measured again is another one, although there are as many as before
+        errors = f"{sweep.id}:{n}:{n_retired}"
     calibration_id = _calibration_of(sensitivity)
     n = session.scalar(
         select(func.count()).where(
@@ -82,17 +87,17 @@ def error_cells(session: Session, model: Model, jobs: list[Job]) -> list[Cell]:
         .where(*_of_sweep(sweep))
         .order_by(Measurement.numerics_version, Measurement.id)
     )
-    keys = _config_keys(session, sweep)
-    for layer_idx, projection, expert_idx, config_hash, error, bits, nbytes in rows:
-        found[(layer_idx, projection, expert_idx, keys[config_hash])] = (error, bits, nbytes)
+    for *key, error, bits, nbytes in rows:
+        found[tuple(key)] = (error, bits, nbytes)
     wanted = next((job.params.get("matrices") or {} for job in jobs if job.id == sweep.job_id), {})
+    configs = [CompressionConfig.from_dict(fields) for fields in sweep.configs]
     names = _config_names(sweep.configs)
     cells = []
     for matrix in _by_projection(model.matrices, wanted):
-        for config, name in zip(sweep.configs, names, strict=True):
-            key = (matrix["layer_idx"], matrix["projection"], matrix["expert_idx"])
-            numbers = found.get((*key, _config_key(_clamped(config, matrix))), (None, None, None))
-            cells.append(Cell(*key, name, *numbers))
+        for config, name in zip(configs, names, strict=True):
+            cells.append(
+                Cell(*_key(matrix), name, *found.get((*_key(matrix), _hash(config, matrix)), (None, None, None)))
+            )
     return cells
 
 
@@ -112,12 +117,12 @@ def anchor_results(session: Session, model: Model, jobs: list[Job]) -> list[Anch
         # this job's own rows win over those of another text, later ones over earlier ones
         .order_by(SensitivityAnchor.job_id == job.id, SensitivityAnchor.numerics_version, SensitivityAnchor.id)
     ).all()
-    found = {(r.layer_idx, r.projection, r.expert_idx, _config_key(r.anchor_config)): r for r in rows}
+    found = {(r.layer_idx, r.projection, r.expert_idx, r.anchor_config_hash): r for r in rows}
     results = []
     for matrix in _by_projection(model.matrices, {}):
         for anchor in job.params.get("anchors") or []:
-            key = (matrix["layer_idx"], matrix["projection"], matrix["expert_idx"])
-            row = found.get((*key, _config_key(_clamped(anchor, matrix))))
+            key = _key(matrix)
+            row = found.get((*key, _hash(CompressionConfig.from_dict(anchor), matrix)))
             results.append(
                 AnchorResult(
                     *key,
@@ -219,20 +224,15 @@ def _sweep(session: Session, jobs: Iterable[Job]) -> Sweep | None:
     return own or (session.get(Sweep, sweep_id) if sweep_id else None)
 
 
-def _of_sweep(sweep: Sweep) -> tuple[Any, ...]:
+def _of_sweep(
+    sweep: Sweep, table: type[Measurement] | type[RetiredMeasurement] = Measurement
+) -> tuple[ColumnElement[bool], ...]:
     """Measurements are shared between sweeps: those of its calibration and configs are its own, whoever made them."""
     return (
-        Measurement.model_id == sweep.model_id,
-        Measurement.calibration_id == sweep.calibration_id,
-        Measurement.config_hash.in_(list(sweep.config_hashes)),
+        table.model_id == sweep.model_id,
+        table.calibration_id == sweep.calibration_id,
+        table.config_hash.in_(list(sweep.config_hashes)),
     )
-
-
-def _config_keys(session: Session, sweep: Sweep) -> dict[str, tuple[Any, ...]]:
-    """What each measured config_hash stands for; read once a hash, since the configs are the bulk of the rows."""
-    first = select(func.min(Measurement.id)).where(*_of_sweep(sweep)).group_by(Measurement.config_hash)
-    rows = session.execute(select(Measurement.config_hash, Measurement.config).where(Measurement.id.in_(first)))
-    return {config_hash: _config_key(config) for config_hash, config in rows}
 
 
 def _key(matrix: dict[str, Any]) -> tuple[int, str, int]:
@@ -251,18 +251,9 @@ def _by_projection(matrices: list[dict[str, Any]], wanted: dict[str, Any]) -> li
     return sorted(kept, key=lambda m: (order[m["projection"]], m["layer_idx"], m["expert_idx"]))
 
 
-def _clamped(config: dict[str, Any], matrix: dict[str, Any]) -> dict[str, Any]:
-    return config | {"rank": min(config.get("rank", 0), matrix["out_features"], matrix["in_features"])}
-
-
-def _config_key(config: dict[str, Any]) -> tuple[Any, ...]:
-    """Equal for configs that compress alike: fields without effect do not count, absent ones have their defaults."""
-    config = CONFIG_DEFAULTS | config
-    bits, rank, codebook = config["factor_bits"], config["rank"], config["codebook"]
-    pair = tuple(bits) if isinstance(bits, list | tuple) else (bits, bits)
-    states = config["states"] if codebook == "trellis" else None
-    seed = None if codebook in BASELINE_CODEBOOKS else config["seed"]
-    return (codebook, states, config["b_q"], rank, (pair, config["iterations"]) if rank else None, seed)
+def _hash(config: CompressionConfig, matrix: dict[str, Any]) -> str:
+    """Of what is measured where this config is asked for."""
+    return config.clamped(matrix["out_features"], matrix["in_features"]).config_hash
 
 
 def _config_names(configs: list[dict[str, Any]]) -> list[str]:

@@ -14,6 +14,7 @@ from results_db.clock import utc_now
 from results_db.queries.parts import is_part, layers_summary, part_of, parts_among, parts_of
 from results_db.states import TERMINAL, JobState
 from results_db.tables import Attempt, Job, JobEvent, Study, Worker
+from web.queries.stale import stale_of
 
 #: events shown on a job's page, the newest
 EVENTS_SHOWN = 200
@@ -41,6 +42,8 @@ class JobLine:
     wish: str | None
     #: the layers of a split sweep: one line stands for them, and they can be unfolded
     parts: tuple[JobLine, ...] = ()
+    #: why what it made is stale
+    stale: str | None = None
 
     @property
     def parts_summary(self) -> str:
@@ -98,7 +101,12 @@ def with_parts(jobs: Iterable[Job]) -> list[tuple[Job, list[Job]]]:
 
 
 def job_line(
-    job: Job, *, study_name: str | None = None, now: datetime | None = None, parts: Sequence[Job] = ()
+    job: Job,
+    *,
+    study_name: str | None = None,
+    now: datetime | None = None,
+    parts: Sequence[Job] = (),
+    stale: str | None = None,
 ) -> JobLine:
     """The line of a row."""
     progress: dict[str, Any] = job.progress or {}
@@ -123,6 +131,7 @@ def job_line(
         reason=str(job.error.get("message") or job.error.get("code") or "") if job.error else None,
         wish=wish if is_running else None,
         parts=tuple(job_line(part, now=now) for part in parts),
+        stale=stale,
     )
 
 
@@ -168,7 +177,12 @@ def job_page(session: Session, job_id: str) -> JobPage | None:
     whole = session.get(Job, part_of(job.params) or "")
     return JobPage(
         job=job,
-        line=job_line(job, study_name=study.name if study else None, parts=parts),
+        line=job_line(
+            job,
+            study_name=study.name if study else None,
+            parts=parts,
+            stale=stale_of(session, [job_id]).by_job.get(job_id),
+        ),
         attempts=tuple(AttemptLine(attempt, worker) for attempt, worker in attempts),
         events=tuple(events),
         needs=tuple(job_line(need) for need in before if need not in parts),

@@ -14,6 +14,7 @@ from results_db.tables import Gate, Job, Model, Study
 from web.headline import Headline, headlines
 from web.queries.figure_rows import figure_versions
 from web.queries.jobs import JobLine, job_line, last_event_id, with_parts
+from web.queries.stale import Stale, stale_of
 
 #: the plan's phases
 PHASES = {
@@ -65,6 +66,7 @@ class StudyPage:
     gates: tuple[Gate, ...]
     running: tuple[JobLine, ...]
     headlines: tuple[Headline, ...]
+    stale: Stale
     #: of each figure: equal as long as its rows are
     versions: dict[str, str]
     last_event_id: int
@@ -103,7 +105,11 @@ def study_page(session: Session, study_id: str) -> StudyPage | None:
     jobs = session.scalars(select(Job).where(Job.study_id == study_id).order_by(Job.position, Job.id)).all()
     gates = session.scalars(select(Gate).where(Gate.study_id == study_id).order_by(Gate.phase, Gate.id)).all()
     now = utc_now()
-    lines = [(job.phase, job_line(job, now=now, parts=parts)) for job, parts in with_parts(jobs)]
+    stale = stale_of(session, [job.id for job in jobs])
+    lines = [
+        (job.phase, job_line(job, now=now, parts=parts, stale=stale.by_job.get(job.id)))
+        for job, parts in with_parts(jobs)
+    ]
     numbers = sorted({phase for phase, _ in lines}, key=lambda p: (p is None, p or 0))
     return StudyPage(
         study=study,
@@ -113,6 +119,7 @@ def study_page(session: Session, study_id: str) -> StudyPage | None:
         gates=tuple(gates),
         running=tuple(line for _, line in lines if line.state == JobState.RUNNING),
         headlines=headlines(study.headline),
+        stale=stale,
         versions=figure_versions(session, study, list(jobs)),
         last_event_id=last,
     )

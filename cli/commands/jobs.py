@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.api import segment
+from cli.errors import CliError, ExitCode
 from cli.options import JsonOption, ServerOption, connect
 from cli.output import duration, out, print_json, say, table
 from cli.watch.estimate import fraction, seconds_of
@@ -14,6 +15,11 @@ from cli.watch.estimate import fraction, seconds_of
 app = typer.Typer(help="List jobs and act on them.", no_args_is_help=True, rich_markup_mode=None)
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
+JobIds = Annotated[list[str] | None, typer.Argument(metavar="JOB...", help="Ids of jobs.")]
+StateOption = Annotated[list[str] | None, typer.Option("--state", help="All in this state; again for more.")]
+KindOption = Annotated[list[str] | None, typer.Option("--kind", help="All of this kind; again for more.")]
+StudyOption = Annotated[str | None, typer.Option("--study", metavar="STUDY", help="All of this study.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do it; without it, filters only tell what would happen.")]
 
 
 @app.command("list")
@@ -76,25 +82,47 @@ def show(id_: JobId, server: ServerOption = None, as_json: JsonOption = False) -
 
 
 @app.command()
-def cancel(id_: JobId, server: ServerOption = None, as_json: JsonOption = False) -> None:
-    """Cancel a job; a running one stops within a heartbeat. What it has recorded stays.
+def cancel(
+    ids: JobIds = None,
+    server: ServerOption = None,
+    as_json: JsonOption = False,
+    state: StateOption = None,
+    kind: KindOption = None,
+    study: StudyOption = None,
+    yes: YesOption = False,
+) -> None:
+    """Cancel jobs; running ones stop within a heartbeat. What they have recorded stays.
+
+    By filters, nothing is done without --yes: what would happen is told.
 
     \b
-    Example:
+    Examples:
       bitbudget jobs cancel job_0192f3a4b5c9f1e2d3c4b5a
+      bitbudget jobs cancel --study STUDY --state queued --yes
     """
-    _act(id_, "cancel", server, as_json)
+    _act_on("cancel", ids, state, kind, study, server, as_json=as_json, yes=yes)
 
 
 @app.command()
-def retry(id_: JobId, server: ServerOption = None, as_json: JsonOption = False) -> None:
-    """Run a failed, cancelled, dead or skipped job again; what it has recorded is not measured again.
+def retry(
+    ids: JobIds = None,
+    server: ServerOption = None,
+    as_json: JsonOption = False,
+    state: StateOption = None,
+    kind: KindOption = None,
+    study: StudyOption = None,
+    yes: YesOption = False,
+) -> None:
+    """Run failed, cancelled, dead or skipped jobs again; what they have recorded is not measured again.
+
+    By filters, nothing is done without --yes: what would happen is told.
 
     \b
-    Example:
+    Examples:
       bitbudget jobs retry job_0192f3a4b5c9f1e2d3c4b5a
+      bitbudget jobs retry --state failed --state dead --yes
     """
-    _act(id_, "retry", server, as_json)
+    _act_on("retry", ids, state, kind, study, server, as_json=as_json, yes=yes)
 
 
 @app.command()
@@ -148,3 +176,40 @@ def _act(id_: str, action: str, server: str | None, as_json: bool) -> None:
         return
     asked = " (asked to stop)" if job.get("cancel_requested") or job.get("pause_requested") else ""
     say(f"{job['id']} is {job['state']}{asked}")
+
+
+def _act_on(
+    action: str,
+    ids: list[str] | None,
+    state: list[str] | None,
+    kind: list[str] | None,
+    study: str | None,
+    server: str | None,
+    *,
+    as_json: bool,
+    yes: bool,
+) -> None:
+    """One job by its own address, so that a refusal is an error; many in one request."""
+    filters = {"state": state or None, "kind": kind or None, "study_id": study}
+    asked = {name: value for name, value in filters.items() if value is not None}
+    if bool(ids) == bool(asked):
+        raise CliError(
+            "give ids of jobs or filters, not both" if ids else f"which jobs shall {action} take?",
+            cure="list ids, or give --state, --kind or --study",
+        )
+    if ids and len(ids) == 1:
+        _act(ids[0], action, server, as_json)
+        return
+    body: dict[str, Any] = {"ids": ids} if ids else asked | {"dry_run": not yes}
+    with connect(server) as api:
+        answer = api.post(f"/jobs/{action}", body)
+    if as_json:
+        print_json(answer)
+    else:
+        rows = [(item["id"], item["outcome"], item["state"], item["detail"]) for item in answer["items"]]
+        out().print(table(("job", "outcome", "state", "why"), rows))
+        would = "would be changed: say --yes to do it" if answer["dry_run"] else "changed"
+        more = f", {answer['left']} more match: run it again" if answer["left"] else ""
+        say(f"{answer['changed']} {would}, {answer['unchanged']} unchanged, {answer['refused']} refused{more}")
+    if answer["refused"]:
+        raise typer.Exit(ExitCode.USAGE)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from cli.errors import CliError
 from cli.stack.plan import ROOT
+from compress_core.hub import is_hub_id
 from compress_core.strict_yaml import load_yaml
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def load_study(path: Path, overrides: Iterable[str] = (), *, pinned: bool = True) -> dict[str, Any]:
@@ -97,7 +95,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _check_revision(model: Mapping[str, Any], path: Path) -> None:
     """Weights of a hub id can change under its name: a study says which commit it is about."""
     source = model["source"]
-    if Path(source).exists() or not _HUB_ID.fullmatch(source) or model.get("revision"):
+    if Path(source).exists() or not is_hub_id(source) or model.get("revision"):
         return
     raise CliError(
         f"{path}: model.source is {source!r}, no folder of this machine, and as a hub id it needs the commit",

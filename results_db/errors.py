@@ -27,6 +27,8 @@ class LeaseLost(ResultsDbError):
 class PathNotUsable(ResultsDbError):
     """A path that the file system cannot even look up: a NUL, a name too long, a loop of links, no such home."""
 
+    code = "path-not-usable"
+
     def __init__(self, path: str, why: object) -> None:
         super().__init__(f"{path[:200]!r} is no usable path ({why}): give the path of a folder or file that exists")
         self.path = path
@@ -34,6 +36,8 @@ class PathNotUsable(ResultsDbError):
 
 class PathNotAllowed(ResultsDbError):
     """A path lies outside the configured model roots."""
+
+    code = "path-not-allowed"
 
     def __init__(self, path: str, roots: list[str]) -> None:
         super().__init__(

@@ -92,6 +92,9 @@ class Service:
             "BITBUDGET_HEARTBEAT_S": str(HEARTBEAT_S),
             "BITBUDGET_RETRY_BASE_S": str(BACKOFF.base_s),
             "OMP_NUM_THREADS": "1",
+            # what is fetched is what a test has put there
+            "HF_HUB_CACHE": str(folder / "hub"),
+            "HF_HUB_OFFLINE": "1",
         }
         self.workers: list[subprocess.Popen[bytes]] = []
 

@@ -14,6 +14,7 @@ from compress_core.calibrate.source import HessianSource
 from compress_core.calibrate.streamed import StreamedCalibration
 from compress_core.checkpoint import Checkpoint, open_checkpoint
 from compress_core.checkpoint.decoder_config import DecoderConfig
+from compress_core.checkpoint.resolve import hub_cache
 from compress_core.errors import CalibrationError
 from compress_core.matrix import MatrixKey
 from compress_core.text import Split, TextSource, split_text
@@ -44,13 +45,15 @@ def open_model(context: JobContext, model_id: str) -> tuple[Model, Checkpoint]:
 
     Raises:
         MissingInput: a hub model that was not fetched.
+        PathNotAllowed: the folder, or a file in it, leads out of the model roots and of the hub's cache.
         ModelChanged: the files have other contents than when they were registered.
         CheckpointError: the files are gone or damaged.
     """
     model = context.recorder.read(lambda session: get_model(session, model_id))
     if model.local_path is None:
         raise MissingInput(f"model {model.name} ({model.id}) is not on this machine: submit a fetch job for it first")
-    checkpoint = open_checkpoint(model.local_path)
+    # looked at again: links may have been laid since the server did, and roots are each host's own
+    checkpoint = open_checkpoint(context.settings.resolve_folder(model.local_path, also=(hub_cache(),)))
     fingerprint = remember_fingerprint(checkpoint, context.settings.var_dir / "cache" / "fingerprints")
     if model.fingerprint is not None and fingerprint != model.fingerprint:
         raise ModelChanged(

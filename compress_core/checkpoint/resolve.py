@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from compress_core.errors import CheckpointError
+from compress_core.hub import is_commit, is_hub_id
 
-_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*$")
-_COMMIT = re.compile(r"^[0-9a-f]{40}$")
 #: weights, configuration and tokenizer; never pickles, never code
 ALLOWED_FILES = ("*.safetensors", "*.json", "tokenizer.model", "merges.txt", "vocab.txt", "LICENSE*")
 
@@ -20,16 +18,30 @@ def resolve_model(source: str, revision: str | None = None) -> Path:
         CheckpointError: no such path and no hub id, a hub id without a 40-digit commit, or a download that failed.
     """
     path = Path(source).expanduser()
-    if path.exists():
-        return path
-    if not _HUB_ID.match(source):
+    return path if path.exists() else fetch_model(source, revision)
+
+
+def fetch_model(source: str, revision: str | None) -> Path:
+    """The folder of a hub model in the hub's cache, downloaded if need be; no local folder is looked at.
+
+    Raises:
+        CheckpointError: no hub id, no 40-digit commit, or a download that failed.
+    """
+    if not is_hub_id(source):
         raise CheckpointError(f"{source} does not exist: give a directory, or a hub id ORGANISATION/NAME")
-    if revision is None or not _COMMIT.match(revision):
+    if revision is None or not is_commit(revision):
         raise CheckpointError(
             f"{source} is no local path, and as a hub id it needs a pinned revision (the 40 hex digits of a commit), "
             f"not {revision!r}: a branch could change between two steps of a study"
         )
     return _download(source, revision)
+
+
+def hub_cache() -> Path:
+    """Where the hub's client keeps what it has fetched."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return Path(HF_HUB_CACHE).expanduser().resolve()
 
 
 def _download(source: str, revision: str) -> Path:

@@ -30,6 +30,9 @@ def iter_dataset(path: str, *, field: str, config: str | None, split: str, revis
     """
     if revision is None and not Path(path).is_dir():
         raise CalibrationError(f"there is no dataset folder {path}; a hub dataset needs its revision (40 hex digits)")
+    if revision is not None and Path(path).exists():
+        # the library would read it instead, whatever the revision says, and wherever it lies
+        raise CalibrationError(f"{path} is meant as a hub dataset, but a local folder of that name lies here")
     with _reading(path, hub=revision is not None):
         records = _open(path, config=config, split=split, revision=revision)
         known = records.column_names

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 from compress_core.errors import CalibrationError, ConfigError
+from compress_core.hub import is_commit, is_hub_id
 from compress_core.text import documents, stdlib
 
 Split = Literal["calibrate", "measure", "select", "report", "whole"]
@@ -29,14 +30,7 @@ WHOLE: Final = "whole"
 _UPPER = (40, 60, 75, 100)
 #: what a split may hold: 64 million characters are minutes of tokenising, and far more than any calibration asks for
 MAX_CHARACTERS = 64_000_000
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SPLIT_NAME = re.compile(r"\w+(\.\w+)*")
-
-
-def is_hub_id(path: str) -> bool:
-    """Whether a dataset's path has the form ORGANISATION/NAME."""
-    return _HUB_ID.fullmatch(path) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +76,7 @@ class TextSource:
         if self.max_documents is not None and self.max_documents < 1:
             raise ConfigError(f"max_documents: must be 1 or more, not {self.max_documents}")
         if self.revision is not None:
-            if not _COMMIT.fullmatch(self.revision):
+            if not is_commit(self.revision):
                 raise ConfigError(f"revision: the 40 hex digits of a commit pin a hub dataset, not {self.revision!r}")
             if not is_hub_id(str(self.path)):
                 raise ConfigError(f"path: {self.path} has a revision but is no hub id ORGANISATION/NAME")

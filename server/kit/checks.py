@@ -11,9 +11,10 @@ from sqlalchemy.orm import Session
 
 from compress_core.config import CompressionConfig
 from compress_core.errors import CalibrationError, ConfigError
+from compress_core.hub import is_hub_id
 from compress_core.matrix import PROJECTIONS, MatrixSpec
 from compress_core.text.documents import JSON_LINES, unreadable_suffix
-from compress_core.text.source import TextSource, is_hub_id, iter_documents
+from compress_core.text.source import TextSource, iter_documents
 from results_db.params import MatrixFilter, TextSpec
 from results_db.recording import newest_calibration
 from results_db.settings import Settings

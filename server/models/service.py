@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,8 +11,10 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from compress_core.checkpoint import open_checkpoint
+from compress_core.hub import is_hub_id
 from compress_core.matrix import MatrixKey, MatrixSpec
 from compress_core.pack.layout import fixed_bytes
+from results_db.alone import alone
 from results_db.ids import new_id
 from results_db.queries.models import checkpoint_columns, find_by_fingerprint, find_by_source
 from results_db.queue.submit import submit_job
@@ -23,7 +24,6 @@ from results_db.tables import Job, Model
 from server.kit.problem import Problem, invalid
 from server.models.schemas import ModelRequest
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 _INSPECTED = 32
 
 
@@ -41,11 +41,10 @@ def inspect_source(request: ModelRequest, settings: Settings) -> Inspected:
 
     Raises:
         Problem: model-not-found.
-        PathNotAllowed: the path lies outside the model roots.
+        PathNotAllowed: the path, or a file in it, lies outside the model roots.
         CheckpointError: there is something at the path that is no checkpoint of ours.
     """
-    looks_like_hub = _HUB_ID.fullmatch(request.source) is not None
-    if looks_like_hub and not os.path.exists(request.source):
+    if is_hub_id(request.source) and not os.path.exists(request.source):
         if request.revision is None:
             raise invalid(
                 "source",
@@ -54,7 +53,7 @@ def inspect_source(request: ModelRequest, settings: Settings) -> Inspected:
                 slug="model-not-found",
             )
         return Inspected(request, None)
-    resolved = settings.resolve_path(request.source)
+    resolved = settings.resolve_folder(request.source)
     if not resolved.exists():
         raise invalid(
             "source", f"{request.source} does not exist: give the directory of a checkpoint", slug="model-not-found"
@@ -73,6 +72,8 @@ def _columns(path: Path, files: tuple[tuple[str, int, int], ...]) -> dict[str, A
 def register_model(session: Session, inspected: Inspected, *, fetch: bool = True) -> tuple[Model, bool, Job | None]:
     """The model's row, whether it is new, and the fetch job of a new hub model (a study brings its own)."""
     request, columns = inspected.request, inspected.columns
+    # two requests for one model: the second waits here until the first has committed, and finds its row
+    alone(session, f"model {request.source}@{request.revision}" if columns is None else str(columns["fingerprint"]))
     known = (
         find_by_source(session, request.source, request.revision)
         if columns is None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from sqlalchemy.orm import Session
 from compress_core.checkpoint import open_checkpoint
 from compress_core.checkpoint.headers import DTYPE_BYTES, TensorHeader
 from compress_core.checkpoint.layout import find_layout
+from compress_core.hub import is_hub_id
 from compress_core.plan import ModelShapes
 from results_db.queries.models import find_by_source
 from results_db.settings import Settings
@@ -24,7 +24,6 @@ from server.studies.schemas import ModelSection
 
 log = logging.getLogger(__name__)
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 #: public dimensions of the models that the studies in configs/ are about
 KNOWN = Path(__file__).resolve().parents[2] / "configs" / "models"
 _HUB_TIMEOUT_S = 10.0
@@ -41,7 +40,7 @@ def shapes_of(session: Session, model: ModelSection, settings: Settings) -> tupl
     row = session.get(Model, model.source) or find_by_source(session, model.source, model.revision)
     if row is not None and row.local_path is not None:
         return _of_row(row), False
-    if _HUB_ID.fullmatch(model.source) and not os.path.exists(model.source):
+    if is_hub_id(model.source) and not os.path.exists(model.source):
         return _known(model.source) or _of_hub(model.source, model.revision), True
     return _of_folder(model, settings), False
 
@@ -58,7 +57,7 @@ def _of_row(row: Model) -> ModelShapes:
 
 
 def _of_folder(model: ModelSection, settings: Settings) -> ModelShapes:
-    folder = settings.resolve_path(model.source)
+    folder = settings.resolve_folder(model.source)
     if not folder.exists():
         message = f"{model.source} does not exist: give a folder, a model's id, or a hub id"
         raise invalid("model.source", message, slug="model-not-found")

@@ -333,20 +333,29 @@ def test_fetch_fills_in_the_row(service: Any, tiny_model: Path, tmp_path: Path, 
     def scale(tensors: dict[str, torch.Tensor]) -> None:
         tensors["model.norm.weight"] *= 2
 
-    path = broken_model(scale)
+    commit = "0123456789abcdef" * 2 + "01234567"
+    path = service.folder / "hub" / "models--org--fetched" / "snapshots" / commit
+    path.parent.mkdir(parents=True)
+    shutil.move(broken_model(scale), path)
+    service.worker()
     with service.database.write() as session:
-        model = Model(id=new_id("model"), name="fetched", source=str(path))
+        model = Model(id=new_id("model"), name="fetched", source="org/fetched", revision=commit)
         session.add(model)
     assert run(service, JobKind.FETCH, {"model_id": model.id}) == {"model_id": model.id}
     with service.database.read() as session:
         row = session.get_one(Model, model.id)
     assert (row.local_path, row.n_layers, len(row.matrices)) == (str(path), 2, N_MATRICES)
     with service.database.write() as session:
-        again = Model(id=new_id("model"), name="again", source=str(path))
+        again = Model(id=new_id("model"), name="again", source="org/fetched", revision=commit)
         session.add(again)
     error = fail(service, JobKind.FETCH, {"model_id": again.id})
     assert error["code"] == "duplicate-model"
     assert model.id in error["message"]
+    # a row that names a folder is none to fetch, whoever wrote it: folders are registered, inside the roots
+    with service.database.write() as session:
+        folder = Model(id=new_id("model"), name="folder", source=str(tiny_model), revision=commit)
+        session.add(folder)
+    assert fail(service, JobKind.FETCH, {"model_id": folder.id})["code"] == "invalid-checkpoint"
 
 
 # --- named causes --------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from compress_core.checkpoint import open_checkpoint
-from compress_core.checkpoint.resolve import resolve_model
+from compress_core.checkpoint.resolve import fetch_model
 from compress_core.pack.layout import fixed_bytes
 from results_db.params import FetchParams
 from results_db.queries.models import checkpoint_columns, find_by_fingerprint
@@ -21,7 +21,7 @@ def run(params: FetchParams, context: JobContext) -> dict[str, Any]:
     """Result: {model_id}."""
     model = context.recorder.read(lambda session: get_model(session, params.model_id))
     context.progress.begin(1, message=f"fetching {model.source}")
-    checkpoint = open_checkpoint(resolve_model(model.source, model.revision))
+    checkpoint = open_checkpoint(fetch_model(model.source, model.revision))
     context.progress.check()
     columns = checkpoint_columns(checkpoint, fixed_bytes(checkpoint))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import cache
 from typing import Annotated
 
 import typer
@@ -10,8 +12,10 @@ from pydantic import ValidationError
 from cli.api import Api
 from cli.credential import find_token
 from cli.errors import CliError
+from cli.output import say
 from cli.stack.plan import server_url
 from cli.stack.record import running_stack
+from results_db.setting_docs import unknown_sentences
 from results_db.settings import Settings
 
 ServerOption = Annotated[
@@ -32,6 +36,7 @@ def settings(port: int | None = None) -> Settings:
     Raises:
         CliError: a BITBUDGET_* variable has no valid value.
     """
+    _warn_of_unknown()
     try:
         return Settings() if port is None else Settings(port=port)
     except ValidationError as error:
@@ -44,6 +49,13 @@ def settings(port: int | None = None) -> Settings:
             f"BITBUDGET{name}: {message}{given}" if name else message,
             cure="correct the BITBUDGET_ variable or unset it",
         ) from error
+
+
+@cache
+def _warn_of_unknown() -> None:
+    """A misspelt variable would be silently without effect. Once a process is enough."""
+    for sentence in unknown_sentences(Settings, os.environ):
+        say(f"warning: {sentence}")
 
 
 def connect(server: str | None) -> Api:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
@@ -16,6 +17,7 @@ from results_db.errors import PathNotAllowed, PathNotUsable
 from results_db.logs import LogFormat, LogLevel
 from results_db.loopback import is_loopback
 from results_db.queue.backoff import Backoff
+from results_db.setting_docs import about
 
 
 class Settings(BaseSettings):
@@ -23,51 +25,131 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="BITBUDGET_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
-    #: folder of everything that bitbudget writes: database, sockets, calibrations, packed models
-    var_dir: Path = Path("var")
-    #: where calibrations and packed models are kept: a folder, file:// or a URL that fsspec knows (s3://bucket/prefix,
-    #: gs://…); default: "artefacts" in var_dir
-    artefacts_url: str = ""
-    #: hidden states of a calibration above so many GB (10⁹ bytes) lie in mapped files in var_dir instead of in memory
-    hidden_ram_gb: Annotated[float, Field(ge=0)] = 4.0
-    #: days after which a worker that starts removes untouched workspaces and copies of remote artefacts
-    keep_work_days: Annotated[float, Field(gt=0)] = 14.0
-    #: SQLAlchemy URL; default: a SQLite file in var_dir
-    database_url: str = ""
-    #: file with the password that database_url leaves out, such as a secret that a container is given
-    database_password_file: Path | None = None
-    #: Redis URL; default: a Unix socket in var_dir
-    redis_url: str = ""
-    #: folders that model and text paths must resolve into, symlinks followed; separated as in PATH. Default: the
-    #: working directory
-    model_roots: Annotated[tuple[Path, ...], NoDecode] = ()
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    #: folder of the page's chart library, built where it is missing; default: "cache" in var_dir
-    charts_dir: Path = Path("var/cache")
-    #: Host names that requests may carry besides loopback names and ``host``; separated by commas
-    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    #: ask every request for a token on loopback too: for a server behind a reverse proxy, or on a shared machine
-    require_token: bool = False
-    #: megabytes (10⁶ bytes) that a request's body may have
-    max_body_mb: Annotated[float, Field(gt=0, le=1000)] = 8.0
-    #: hours after which the page asks for a token again
-    session_hours: Annotated[float, Field(gt=0, le=24 * 365)] = 12.0
-    #: seconds that a query over HTTP may take; it is ended a fraction of a second later
-    sql_seconds: Annotated[float, Field(gt=0, le=300)] = 1.5
-    #: "cpu", or a GPU's name or UUID
-    device: str = "cpu"
-    #: seconds without a heartbeat after which a worker counts as lost
-    lease_s: Annotated[float, Field(gt=0)] = 45.0
-    heartbeat_s: Annotated[float, Field(gt=0)] = 5.0
-    #: seconds: after its n-th failure a job waits a random time up to retry_base_s · 2^(n−1), at most retry_cap_s, and
-    #: is tried again. Only errors that may pass are retried; the first loss of a worker is made good at once
-    retry_base_s: Annotated[float, Field(ge=0)] = 5.0
-    retry_cap_s: Annotated[float, Field(ge=0)] = 300.0
-    #: "json": one object a line; "text"; "auto": text on a terminal, JSON elsewhere
-    log_format: LogFormat = "auto"
-    #: the least level that is logged
-    log_level: LogLevel = "info"
+    var_dir: Annotated[
+        Path, about("folder of everything that is written: database, sockets, logs, artefacts", "/var/lib/bitbudget")
+    ] = Path("var")
+    database_url: Annotated[
+        str,
+        about(
+            "SQLAlchemy URL: `sqlite:////path/file.db` or `postgresql+psycopg://user@host/name`",
+            "postgresql+psycopg://bitbudget@host/bitbudget",
+            default="SQLite in the var folder",
+        ),
+    ] = ""
+    database_password_file: Annotated[
+        Path | None,
+        about("a file with the password that the URL leaves out: a container's secret, for example", "/run/secrets/db"),
+    ] = None
+    redis_url: Annotated[
+        str,
+        about(
+            "a Redis of your own, 6.2 or newer; then `up` starts none",
+            "redis://host:6379/0",
+            default="a socket in the var folder",
+        ),
+    ] = ""
+    model_roots: Annotated[
+        tuple[Path, ...],
+        NoDecode,
+        about(
+            "folders that model and text paths must resolve into, symlinks followed, separated as in `PATH`; `up` adds "
+            "the checkout",
+            "/models:/texts",
+            default="working directory",
+        ),
+    ] = ()
+    artefacts_url: Annotated[
+        str,
+        about(
+            "where calibrations and packed models are kept: a folder, or a URL that fsspec knows "
+            "([artefacts](#artefacts))",
+            "s3://bucket/bitbudget",
+            default="`artefacts` in the var folder",
+        ),
+    ] = ""
+    hidden_ram_gb: Annotated[
+        float,
+        Field(ge=0),
+        about(
+            "hidden states of a calibration above so many are in mapped files in the var folder "
+            "([calibration](#calibration))",
+            "16",
+            unit="GB (10⁹ bytes)",
+        ),
+    ] = 4.0
+    keep_work_days: Annotated[
+        float,
+        Field(gt=0),
+        about(
+            "after so many a worker that starts removes unfinished work, and copies of remote artefacts, that nothing "
+            "touched",
+            "3",
+            unit="days",
+        ),
+    ] = 14.0
+    host: Annotated[str, about("address that the server listens on", "0.0.0.0")] = "127.0.0.1"  # noqa: S104 - an example
+    port: Annotated[int, Field(ge=0, le=65535), about("its port; 0 takes a free one with `up`", "8080")] = 8000
+    charts_dir: Annotated[
+        Path,
+        about(
+            "folder of the page's chart library; it is built there when it is missing",
+            "/opt/charts",
+            default="`cache` in the var folder",
+        ),
+    ] = Path("var/cache")
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        about(
+            "names, besides loopback ones and `HOST`, that requests may carry as `Host`, separated by commas", "box.lan"
+        ),
+    ] = ()
+    require_token: Annotated[
+        bool,
+        about(
+            "ask every request for a token on loopback too, behind a reverse proxy for example; off loopback it is "
+            "asked for anyway ([access](security.md))",
+            "true",
+        ),
+    ] = False
+    max_body_mb: Annotated[
+        float, Field(gt=0, le=1000), about("largest body of a request", "32", unit="MB (10⁶ bytes)")
+    ] = 8.0
+    session_hours: Annotated[
+        float, Field(gt=0, le=24 * 365), about("after so many the page asks for a token again", "1", unit="hours")
+    ] = 12.0
+    sql_seconds: Annotated[
+        float, Field(gt=0, le=300), about("longest time that a query over HTTP may take", "10", unit="seconds")
+    ] = 1.5
+    device: Annotated[
+        str, about("what the worker computes on: `cpu`, a part of a GPU's name, its UUID, or `cuda:0`", "RTX 3090")
+    ] = "cpu"
+    lease_s: Annotated[
+        float, Field(gt=0), about("without a heartbeat for so long a worker counts as lost", "120", unit="seconds")
+    ] = 45.0
+    heartbeat_s: Annotated[
+        float,
+        Field(gt=0),
+        about("time between heartbeats, and between updates of progress; `up` takes 2", "10", unit="seconds"),
+    ] = 5.0
+    retry_base_s: Annotated[
+        float,
+        Field(ge=0),
+        about(
+            "after its n-th failure a job waits a random time up to this · 2^(n−1) before it is tried again; only "
+            "errors that may pass are retried, and the first loss of a worker is made good at once",
+            "30",
+            unit="seconds",
+        ),
+    ] = 5.0
+    retry_cap_s: Annotated[float, Field(ge=0), about("the longest such wait", "3600", unit="seconds")] = 300.0
+    log_format: Annotated[
+        LogFormat,
+        about("`json`: one object a line; `text`; `auto`: text on a terminal, JSON elsewhere ([logs](#logs))", "json"),
+    ] = "auto"
+    log_level: Annotated[
+        LogLevel, about("the least level that is logged: `debug`, `info`, `warning`, `error`", "debug")
+    ] = "info"
 
     @field_validator("model_roots", mode="before")
     @classmethod
@@ -155,12 +237,33 @@ class Settings(BaseSettings):
             PathNotAllowed: it lies outside every model root.
             PathNotUsable: it cannot be looked up at all.
         """
+        return self._inside(path, self.roots)
+
+    def resolve_folder(self, path: str | Path, *, also: Iterable[Path] = ()) -> Path:
+        """As ``resolve_path``, for a folder whose files are all read: no link in it may lead out either.
+
+        Args:
+            also: folders beside the model roots, absolute and without symlinks.
+
+        Raises:
+            PathNotAllowed, PathNotUsable: as ``resolve_path``.
+        """
+        roots = (*self.roots, *also)
+        folder = self._inside(path, roots)
+        if folder.is_dir():
+            for file in sorted(folder.iterdir()):
+                if file.is_symlink():
+                    self._inside(file, roots)
+        return folder
+
+    @staticmethod
+    def _inside(path: str | Path, roots: Sequence[Path]) -> Path:
         try:
             resolved = Path(path).expanduser().resolve()
         except (OSError, RuntimeError, ValueError) as error:
             raise PathNotUsable(str(path), getattr(error, "strerror", None) or error) from error
-        if not any(resolved.is_relative_to(root) for root in self.roots):
-            raise PathNotAllowed(str(path), [str(root) for root in self.roots])
+        if not any(resolved.is_relative_to(root) for root in roots):
+            raise PathNotAllowed(str(path), [str(root) for root in roots])
         try:
             resolved.exists()
         except OSError as error:

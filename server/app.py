@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp
 from results_db import Database
 from results_db.logs import configure_logs
 from results_db.migrate import upgrade
+from results_db.setting_docs import tell_settings
 from results_db.settings import Settings
 from server.allocations import endpoints as allocations
 from server.calibrations import endpoints as calibrations
@@ -94,6 +96,7 @@ def create_app(settings: Settings | None = None, *, run_loop: bool = True, page:
         # called bare by uvicorn: this process is the server, and its logs are ours
         settings = Settings()
         configure_logs(settings.log_format, settings.log_level)
+        tell_settings(settings, os.environ)
     database = Database(settings.database_url)
     loop = AdvanceLoop(
         database, Relay(database, settings.redis_url), lease_s=settings.lease_s, backoff=settings.backoff

@@ -24,6 +24,7 @@ from sqlalchemy.exc import DBAPIError
 
 from results_db import Database
 from results_db.logs import configure_logs
+from results_db.setting_docs import tell_settings
 from results_db.settings import Settings
 from worker.artefacts import ArtefactStore
 from worker.crash import forget_old
@@ -57,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     _prepare_environment()
     settings = Settings(**({"device": arguments.device} if arguments.device else {}))
     configure_logs(settings.log_format, settings.log_level)
+    tell_settings(settings, os.environ)
     name = arguments.name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     try:
         if is_remote(settings.artefacts_url):

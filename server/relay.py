@@ -46,6 +46,7 @@ class Relay:
 
     Args:
         unclaimed_s: seconds after which an attempt that a worker took from the list and did not claim is sent again.
+        window: attempts that Redis is told of at once.
         clock: seconds; it must never go back.
     """
 
@@ -55,6 +56,7 @@ class Relay:
         redis_url: str,
         *,
         unclaimed_s: float = 15.0,
+        window: int = WINDOW,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.database = database
@@ -64,6 +66,7 @@ class Relay:
         self.last_contact_at: datetime | None = None
         self._doorman = Doorman(unclaimed_s)
         self._clock = clock
+        self._window = window
         self._down = False
 
     def step(self) -> int:
@@ -98,7 +101,7 @@ class Relay:
     def _follow(self) -> int:
         # the database is read first: what a worker claims in between is sent once too often, which is harmless
         with self.database.read() as session:
-            due = list(due_attempts(session, WINDOW))
+            due = list(due_attempts(session, self._window))
             told = set(handed_over(session))
         listed, taken = self._look()
         delivery = self._doorman.plan(due, listed, taken, self._clock())

@@ -134,10 +134,8 @@ def test_an_urgent_job_goes_before_what_was_handed_over_earlier(
     assert queued(connection) == [old[2], urgent, *old[:2]]
 
 
-def test_redis_is_told_of_the_most_urgent_alone(
-    database: Database, relay: Relay, connection: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("server.relay.WINDOW", 2)
+def test_redis_is_told_of_the_most_urgent_alone(database: Database, redis_url: str, connection: redis.Redis) -> None:
+    relay = Relay(database, redis_url, window=2)
     attempts = [submit(database, priority=priority) for priority in (1, 2, 3)]
     relay.step()
     assert queued(connection) == [attempts[2], attempts[1]]
@@ -148,6 +146,7 @@ def test_redis_is_told_of_the_most_urgent_alone(
     assert queued(connection) == [attempts[1], attempts[0]]
     with database.read() as session:
         assert set(handed_over(session)) == set(attempts[:2])
+    relay.close()
 
 
 def test_a_paused_queue_hands_out_nothing(database: Database, relay: Relay, connection: redis.Redis) -> None:

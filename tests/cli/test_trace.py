@@ -10,8 +10,6 @@ from typing import Any
 
 import httpx
 
-TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-
 
 def lines_of(path: Path, trace_id: str) -> list[dict[str, Any]]:
     """The log lines that carry a trace id; every line of ours is JSON."""
@@ -30,7 +28,7 @@ def submit(url: str, body: dict[str, Any], trace_id: str) -> dict[str, Any]:
 def test_both_logs_of_a_job_share_its_trace(stack: Any, until: Callable[..., None], model: str) -> None:
     trace_id = os.urandom(16).hex()
     url = stack.record.url
-    job = submit(url, {"seconds": 0.1, "configs": [{"b_q": 2, "rank": 0, "codebook": "rtn"}]}, trace_id)
+    job = submit(url, {"seconds": 1, "configs": [{"b_q": 2, "rank": 0, "codebook": "rtn"}]}, trace_id)
     assert job["trace_id"] == trace_id
 
     def ended() -> bool:

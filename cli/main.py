@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
-from cli.commands import db, jobs, queue, studies
+from cli.commands import db, jobs, measurements, queue, studies
 from cli.commands.allocate import allocate, frontier
 from cli.commands.certificate import certificate, verify
 from cli.commands.demo import demo
@@ -81,6 +81,7 @@ for command in (up, down, demo, plan, submit, wait, tail, sql, export, allocate,
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(db.app, name="db")
 app.add_typer(studies.app, name="studies")
+app.add_typer(measurements.app, name="measurements")
 app.add_typer(queue.app, name="queue")
 app.add_typer(queue.workers_app, name="workers")
 app.add_typer(tokens_app, name="tokens")

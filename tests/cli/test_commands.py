@@ -128,6 +128,19 @@ def test_a_sweep_from_submit_to_export(run: Callable, model: str, text: str, tmp
     assert [(row["projection"], row["b_q"], row["rank"]) for row in rows] == [("q", "2", "2")]
     assert not output.with_name("measurements.csv.part").exists()
 
+    (cell,) = run("measurements", "list", "--calibration", calibration, "--json").json
+    why = ("--reason", "the fan stood still")
+    for which in ((str(cell["id"]),), ("--calibration", calibration, "--bits", "2")):
+        tried = run("measurements", "invalidate", *which, *why)
+        assert "1 measurement would be retired; stale with that: nothing. Nothing is done yet" in tried.err
+    for which in ((), (str(cell["id"]), "--layer", "0")):
+        assert run("measurements", "invalidate", *which, *why).code == 2
+    assert run("measurements", "retired", "--calibration", calibration, "--json").json == []
+    done = run("measurements", "invalidate", str(cell["id"]), *why, "--yes", "--json").json
+    assert done == [{"dry_run": False, "measurements": 1, "stale": {"fits": [], "allocations": [], "gates": []}}]
+    assert "the fan stood still" in run("measurements", "retired", "--calibration", calibration).out
+    assert run("measurements", "list", "--calibration", calibration, "--json").json == []
+
 
 def test_cancel_twice_is_a_conflict_in_words(run: Callable, model: str, text: str) -> None:
     job = run(

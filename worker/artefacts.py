@@ -13,9 +13,9 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from results_db.locks import LOCK_SUFFIX, FileLock
 from worker.errors import MissingInput
 from worker.files import PART_SUFFIX, artefact_bytes, move_folder
-from worker.locks import LOCK_SUFFIX, FileLock
 from worker.remote import RemoteFolder, is_remote
 from worker.workspaces import Workspaces, clean_stale
 

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from results_db.locks import LOCK_SUFFIX, FileLock
 from worker.files import PART_SUFFIX
-from worker.locks import LOCK_SUFFIX, FileLock
 
 log = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from results_db.locks import FileLock
 from results_db.settings import Settings
 from worker.artefacts import ArtefactStore
 from worker.errors import MissingInput, StoreNotUsable, StoreUnreachable
 from worker.files import artefact_bytes, move_folder
-from worker.locks import FileLock
 from worker.remote import MANIFEST, RemoteFolder, check_store
 
 SECRET = "not-to-be-seen-anywhere"

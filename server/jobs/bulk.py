@@ -160,6 +160,12 @@ def _changes(
             yield BulkItem(id=id_, outcome="refused", state=None, problem="not-found", detail=str(error))
         except WrongState as error:
             now = session.get(Job, id_)
-            yield BulkItem(id=id_, outcome="refused", state=now and now.state, problem="wrong-state", detail=str(error))
+            yield BulkItem(
+                id=id_,
+                outcome="refused",
+                state=None if now is None else now.state,
+                problem="wrong-state",
+                detail=str(error),
+            )
         else:
             yield BulkItem(id=id_, outcome="changed", state=state)

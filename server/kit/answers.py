@@ -49,6 +49,14 @@ class Answer(JSONResponse):
         return to_json(content).encode(errors="replace")
 
 
+class Answered(Exception):
+    """Raised where a request's own transaction must be rolled back although its answer is no problem."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__("the request is answered already")
+        self.response = response
+
+
 def accepted(content: Any, location: str) -> Response:
     """202 with the address where progress can be followed."""
     return Answer(content, status_code=202, headers={"Location": location})

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from compress_core.errors import CompressCoreError, InfeasibleBudget
 from results_db.errors import NotFound, PathNotAllowed, PathNotUsable, WrongState
 from results_db.logs import current_trace, new_trace
-from server.kit.answers import Answer
+from server.kit.answers import Answer, Answered
 from server.kit.problems import BY_STATUS, PROBLEMS
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ def validation_problem(errors: Sequence[Any]) -> Problem:
 
 def add_handlers(app: FastAPI) -> None:
     """Make every error of the application a problem."""
+    app.add_exception_handler(Answered, lambda _request, error: error.response)
     app.add_exception_handler(Problem, _answer(lambda e: e))
     app.add_exception_handler(RequestValidationError, _answer(lambda e: validation_problem(e.errors())))
     app.add_exception_handler(ValidationError, _answer(lambda e: validation_problem(e.errors())))

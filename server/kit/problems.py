@@ -50,7 +50,6 @@ _TABLE: tuple[tuple[str, int | tuple[int, ...], str, str], ...] = (
     ("scope-missing", 403, "The token's scope does not reach so far.", "Use a token of the scope that is named."),
     # repeating
     ("idempotency-key-reused", 422, "The Idempotency-Key was used for another request.", "Choose a new key."),
-    ("idempotency-key-in-use", 409, "The same request under this key is still being done.", "Wait, send it again."),
     # naming many
     ("no-filter", 422, "The request would reach everything.", "Give at least one filter."),
     # files and models

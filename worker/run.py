@@ -80,6 +80,7 @@ def _run_bound(database: Database, claim: Claim, worker: CurrentWorker) -> None:
         try:
             starved = recorder.read(lambda session: _ran_out_of_memory(session, claim.job_id))
             with (
+                naming_full_disks(_disks(worker.settings)),
                 LastWords(worker.settings.var_dir, claim.attempt_id) as words,
                 Heartbeat(claim, worker.settings, progress, worker.stop, words),
             ):
@@ -118,8 +119,7 @@ def _compute(recorder: Recorder, worker: CurrentWorker, progress: ProgressMeter,
         batch_tokens=_SMALL_BATCH_TOKENS if starved else _BATCH_TOKENS,
         store=ArtefactStore(settings.artefacts_url, settings.var_dir, check=progress.check),
     )
-    with naming_full_disks(_disks(settings)):
-        result = handler_of(kind)(params, context)
+    result = handler_of(kind)(params, context)
     # a job that is done has nothing left to go on with
     context.store.workspaces.close_all()
     return result

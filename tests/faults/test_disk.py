@@ -47,7 +47,7 @@ def test_a_calibration_that_does_not_fit(
     variable: str,
 ) -> None:
     """The store alone is full, or the whole folder of the worker."""
-    folder = disk.path / variable
+    folder = disk.path / service.database.url.get_backend_name() / variable
     worker_with(**{variable: str(folder)})
     text = {"kind": "file", "path": str(text_path)}
     seed = len(variable)

@@ -16,6 +16,7 @@ from cli.commands.certificate import certificate, verify
 from cli.commands.demo import demo
 from cli.commands.down import down
 from cli.commands.export import export
+from cli.commands.gc import gc
 from cli.commands.plan import plan
 from cli.commands.sql import sql
 from cli.commands.submit import submit
@@ -76,7 +77,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (up, down, demo, plan, submit, wait, tail, sql, export, allocate, frontier, certificate, verify):
+for command in (up, down, demo, gc, plan, submit, wait, tail, sql, export, allocate, frontier, certificate, verify):
     app.command()(command)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(db.app, name="db")

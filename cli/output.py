@@ -80,6 +80,14 @@ def short_path(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
+def nbytes(n: int) -> str:
+    """Bytes for people: ``812 bytes``, ``3.45 MB`` (10⁶), ``1.20 GB`` (10⁹)."""
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if n >= size:
+            return f"{n / size:.2f} {unit}"
+    return f"{n} bytes"
+
+
 def duration(seconds: float | None) -> str:
     """Seconds for people: ``42 s``, ``3 min 05 s``, ``2 h 10 min``."""
     if seconds is None:

@@ -25,6 +25,7 @@ from results_db.copy.artefacts import is_packed, pack, point_to, unpack_artefact
 from results_db.copy.backup import backup_database, restore_database
 from results_db.copy.unused import unused
 from results_db.errors import SchemaTooNew
+from results_db.gc import moved_marker
 from results_db.masking import mask_url
 from results_db.migrate import downgrade, head_revision, present_revision, upgrade
 
@@ -40,7 +41,7 @@ _LINE_EVERY_S = 5.0
 @app.command("current")
 def current(database: DatabaseOption = None, as_json: JsonOption = False) -> None:
     """The schema that the database has, and the one that this release needs."""
-    with _open(database) as opened:
+    with open_database(database) as opened:
         present, head = present_revision(opened), head_revision()
         if as_json:
             print_json({"database": _shown(opened), "revision": present, "head": head, "current": present == head})
@@ -59,7 +60,7 @@ def upgrade_(database: DatabaseOption = None, as_json: JsonOption = False) -> No
       bitbudget db upgrade
       BITBUDGET_DATABASE_URL=postgresql+psycopg://bitbudget@host/bitbudget bitbudget db upgrade
     """
-    with _open(database) as opened:
+    with open_database(database) as opened:
         before = present_revision(opened)
         upgrade(opened)
         after = present_revision(opened)
@@ -81,7 +82,7 @@ def downgrade_(
             f"going back to {revision} loses what that schema cannot hold",
             cure="make a backup (bitbudget db backup FILE), then add --yes",
         )
-    with _open(database) as opened, unused(opened):
+    with open_database(database) as opened, unused(opened):
         before = present_revision(opened)
         downgrade(opened, revision)
         say(f"{_shown(opened)}: schema {before} → {present_revision(opened) or 'none'}")
@@ -116,9 +117,12 @@ def copy(
       bitbudget db copy --to postgresql+psycopg://bitbudget@host/bitbudget
       bitbudget db copy --from postgresql+psycopg://bitbudget@host/bitbudget --to sqlite:////var/lib/bitbudget.db
     """
-    with _open(from_) as source, _open(to) as target:
+    with open_database(from_) as source, open_database(to) as target:
         with unused(source), unused_if_made(target), _progress() as tell:
             report = copy_database(source, target, hold=True, mend=mend, say=tell)
+            # the old database knows nothing of what will be needed at the new one: gc then refuses it
+            if (marker := moved_marker(source)) is not None:
+                marker.write_text(f"{_shown(target)}\n", encoding="utf-8")
         if as_json:
             print_json({"from": _shown(source), "to": _shown(target), **_report(report)})
             return
@@ -148,7 +152,11 @@ def backup(
     """
     if file.exists():
         raise CliError(f"{file} exists", cure="name a new file: a backup never replaces another")
-    with _open(database) as source, tempfile.TemporaryDirectory(dir=_folder_of(file)) as folder, _progress() as tell:
+    with (
+        open_database(database) as source,
+        tempfile.TemporaryDirectory(dir=_folder_of(file)) as folder,
+        _progress() as tell,
+    ):
         path = Path(folder) / "bitbudget.db" if with_artefacts else file
         report = backup_database(source, path, say=tell)
         packed = pack(path, file) if with_artefacts else None
@@ -190,7 +198,7 @@ def restore(
     """
     chosen = settings()
     chosen.var_dir.mkdir(parents=True, exist_ok=True)
-    with _open(database) as target, tempfile.TemporaryDirectory(dir=chosen.var_dir) as folder:
+    with open_database(database) as target, tempfile.TemporaryDirectory(dir=chosen.var_dir) as folder:
         n_artefacts, path = 0, file
         options: dict[str, Callable[[Database], None]] = {}
         if is_packed(file):
@@ -226,7 +234,7 @@ def unused_if_made(database: Database) -> Iterator[None]:
 
 
 @contextmanager
-def _open(url: str | None) -> Iterator[Database]:
+def open_database(url: str | None) -> Iterator[Database]:
     """The database at ``url``; its errors become words and an exit code.
 
     Raises:

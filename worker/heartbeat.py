@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 #: seconds that a job has to come to a stop after its cancel was heard: with the beat that hears it, less than the ten
 #: that are promised
-CANCEL_GRACE_S = 3.0
+CANCEL_GRACE_S = 2.5
 #: exit code of a horse whose lease another attempt holds
 FENCED = 75
 

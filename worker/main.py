@@ -24,6 +24,7 @@ from sqlalchemy.exc import DBAPIError
 
 from results_db import Database
 from results_db.logs import configure_logs
+from results_db.masking import remember_secrets
 from results_db.setting_docs import tell_settings
 from results_db.settings import Settings
 from worker.artefacts import ArtefactStore
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 QUEUE = "bitbudget"
 _WORKER_TTL_S = 30
 #: how often the parent looks at the horse, and hears of a cancel that the horse itself may be too busy to hear
-_MONITORING_S = 3
+_MONITORING_S = 2
 _MAINTENANCE_S = 15
 #: how long a database without a schema is waited for: the server migrates it
 _PATIENCE_S = 60.0
@@ -58,6 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     _prepare_environment()
     settings = Settings(**({"device": arguments.device} if arguments.device else {}))
     configure_logs(settings.log_format, settings.log_level)
+    remember_secrets((settings.database_url, settings.redis_url))
     tell_settings(settings, os.environ)
     name = arguments.name or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     try:

@@ -19,10 +19,13 @@ from results_db.tables import Attempt
 from worker.crash import last_words
 from worker.current import CurrentWorker
 from worker.database import open_database
-from worker.heartbeat import CANCEL_GRACE_S
 from worker.registration import Orders, touch
 
 log = logging.getLogger(__name__)
+
+#: seconds after which a horse whose job was cancelled is killed: its own heartbeat, every five, has had its chance, and
+#: with the two between looks it ends within the ten that are promised
+_DEAF_AFTER_S = 5.0
 
 
 class BitbudgetWorker(Worker):
@@ -117,7 +120,7 @@ class BitbudgetWorker(Worker):
             self._cancelled_at = None
         elif self._cancelled_at is None:
             self._cancelled_at = time.monotonic()
-        elif time.monotonic() - self._cancelled_at >= CANCEL_GRACE_S + 1.0:
+        elif time.monotonic() - self._cancelled_at >= _DEAF_AFTER_S:
             log.warning("attempt %s does not hear that it is cancelled: its process is killed", orders.cancelled)
             self.kill_horse(signal.SIGKILL)
 

@@ -10,6 +10,7 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from typing import Any
 PROGRAM = "tests.faults.misbehaving"
 #: the file in the var folder that holds the acts to come
 ACTS = "acts"
+#: the file in the var folder that ends ``dawdle``
+GO = "go"
 #: variable with the memory cgroup that ``fill_memory`` moves into
 CGROUP = "BITBUDGET_TEST_CGROUP"
 
@@ -61,6 +64,23 @@ def fill_address_space() -> None:
         hoard.append(b"x" * _CHUNK)
 
 
+def hang() -> None:
+    """Compute for ever and listen to nobody."""
+    while True:
+        time.sleep(0.1)
+
+
+def hold_gil() -> None:
+    """A call that keeps the interpreter to itself: no other thread runs, the heartbeat's included."""
+    ctypes.PyDLL(None).sleep(3600)
+
+
+def dawdle() -> None:
+    """Run until the test says ``go``."""
+    while not (Path(os.environ["BITBUDGET_VAR_DIR"]) / GO).exists():
+        time.sleep(0.05)
+
+
 def kill_horse() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -78,6 +98,9 @@ _ACTS: dict[str, tuple[str, Callable[[], None]]] = {
     "memory-error": (_AT_HANDLER, memory_error),
     "error": (_AT_HANDLER, error),
     "segfault": (_AT_HANDLER, segfault),
+    "hang": (_AT_HANDLER, hang),
+    "hold-gil": (_AT_HANDLER, hold_gil),
+    "dawdle": (_AT_HANDLER, dawdle),
     "fill-memory": (_AT_HANDLER, fill_memory),
     "fill-address-space": (_AT_HANDLER, fill_address_space),
     "kill-horse-before-claim": (_AT_CLAIM, kill_horse),

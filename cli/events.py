@@ -87,6 +87,7 @@ def follow(
     last = after
     lost_at: float | None = None
     while True:
+        aged = False
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last is not None else {})
         try:
             with api.stream(path, headers=headers, read_timeout_s=_SILENCE_S) as response:
@@ -97,6 +98,9 @@ def follow(
                         yield None
                         continue
                     last = event.id or last
+                    if event.kind == "reconnect":  # the stream is old enough: a new one goes on where it stopped
+                        aged = True
+                        break
                     yield event
                     if event.kind == "end":
                         return
@@ -105,6 +109,8 @@ def follow(
                 raise
             lost_at = _still_patient(lost_at, patience_s, error, api.url)
         else:
+            if aged:
+                continue
             lost_at = lost_at or time.monotonic()  # the server closed the stream: it is stopping
         over = over or threading.Event()
         if over.is_set():

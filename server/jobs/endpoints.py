@@ -11,14 +11,14 @@ from starlette.responses import Response
 
 from results_db.queue.submit import cancel_job, pause_job, resume_job, retry_job
 from results_db.states import JobKind, JobState
-from results_db.tables import Job
+from results_db.tables import Job, Study
 from server.jobs.schemas import JobPage, JobRow
 from server.jobs.service import describe_job, ended_job
 from server.kit.answers import Answer
 from server.kit.idempotency import IdempotentRoute
 from server.kit.pagination import PageRequest, listing, paginate
 from server.kit.rows import filtered, get_row, one_of
-from server.kit.sse import AfterEvent, Topic, event_stream
+from server.kit.sse import AfterEvent, Streams, Topic, event_stream
 from server.kit.units import AppDatabase, ReadSession, WriteSession
 
 router = APIRouter(tags=["jobs"], route_class=IdempotentRoute)
@@ -95,13 +95,18 @@ def resume(job_id: JobId, session: WriteSession) -> Response:
 
 
 @router.get("/jobs/{job_id}/events", summary="The job's events (SSE), from the first to `end`")
-def follow_job(job_id: JobId, database: AppDatabase, after: AfterEvent) -> Response:
+def follow_job(job_id: JobId, database: AppDatabase, streams: Streams, after: AfterEvent) -> Response:
     """``id`` is the event's: send it as ``Last-Event-ID`` to go on where a connection broke."""
     with database.read() as session:
         get_row(session, Job, job_id)
-    return event_stream(database, Topic(job_id=job_id, ended=partial(ended_job, database, job_id)), after)
+    topic = Topic(job_id=job_id, ended=partial(ended_job, database, job_id))
+    return event_stream(database, streams, topic, after)
 
 
 @router.get("/events", summary="Events of all jobs (SSE); this stream does not end by itself")
-def follow_all(database: AppDatabase, after: AfterEvent, study_id: str | None = None) -> Response:
-    return event_stream(database, Topic(study_id=study_id), after)
+def follow_all(database: AppDatabase, streams: Streams, after: AfterEvent, study_id: str | None = None) -> Response:
+    """Of one study with ``study_id``. Replays what came after ``Last-Event-ID`` (or ``after``), then goes on."""
+    if study_id is not None:
+        with database.read() as session:
+            get_row(session, Study, study_id)
+    return event_stream(database, streams, Topic(study_id=study_id), after)

@@ -1,17 +1,20 @@
 """Server-sent events from job_events: replay by id, then follow.
 
-A database session is held for one poll only, never across an await.
+A database session is held for one poll only, never across an await: a client that reads slowly holds a socket and
+nothing else. A stream ends by itself after ten minutes with the event ``reconnect``: clients come back with
+``Last-Event-ID``, so that a load balancer or a new server gets its share of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import anyio
 from anyio import to_thread
-from fastapi import Depends, Header, Query
+from fastapi import Depends, Header, Query, Request
+from sqlalchemy import func, select
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from results_db import Database
@@ -19,10 +22,14 @@ from results_db.queue.events import events_after
 from results_db.tables import JobEvent
 from server.kit.answers import to_json
 from server.kit.pagination import LARGEST_ID
-from server.kit.problem import invalid
+from server.kit.problem import Problem, invalid
 
 POLL_S = 0.3
 PING_S = 15
+#: then the stream ends and the client opens it again
+LIFETIME_S = 600.0
+#: that one server holds at once; each asks the database every POLL_S
+MOST_STREAMS = 100
 #: ids are handed out before they are committed: on PostgreSQL a lower one can appear after a higher one, so the last
 #: few are looked at again
 _LOOK_BACK = 64
@@ -53,10 +60,50 @@ def _after(
 AfterEvent = Annotated[int, Depends(_after)]
 
 
-def event_stream(database: Database, topic: Topic, after: int) -> EventSourceResponse:
-    """All events beyond ``after``, then those that come, until the topic ends with the event ``end``."""
+@dataclass(slots=True)
+class OpenStreams:
+    """How many streams this server holds. Asked and changed on the event loop alone."""
+
+    most: int = MOST_STREAMS
+    open: int = field(default=0, init=False)
+
+    async def counted(self, events: AsyncIterator[ServerSentEvent]) -> AsyncIterator[ServerSentEvent]:
+        """The same events; the stream counts as open from the first to the last."""
+        self.open += 1
+        try:
+            async for event in events:
+                yield event
+        finally:
+            self.open -= 1
+
+
+def _open_streams(request: Request) -> OpenStreams:
+    state = request.app.state
+    if not hasattr(state, "open_streams"):
+        state.open_streams = OpenStreams()
+    streams: OpenStreams = state.open_streams
+    return streams
+
+
+Streams = Annotated[OpenStreams, Depends(_open_streams)]
+
+
+def event_stream(database: Database, streams: OpenStreams, topic: Topic, after: int) -> EventSourceResponse:
+    """All events beyond ``after``, then those that come, until the topic ends with the event ``end``.
+
+    Raises:
+        Problem: too-many-streams.
+    """
+    if streams.open >= streams.most:
+        raise Problem(
+            503,
+            "too-many-streams",
+            f"{streams.open} event streams are open, more than this server holds: close some, or ask the lists instead",
+            headers={"Retry-After": "10"},
+            retryable=True,
+        )
     return EventSourceResponse(
-        _follow(database, topic, after),
+        streams.counted(_follow(database, topic, after)),
         ping=PING_S,
         sep="\n",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
@@ -64,7 +111,10 @@ def event_stream(database: Database, topic: Topic, after: int) -> EventSourceRes
 
 
 async def _follow(database: Database, topic: Topic, after: int) -> AsyncIterator[ServerSentEvent]:
+    over_at = anyio.current_time() + LIFETIME_S
     seen: set[int] = set()
+    # an id that does not exist yet comes from another database, or from before a restore: go on from here
+    after = min(after, await to_thread.run_sync(_newest, database))
     newest = after
     while True:
         # the end first: events that belong to it are committed with it, so the poll below finds them
@@ -82,7 +132,15 @@ async def _follow(database: Database, topic: Topic, after: int) -> AsyncIterator
         if final is not None:
             yield ServerSentEvent(to_json(final), event="end")
             return
+        if anyio.current_time() >= over_at:
+            yield ServerSentEvent("{}", event="reconnect")
+            return
         await anyio.sleep(POLL_S)
+
+
+def _newest(database: Database) -> int:
+    with database.read() as session:
+        return session.scalar(select(func.max(JobEvent.id))) or 0
 
 
 def _poll(database: Database, topic: Topic, after: int) -> list[JobEvent]:

@@ -17,7 +17,7 @@ from server.kit.idempotency import IdempotentRoute
 from server.kit.pagination import PageRequest, listing, paginate
 from server.kit.priority import SubmitSession
 from server.kit.rows import NameContains, containing, filtered, get_row
-from server.kit.sse import AfterEvent, Topic, event_stream
+from server.kit.sse import AfterEvent, Streams, Topic, event_stream
 from server.kit.units import AppDatabase, AppSettings, ReadSession, WriteSession
 from server.studies.body import openapi_body, read_study
 from server.studies.recompute import config_to_recompute
@@ -101,11 +101,12 @@ def recompute(study_id: str, database: AppDatabase, settings: AppSettings, sessi
 
 
 @router.get("/{study_id}/events", summary="Events of the study's jobs (SSE), from the first to `end`")
-def follow_study(study_id: str, database: AppDatabase, after: AfterEvent) -> Response:
+def follow_study(study_id: str, database: AppDatabase, streams: Streams, after: AfterEvent) -> Response:
     """``id`` is the event's: send it as ``Last-Event-ID`` to go on where a connection broke."""
     with database.read() as session:
         get_row(session, Study, study_id)
-    return event_stream(database, Topic(study_id=study_id, ended=partial(_ended, database, study_id)), after)
+    topic = Topic(study_id=study_id, ended=partial(_ended, database, study_id))
+    return event_stream(database, streams, topic, after)
 
 
 def _ended(database: Database, study_id: str) -> dict[str, Any] | None:

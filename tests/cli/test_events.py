@@ -76,6 +76,17 @@ def test_a_broken_stream_is_opened_again_where_it_left_off() -> None:
     assert len(notes) == 3
 
 
+def test_an_old_stream_is_opened_again_without_a_word() -> None:
+    streams = Streams(
+        "id: 1\ndata: {}\n\nevent: reconnect\ndata: {}\n\n", "id: 2\ndata: {}\n\nevent: end\ndata: {}\n\n"
+    )
+    notes: list[str] = []
+    found = [event for event in follow(api(streams), "/events", on_gap=notes.append) if event is not None]
+    assert [(event.id, event.kind) for event in found] == [("1", "message"), ("2", "message"), ("2", "end")]
+    assert streams.asked == [None, "1"]
+    assert notes == []
+
+
 def test_a_refusal_is_not_tried_again() -> None:
     streams = Streams(404, "never")
     with pytest.raises(ApiProblem, match="because"):

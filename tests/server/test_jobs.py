@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 import uvicorn
+from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -25,8 +27,16 @@ from results_db import Database
 from results_db.queue.events import record_event
 from results_db.queue.transitions import get_job
 from results_db.settings import Settings
+from server.kit import sse
 
 sqlite_only = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+
+
+def until(done: Callable[[], bool], within_s: float = 30.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not done():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -87,6 +97,7 @@ def test_events_from_the_first_to_the_end(client: TestClient, job: dict[str, Any
 def test_event_streams_refuse_nonsense(client: TestClient, job: dict[str, Any]) -> None:
     assert client.get("/api/v1/jobs/nothing/events").status_code == 404
     assert client.get("/api/v1/studies/nothing/events").status_code == 404
+    assert client.get("/api/v1/events?study_id=nothing").status_code == 404
     bad = client.get(f"/api/v1/jobs/{job['id']}/events", headers={"Last-Event-ID": "x"})
     assert (bad.status_code, bad.json()["errors"][0]["field"]) == (422, "Last-Event-ID")
 
@@ -100,6 +111,55 @@ def test_a_study_stream_ends_with_the_study(
     found = events(client.get(f"/api/v1/studies/{study['id']}/events").text)
     assert {e["data"]["study_id"] for e in found[:-1]} == {study["id"]}
     assert (found[-1]["event"], found[-1]["data"]["state"]) == ("end", "succeeded")
+
+
+def test_an_old_stream_ends_and_is_taken_up_again(
+    client: TestClient, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "LIFETIME_S", 0.0)
+    url = f"/api/v1/jobs/{job['id']}"
+    first = events(client.get(f"{url}/events").text)
+    assert [e["event"] for e in first] == ["state", "reconnect"]
+    assert "id" not in first[-1], "the last event's id is what the client sends"
+    client.post(f"{url}/pause")
+    again = events(client.get("/api/v1/events", headers={"Last-Event-ID": first[0]["id"]}).text)
+    assert [e["data"].get("state") for e in again] == ["paused", None]
+
+
+def test_an_id_that_does_not_exist_yet_hides_nothing_to_come(
+    app: FastAPI, client: TestClient, job: dict[str, Any]
+) -> None:
+    """A client may remember ids of a database that was restored from a backup."""
+
+    stream = sse._follow(app.state.database, sse.Topic(), 2_000_000)
+    came: list[Any] = []
+
+    async def listen() -> None:
+        came.append(await anext(stream))
+
+    async def act_until_it_is_heard() -> None:
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as group:
+                group.start_soon(listen)
+                while not came:
+                    for action in ("pause", "resume"):
+                        await to_thread.run_sync(client.post, f"/api/v1/jobs/{job['id']}/{action}")
+
+    anyio.run(act_until_it_is_heard)
+    assert json.loads(came[0].data)["job_id"] == job["id"]
+
+
+@sqlite_only
+def test_streams_are_counted_and_there_may_be_too_many(app: FastAPI, client: TestClient, job: dict[str, Any]) -> None:
+    client.post(f"/api/v1/jobs/{job['id']}/cancel")
+    url = f"/api/v1/jobs/{job['id']}/events"
+    assert client.get(url).status_code == 200
+    streams = app.state.open_streams
+    assert streams.open == 0, "a stream that has ended is open no more"
+    streams.open = streams.most
+    answer = client.get(url)
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:bitbudget:problem:too-many-streams")
+    assert answer.headers["retry-after"] == "10"
 
 
 @pytest.fixture
@@ -126,12 +186,17 @@ def test_live_events(app: FastAPI, live: str, checkpoint: Path) -> None:
         model = client.post("/api/v1/models", json={"source": str(checkpoint)}).json()
         job = client.post("/api/v1/calibrations", json={"model_id": model["id"]}).json()
         with client.stream("GET", "/api/v1/events") as stream:
+            until(lambda: app.state.open_streams.open == 1)
+            # whoever reads slowly, or not at all, keeps no connection to the database
+            until(lambda: database.engine.pool.checkedout() == 0)
             lines = stream.iter_lines()
             assert job["id"] in next(line for line in lines if line.startswith("data"))
             with database.write() as session:
                 record_event(session, get_job(session, job["id"]), "progress", payload={"done": 1, "total": 2})
             arrived = next(line for line in lines if line.startswith("data"))
             assert json.loads(arrived.removeprefix("data: "))["payload"] == {"done": 1, "total": 2}
+        # one that was cut off as well
+        until(lambda: app.state.open_streams.open == 0)
 
 
 @sqlite_only

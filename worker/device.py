@@ -7,12 +7,14 @@ then the only one that CUDA shows to the work horse.
 from __future__ import annotations
 
 import fcntl
+import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
@@ -46,6 +48,9 @@ class Gpu:
     name: str
     #: processes that hold its memory, for example "python (pid 1234, 812 MB)"
     holders: tuple[str, ...]
+    #: bytes of its memory, all processes together
+    memory_used: int = 0
+    memory_total: int = 0
 
     def __str__(self) -> str:
         return f"cuda:{self.index} = {self.name} ({self.uuid})"
@@ -71,8 +76,11 @@ def list_gpus() -> list[Gpu]:
                 _text(pynvml.nvmlDeviceGetUUID(handle)),
                 _text(pynvml.nvmlDeviceGetName(handle)),
                 tuple(_holder(process) for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)),
+                int(memory.used),
+                int(memory.total),
             )
             for number, handle in enumerate(handles)
+            for memory in [pynvml.nvmlDeviceGetMemoryInfo(handle)]
         ]
     finally:
         pynvml.nvmlShutdown()
@@ -159,3 +167,24 @@ def _holder(process: object) -> str:
 
 def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
+
+
+def main() -> int:
+    """``python -m worker.device DEVICE``: what that means here, as JSON on stdout, for ``bitbudget doctor``.
+
+    {"gpus": [every GPU], "matching": [indices], "trouble": why none matches, or null}
+    """
+    gpus = list_gpus()
+    found: list[Gpu] = []
+    trouble = None
+    try:
+        found = [] if sys.argv[1] == "cpu" else matching(sys.argv[1], gpus)
+    except DeviceUnavailable as error:
+        trouble = str(error)
+    facts = {"gpus": [asdict(gpu) for gpu in gpus], "matching": [gpu.index for gpu in found], "trouble": trouble}
+    sys.stdout.write(json.dumps(facts) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,8 +1,8 @@
-"""The cells of a sweep: which configs a matrix is really measured with."""
+"""Which configs matrices really take, where a rank exceeds them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from compress_core.config import CompressionConfig
 from compress_core.matrix import MatrixSpec
@@ -15,3 +15,12 @@ def fitting(spec: MatrixSpec, configs: Iterable[CompressionConfig]) -> dict[str,
         cut = config.clamped(spec.out_features, spec.in_features)
         found.setdefault(cut.config_hash, cut)
     return found
+
+
+def is_uniform(choice: Mapping[MatrixSpec, CompressionConfig]) -> bool:
+    """Whether one config, its rank cut to each matrix, is what every matrix has."""
+    widest = max(choice.values(), key=lambda config: config.rank)
+    return all(
+        widest.clamped(spec.out_features, spec.in_features).config_hash == config.config_hash
+        for spec, config in choice.items()
+    )

@@ -215,7 +215,10 @@ def _allocations(
     """Those that chose from the cell, or whose prediction counts its error."""
     columns = (
         *(Allocation.id, Allocation.job_id, Allocation.name, Allocation.kind, Allocation.objective),
-        *(Allocation.calibration_id, Allocation.details, Allocation.created_at),
+        *(Allocation.calibration_id, Allocation.created_at),
+        # two small parts of the details: a forced sweep asks this for each cell whose numbers are others
+        Allocation.details["measured"].label("measured"),
+        Allocation.details[("prediction", "calibration_id")].as_string().label("predicted_under"),
     )
     rows = session.execute(
         select(*columns).where(
@@ -225,7 +228,7 @@ def _allocations(
             Allocation.stale_at.is_(None),
         )
     ).all()
-    of_it = [row for row in rows if calibration_id in (row.calibration_id, _predicted_under(row.details))]
+    of_it = [row for row in rows if calibration_id in (row.calibration_id, row.predicted_under)]
     chosen = _chosen_errors(session, [row.id for row in of_it], {one.config_hash for one in gone})
     for row in of_it:
         hit = [
@@ -237,15 +240,10 @@ def _allocations(
             yield row, hit
 
 
-def _predicted_under(details: Mapping[str, Any]) -> str | None:
-    found: str | None = (details.get("prediction") or {}).get("calibration_id")
-    return found
-
-
 def _chose_from(gone: Gone, allocation: Any) -> bool:
     if allocation.objective is None and allocation.kind not in _DRAWN_FROM_ERRORS:
         return False
-    known = allocation.details.get("measured")
+    known = allocation.measured
     if known is None:  # made before this was kept: by the clock, and from anything
         return bool(gone.created_at <= allocation.created_at)
     return gone.id <= known["until"] and gone.config_hash in known["config_hashes"]

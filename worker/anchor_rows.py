@@ -6,20 +6,13 @@ from dataclasses import asdict
 from typing import Any
 
 from compress_core import MatrixKey
-from compress_core.allocate import KLAnchor, Sensitivity
+from compress_core.allocate import Sensitivity
 from compress_core.sensitivity.result import SensitivityResult
 from results_db.tables import SensitivityAnchor
 
 
 def key_of(row: SensitivityAnchor) -> MatrixKey:
     return MatrixKey(row.layer_idx, row.projection, row.expert_idx)
-
-
-def anchor_of(row: SensitivityAnchor) -> KLAnchor:
-    """A row as estimates are made from it."""
-    each = None if row.kl_per_sequence is None else tuple(row.kl_per_sequence)
-    low_rank = row.anchor_config["rank"] > 0 if "rank" in row.anchor_config else None
-    return KLAnchor(key_of(row), row.anchor_error, row.kl, row.kl_se, each, low_rank)
 
 
 def sensitivity_row(result: SensitivityResult) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from compress_core.allocate.problem import AllocationProblem
 from compress_core.allocate.solution import AllocationSolution
 from compress_core.config import CompressionConfig
 from compress_core.errors import ConfigError
+from compress_core.grid import is_uniform
 from compress_core.matrix import MatrixKey, MatrixSpec
 
 
@@ -70,14 +71,7 @@ class Allocation:
     @property
     def is_uniform(self) -> bool:
         """True where one config, its rank clamped per matrix, explains every item."""
-        candidates = {item.menu_config for item in self.items}
-        return any(
-            all(
-                c.clamped(item.spec.out_features, item.spec.in_features).config_hash == item.config.config_hash
-                for item in self.items
-            )
-            for c in candidates
-        )
+        return is_uniform({item.spec: item.config for item in self.items})
 
     def counts(self) -> dict[CompressionConfig, int]:
         """How many matrices have each menu config, most frequent first."""

@@ -29,7 +29,8 @@ def layers_to_split(session: Session, params: Mapping[str, Any]) -> list[int]:
         return []
     model = session.get(Model, params["model_id"])
     only = MatrixFilter.model_validate(params.get("matrices") or {})
-    layers = sorted({matrix["layer_idx"] for matrix in (model.matrices if model else []) if _passes(matrix, only)})
+    matrices = model.matrices if model else []
+    layers = sorted({m["layer_idx"] for m in matrices if only.passes(m["layer_idx"], m["projection"])})
     return layers if len(layers) > 1 else []
 
 
@@ -82,9 +83,3 @@ def split_waiting(session: Session, whole: Job, params: Mapping[str, Any]) -> bo
     session.flush()
     record_event(session, whole, "note", payload={"message": f"split into {len(parts)} layers"})
     return True
-
-
-def _passes(matrix: Mapping[str, Any], only: MatrixFilter) -> bool:
-    return (only.layers is None or matrix["layer_idx"] in only.layers) and (
-        only.projections is None or matrix["projection"] in only.projections
-    )

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from compress_core.allocate import KLAnchor, Sensitivity, class_sensitivities, estimate_sensitivities
+from compress_core.allocate import Sensitivity, class_sensitivities, estimate_sensitivities
+from compress_core.allocate.anchor_row import anchor_of
 from compress_core.config import CompressionConfig
 from compress_core.matrix import MatrixKey, MatrixSpec
 from compress_core.version import NUMERICS_VERSION
 from results_db.params import Objective
 from results_db.queries.measured import measured_sensitivities, sensitivity_estimates
-from results_db.tables import Allocation, SensitivityAnchor
+from results_db.tables import Allocation
 from server.allocations.table import Metric
 from server.kit.problem import Problem
 from server.kit.rows import get_row
@@ -158,14 +159,6 @@ def _where(model_id: str, calibration_id: str, method: str) -> dict[str, Any]:
         "numerics_version": NUMERICS_VERSION,
         "method": method,
     }
-
-
-def anchor_of(row: SensitivityAnchor) -> KLAnchor:
-    """A measured anchor as compress_core.allocate takes it."""
-    key = MatrixKey(row.layer_idx, row.projection, row.expert_idx)
-    each = None if row.kl_per_sequence is None else tuple(row.kl_per_sequence)
-    low_rank = row.anchor_config["rank"] > 0 if "rank" in row.anchor_config else None
-    return KLAnchor(key, row.anchor_error, row.kl, row.kl_se, each, low_rank)
 
 
 def metric_of(objective: Objective) -> Metric:

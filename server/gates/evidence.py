@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from compress_core.allocate import layer_spread
+from compress_core.allocate.anchor_row import anchor_of
 from compress_core.analyze import Estimate, gain_from_nll
 from compress_core.config import UNROTATED_CODEBOOKS
 from compress_core.errors import FitError
@@ -19,7 +20,7 @@ from results_db.queries.measured import measured_cells, measured_sensitivities
 from results_db.queries.parts import parts_of
 from results_db.states import AttemptState
 from results_db.tables import Allocation, Attempt, Compression, Evaluation, Fit, FitParameter, Job, Sweep, Validation
-from server.allocations.weights import anchor_of, load_sensitivities, load_weights
+from server.allocations.weights import load_sensitivities, load_weights
 from server.evaluations.service import paired
 from server.fits.service import observations
 from server.sweeps.service import recorded_cells

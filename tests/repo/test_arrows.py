@@ -37,7 +37,7 @@ FORBIDDEN: dict[str, set[str]] = {
 
 #: rooms of compress_core that must work where torch is not installed: the server computes fits and allocations
 TORCH_FREE = (
-    *("config", "matrix", "measurement", "errors", "version", "nbytes", "strict_yaml", "hub"),
+    *("config", "matrix", "measurement", "errors", "version", "nbytes", "strict_yaml", "hub", "grid"),
     *("fit", "allocate", "analyze", "plan", "text"),
 )
 

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from compress_core import NUMERICS_VERSION, CompressionConfig, MatrixKey
 from compress_core.allocate import KLAnchor, class_sensitivities
+from compress_core.allocate.anchor_row import anchor_of
 from compress_core.allocate.company import LayerSaving, Multiplier, company_multipliers, in_company
 from compress_core.calibrate.source import HessianSource
 from compress_core.checkpoint import Checkpoint
@@ -38,7 +39,7 @@ from results_db.recording import (
     recorded_sensitivities,
 )
 from results_db.tables import Calibration, SensitivityAnchor
-from worker.anchor_rows import anchor_of, estimate_row, key_of, sensitivity_row
+from worker.anchor_rows import estimate_row, key_of, sensitivity_row
 from worker.context import JobContext
 from worker.incumbent import GivenIncumbent, get_incumbent
 from worker.inputs import draw_windows, get_calibration, hidden_ram_bytes, open_calibration, open_model

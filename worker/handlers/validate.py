@@ -20,6 +20,7 @@ from compress_core import NUMERICS_VERSION, CompressionConfig, MatrixKey
 from compress_core.analyze.validation import Assessment, Tried, assess
 from compress_core.checkpoint import Checkpoint
 from compress_core.errors import ConfigError
+from compress_core.grid import is_uniform
 from compress_core.verify.joint import JointLosses, joint_losses
 from compress_core.verify.meter import THOUSANDTHS
 from results_db.errors import NotFound
@@ -155,15 +156,6 @@ def get_allocations(session: Session, params: ValidateParams, checkpoint: Checkp
     return found
 
 
-def is_uniform(checkpoint: Checkpoint, items: Mapping[MatrixKey, CompressionConfig]) -> bool:
-    """Whether one config, with its rank cut where a matrix is too small for it, is that of all matrices."""
-    widest = max(items.values(), key=lambda config: config.rank)
-    return all(
-        widest.clamped(spec.out_features, spec.in_features).config_hash == items[spec.key].config_hash
-        for spec in checkpoint.matrices()
-    )
-
-
 def item_rows(checkpoint: Checkpoint, tried: Sequence[Tried], losses: JointLosses) -> list[dict[str, Any]]:
     """The rows of ``validation_items``, the original model first; nothing is predicted of it."""
     n_tokens = losses.original.n_tokens
@@ -237,7 +229,7 @@ def _tried(checkpoint: Checkpoint, given: Given, losses: JointLosses, number: in
         nll_N=losses.losses[number].nll,
         kl_N=losses.kl_AN[number],
         predicted_kl=row.predicted_kl,
-        uniform=is_uniform(checkpoint, given.items),
+        uniform=is_uniform({spec: given.items[spec.key] for spec in checkpoint.matrices()}),
         budget=given.budget,
     )
 

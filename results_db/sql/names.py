@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from results_db.sql.result import QueryRefused, Refusal
@@ -37,21 +37,24 @@ bigint char date decimal double float int integer interval numeric real smallint
 varchar
 """
 _WORDS = frozenset(_WORDS_TEXT.split())
-#: pure functions
+#: pure functions. Not those whose one call may take minutes on a long text or number: PostgreSQL looks at its clock
+#: between calls (replace, position, translate, trim)
 _FUNCTIONS_TEXT = """
 abs acos acosh age array_agg array_length array_to_string ascii asin asinh atan atan2 atanh avg bool_and bool_or
-btrim cardinality cbrt ceil ceiling char_length character_length chr coalesce concat concat_ws corr cos cosh count
-covar_pop covar_samp cume_dist date_bin date_part date_trunc degrees dense_rank div every exp extract first_value
-floor format greatest grouping initcap json_agg json_array_length json_build_array json_build_object
-json_extract_path_text json_object_agg jsonb_agg jsonb_array_length lag last_value lead least left length ln log
-log10 lower ltrim make_date make_interval make_timestamp make_timestamptz max md5 min mod mode now nth_value ntile
-nullif octet_length percent_rank percentile_cont percentile_disc pi position power quote_ident quote_literal
-quote_nullable radians random rank regr_intercept regr_r2 regr_slope replace reverse right round row_number
-row_to_json rtrim sign sin sinh split_part sqrt starts_with stddev stddev_pop stddev_samp string_agg strpos
-substr substring sum tan tanh to_char to_date to_json to_jsonb to_number to_timestamp translate trim trim_array
-trunc upper var_pop var_samp variance width_bucket
+cardinality cbrt ceil ceiling char_length character_length chr coalesce concat concat_ws corr cos cosh count covar_pop
+covar_samp cume_dist date_bin date_part date_trunc degrees dense_rank div every exp extract first_value floor format
+greatest grouping initcap json_agg json_array_length json_build_array json_build_object json_extract_path_text
+json_object_agg jsonb_agg jsonb_array_length lag last_value lead least left length ln log log10 lower make_date
+make_interval make_timestamp make_timestamptz max md5 min mod mode now nth_value ntile nullif octet_length
+percent_rank percentile_cont percentile_disc pi power quote_ident quote_literal quote_nullable radians random rank
+regr_intercept regr_r2 regr_slope reverse right round row_number row_to_json sign sin sinh sqrt starts_with stddev
+stddev_pop stddev_samp string_agg substr substring sum tan tanh to_char to_date to_json to_jsonb to_number
+to_timestamp trunc upper var_pop var_samp variance width_bucket
 """
 FUNCTIONS = frozenset(_FUNCTIONS_TEXT.split())
+#: of exact numbers these may take minutes, so they are asked of floating ones: name -> PostgreSQL's own name of that
+FLOATING = {"exp": "dexp", "ln": "dlog1", "log": "dlog10", "log10": "dlog10", "power": "dpow", "sqrt": "dsqrt"}
+_MOST_PRODUCTS = 200
 #: names that lead to catalogs, files and other servers; whatever begins with pg_ as well
 _CLOSED = frozenset({"information_schema", "regclass", "regproc", "regprocedure", "regrole", "regnamespace", "regtype"})
 _FIRST = frozenset({"select", "with", "values"})
@@ -92,7 +95,12 @@ def checked_query(sql: str, params: Mapping[str, Any]) -> str:
     for position, token in enumerate(tokens):
         if token.says(";"):
             raise _no("one statement at a time")
+        if token.kind == "mark" and "^" in token.text:
+            raise _no("write power(x, y) for a power")
         _check_name(tokens, position)
+    tokens = _with_regular_expressions(tokens, params)
+    if sum(token.says("*", "/", "%") for token in tokens) > _MOST_PRODUCTS:
+        raise _no(f"more than {_MOST_PRODUCTS} products and quotients")
     return _joined(tokens, params)
 
 
@@ -149,36 +157,98 @@ def _check_name(tokens: list[_Token], position: int) -> None:
     raise _no(f"the function {name} is not on the list (an alias with names of columns needs AS before it)")
 
 
+def _with_regular_expressions(tokens: list[_Token], params: Mapping[str, Any]) -> list[_Token]:
+    """The tokens with each LIKE as a regular expression: one LIKE on a long text may take minutes, and PostgreSQL looks
+    at its clock within a regular expression, not within a LIKE."""
+    found: list[_Token] = []
+    rest = iter(tokens)
+    for token in rest:
+        if token.kind == "mark" and "~~" in token.text:
+            raise _no("write LIKE for a pattern")
+        if not token.says("like", "ilike"):
+            found.append(token)
+            continue
+        pattern = next(rest, None)
+        following = next(rest, None)
+        if pattern is None or pattern.kind not in ("text", "param") or _goes_on(following):
+            raise _no("a pattern of LIKE is one text or parameter, without ESCAPE")
+        operator = "~" if token.says("like") else "~*"
+        if found and found[-1].says("not"):
+            operator, token = f"!{operator}", replace(token, start=found.pop().start)
+        found += [replace(token, kind="mark", text=operator), _regular_expression(pattern, params)]
+        found += [] if following is None else [following]
+    return found
+
+
+def _goes_on(following: _Token | None) -> bool:
+    """Whether a text and this token are one expression."""
+    if following is None:
+        return False
+    if following.kind == "mark":
+        return not following.says(")", ",", "]", "=", "<>", "!=")
+    return following.kind == "text" or following.says("escape", "collate", "like", "ilike")
+
+
+def _regular_expression(pattern: _Token, params: Mapping[str, Any]) -> _Token:
+    if pattern.kind == "text":
+        value: Any = pattern.text[1:-1].replace("''", "'")
+    else:
+        value = _value(pattern.text[1:], params)
+    if value is None:
+        return pattern
+    parts, escaped = [], False
+    for character in str(value):
+        if escaped or character not in "\\%_":
+            # \uXXXX and \UXXXXXXXX mean the character and nothing else
+            plain = character.isascii() and character.isalnum()
+            parts.append(character if plain else f"\\U{ord(character):08x}")
+            escaped = False
+        elif character == "\\":
+            escaped = True
+        else:
+            parts.append(".*" if character == "%" else ".")
+    if escaped:
+        raise _no("a pattern of LIKE ends in a backslash")
+    # (?s): a dot is any character; ^ and $ are the ends of the text
+    return replace(pattern, kind="text", text=f"'(?s)^{''.join(parts)}$'")
+
+
 def _is_cte(tokens: list[_Token], position: int) -> bool:
-    """Whether ``name (a, b) AS [NOT] [MATERIALIZED] ( SELECT`` begins here: SELECT and WITH are names of no column."""
+    """Whether ``name (a, b) AS [NOT] [MATERIALIZED] (`` and a query begin here, not the columns of a function's rows:
+    SELECT and WITH are names of no column, and no type begins with a parenthesis."""
     at = position + 2
     while at < len(tokens) and (tokens[at].name is not None or tokens[at].says(",")):
         at += 1
-    rest = [item for item in tokens[at : at + 6] if not item.says("not", "materialized")][:4]
-    return (
-        len(rest) == 4
-        and rest[0].says(")")
-        and rest[1].says("as")
-        and rest[2].says("(")
-        and rest[3].says("select", "with")
-    )
+    rest = [item for item in tokens[at : at + 7] if not item.says("not", "materialized")][:5]
+    if len(rest) < 5 or not (rest[0].says(")") and rest[1].says("as") and rest[2].says("(")):
+        return False
+    return rest[3].says("select", "with") or (rest[3].says("values") and rest[4].says("("))
 
 
 def _joined(tokens: list[_Token], params: Mapping[str, Any]) -> str:
     """The tokens as text; a blank stands where there was one, or a comment."""
     parts: list[str] = []
     end = tokens[0].start
-    for token in tokens:
+    for token, following in zip(tokens, [*tokens[1:], None], strict=True):
         parts.append(" " if token.start > end else "")
-        parts.append(_constant(token.text[1:], params) if token.kind == "param" else token.text)
+        if token.kind == "param":
+            parts.append(_constant(token.text[1:], params))
+        elif following is not None and following.says("("):
+            parts.append(FLOATING.get(token.name or "", token.text))
+        else:
+            parts.append(token.text)
         end = token.end
     return "".join(parts)
 
 
-def _constant(name: str, params: Mapping[str, Any]) -> str:
+def _value(name: str, params: Mapping[str, Any]) -> Any:
     if name not in params:
         raise QueryRefused(Refusal.INVALID, f"the query has no value for its parameter :{name}")
-    value = params[name]
+    return params[name]
+
+
+def _constant(name: str, params: Mapping[str, Any]) -> str:
+    value = _value(name, params)
     match value:
         case None:
             return "NULL"

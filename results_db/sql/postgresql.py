@@ -16,7 +16,7 @@ from psycopg import sql as pgsql
 from sqlalchemy import URL
 
 from results_db.cells import plain
-from results_db.sql.names import checked_query
+from results_db.sql.names import FLOATING, checked_query
 from results_db.sql.reader import CURE, READER, SCHEMA, STANDS
 from results_db.sql.result import Limits, QueryRefused, Reach, Refusal, Result
 from results_db.sql.stop import Stop
@@ -24,6 +24,10 @@ from results_db.sql.stop import Stop
 #: PostgreSQL ends a query by its own clock; ours comes after it, and then the connection goes
 _GRACE_S = 0.2
 _CONNECT_S = 10
+#: advisory locks, of which each query holds one until its backend is done: PostgreSQL cannot interrupt all that it
+#: does, and a query that nobody waits for any more still counts here
+_SLOTS = (0x62_69_74_73_01, 0x62_69_74_73_02)
+_NAMES = {own: name for name, own in FLOATING.items()} | {"dlog10": "log"}
 
 _NOT_ALLOWED = frozenset({"25006", "42501", "0A000", "42P11", "34000", "42809", "2F003"})
 _TOO_LARGE = frozenset({"54000", "54001", "54011", "54023", "53200", "53400", "22P05"})
@@ -65,6 +69,8 @@ def _connection(url: URL) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         connection.prepare_threshold = None
         yield connection
     finally:
+        with suppress(psycopg.Error):  # the clock ended the connection: then the server rolls back by itself
+            connection.rollback()  # now, so that what it held is free when this returns
         connection.close()
 
 
@@ -133,6 +139,8 @@ def _ask_reader(
         raise QueryRefused(
             Refusal.UNAVAILABLE, f"this database has no role {READER} that can only read the views", cure=CURE
         )
+    if not any(_takes(connection, slot) for slot in _SLOTS):
+        raise QueryRefused(Refusal.BUSY, f"{len(_SLOTS)} queries run on the database, which is as many as may")
     columns = _columns(connection, query)
     answer = connection.execute(
         pgsql.SQL("SELECT * FROM {}.run(%s, %s, %s)").format(pgsql.Identifier(SCHEMA)),
@@ -155,6 +163,11 @@ def _stands(connection: psycopg.Connection[Any]) -> bool:
     return row is not None and bool(row[0])
 
 
+def _takes(connection: psycopg.Connection[Any], slot: int) -> bool:
+    row = connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (slot,)).fetchone()
+    return row is not None and bool(row[0])
+
+
 class _Pairs(list[Any]):
     """An object of JSON in the order of its members."""
 
@@ -172,7 +185,7 @@ def _columns(connection: psycopg.Connection[Any], query: str) -> tuple[str, ...]
     for answer in (raw.prepare(b"", query.encode()), raw.describe_prepared(b"")):
         if answer.status != psycopg.pq.ExecStatus.COMMAND_OK:
             raise psycopg.errors.error_from_result(answer)
-    names = tuple((answer.fname(i) or b"").decode() for i in range(answer.nfields))
+    names = tuple(_NAMES.get(name, name) for name in ((answer.fname(i) or b"").decode() for i in range(answer.nfields)))
     connection.execute("SET LOCAL ROLE NONE")
     if not names:
         raise QueryRefused(Refusal.NOT_ALLOWED, "the query brings no columns", cure="write a SELECT")

@@ -16,6 +16,7 @@ class Refusal(StrEnum):
     INVALID = "invalid"  #: it is no valid SQL, names what is not there, or lacks a parameter
     TIMEOUT = "timeout"  #: its time ran out
     TOO_LARGE = "too-large"  #: a value, or the memory that it needs, is beyond the limit
+    BUSY = "busy"  #: as many queries run as may
     STOPPED = "stopped"  #: whoever asked has gone
     UNAVAILABLE = "unavailable"  #: no database, or not fenced
 

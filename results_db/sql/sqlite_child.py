@@ -184,7 +184,13 @@ def _refusal(error: Exception, fence: Fence) -> dict[str, str | None]:
     message = str(error)
     if message == "interrupted":
         return {"refused": "timeout", "message": "the time ran out"}
-    if "too big" in message or "too large" in message or "out of memory" in message or "too long" in message:
+    if (
+        "too big" in message
+        or "too large" in message
+        or "out of memory" in message
+        or "too long" in message
+        or "too complex" in message
+    ):
         return {"refused": "too-large", "message": f"a value of the query, or the query, is too long ({message})"}
     if fence.denied is not None and not fence.learning:
         return {"refused": "not-allowed", "message": fence.denied}

@@ -48,13 +48,7 @@ class Console:
             Problem: sql-busy, or why the query was refused.
         """
         if not self._slots.acquire(blocking=False):
-            raise Problem(
-                429,
-                "sql-busy",
-                f"{AT_ONCE} queries run, which is as many as may: send this one again in a moment",
-                headers={"Retry-After": "1"},
-                retryable=True,
-            )
+            raise _busy(f"{AT_ONCE} queries run, which is as many as may")
         try:
             outcome = await self._run(request, partial(run_query, self._url, sql, limits, params=params))
         finally:
@@ -84,6 +78,12 @@ async def _stop_when_gone(request: Request, stop: Stop) -> None:
     stop.request()
 
 
+def _busy(detail: str) -> Problem:
+    return Problem(
+        429, "sql-busy", f"{detail}: send this one again in a moment", headers={"Retry-After": "1"}, retryable=True
+    )
+
+
 def problem_of(error: QueryRefused) -> Problem:
     """The refusal as the API tells it."""
     detail = f"{error}: {error.cure}" if error.cure else str(error)
@@ -96,5 +96,7 @@ def problem_of(error: QueryRefused) -> Problem:
             return Problem(422, "sql-timeout", detail)
         case Refusal.TOO_LARGE:
             return Problem(422, "sql-too-large", detail)
+        case Refusal.BUSY:
+            return _busy(str(error))
         case Refusal.STOPPED | Refusal.UNAVAILABLE:
             return Problem(503, "sql-unavailable", detail)

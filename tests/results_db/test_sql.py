@@ -1,0 +1,284 @@
+"""Read-only SQL on both databases: what is allowed works, what is hostile is refused or stopped and changes nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+import results_db.tables  # noqa: F401 - completes the metadata
+from results_db import Database
+from results_db.base import Base
+from results_db.sql import postgresql
+from results_db.sql.reader import install_reader, reader_stands
+from results_db.sql.result import Limits, QueryRefused, Reach, Refusal, Result
+from results_db.sql.run import run_query
+from results_db.sql.stop import Stop
+from results_db.tables import Job, Model, Token
+from tests.results_db.hostile_sql import BARE, ENDLESS, POSTGRESQL, SQLITE
+
+Ask = Callable[..., Result]
+sqlite_only = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+postgresql_only = pytest.mark.parametrize("database_backend", ["postgresql"], indirect=True)
+LIMITS = Limits(rows=5, nbytes=100_000, seconds=20)
+#: what the console promises: refused or stopped within 2 s. A machine that does other things as well gets more here,
+#: far less than any of the bombs would take
+PROMISED, WAITED_S = Limits(rows=5, nbytes=100_000, seconds=1.0), 30.0
+
+
+@pytest.fixture
+def filled(database: Database) -> Database:
+    """A database with something to lose and something to read."""
+    with database.write() as session:
+        session.add(Token(id="t1", name="keep", token_hash="SECRET", scope="read"))
+        session.add(
+            Job(id="j1", kind="sweep", state="failed", params={}, error={"code": "oom", "message": "no memory"})
+        )
+        session.add(Model(id="m1", name="it's", source="s", matrices=[{}, {}], config={}))
+    return database
+
+
+@pytest.fixture
+def ask(filled: Database) -> Ask:
+    url = filled.url.render_as_string(hide_password=False)
+    return lambda sql, limits=LIMITS, **options: run_query(url, sql, limits, **options)
+
+
+def refusal(ask: Ask, sql: str, *args: Any, **options: Any) -> QueryRefused:
+    with pytest.raises(QueryRefused) as caught:
+        ask(sql, *args, **options)
+    return caught.value
+
+
+def dump(database: Database) -> dict[str, Any]:
+    """Everything that a query could have changed."""
+    with database.engine.connect() as connection:
+        found: dict[str, Any] = {
+            table.name: sorted(map(repr, connection.execute(table.select()))) for table in Base.metadata.sorted_tables
+        }
+        if database.is_sqlite:
+            found["schema"] = connection.execute(text("SELECT name, sql FROM sqlite_master")).all()
+            found["files"] = sorted(path.name for path in Path(str(database.url.database)).parent.iterdir())
+        else:
+            for what in (
+                "SELECT relname FROM pg_class WHERE relnamespace <> 'pg_toast'::regnamespace ORDER BY 1",
+                "SELECT rolname FROM pg_roles ORDER BY 1",
+                "SELECT count(*) FROM pg_largeobject_metadata",
+                "SELECT last_value, is_called FROM job_events_id_seq",
+            ):
+                found[what] = connection.execute(text(what)).all()
+    return found
+
+
+# --- what is allowed -------------------------------------------------------------------------------------------------
+
+
+def test_views_bring_columns_and_rows(ask: Ask) -> None:
+    result = ask("SELECT id, state, error_code, error_message FROM jobs_overview;")
+    assert result.columns == ("id", "state", "error_code", "error_message")
+    assert (result.rows, result.truncated) == ([["j1", "failed", "oom", "no memory"]], None)
+
+
+def test_parameters_are_values_and_never_sql(ask: Ask) -> None:
+    query = "SELECT id FROM models_overview WHERE name = :name AND n_matrices = :n AND (:none IS NULL) AND 1.5 = :x"
+    params = {"name": "it's", "n": 2, "none": None, "x": 1.5, "unused": "'; DROP TABLE tokens; --"}
+    assert ask(query, params=params).rows == [["m1"]]
+    assert ask(query, params=params | {"name": "'; DROP TABLE tokens; --"}).rows == []
+    assert refusal(ask, "SELECT :nope AS x").why == Refusal.INVALID
+
+
+def test_functions_common_table_expressions_and_odd_texts_work(ask: Ask) -> None:
+    query = """
+        WITH a(x, y) AS (VALUES (1, 'a%b'), (2, 'a:b''c')) -- a comment with ' in it
+        SELECT sum(a.x) AS total, upper('ok') AS up, count(*) AS n, /* another ; */ max(y) AS "Most y",
+               coalesce(NULL, round(2.5)) AS r, CASE WHEN 'a%b' LIKE 'a%' THEN 'yes' ELSE 'no' END AS said
+        FROM a LEFT JOIN jobs_overview AS j ON j.id = a.y WHERE a.x IN (1, 2) AND NOT (a.x = 7)
+    """
+    result = ask(query)
+    assert result.columns == ("total", "up", "n", "Most y", "r", "said")
+    assert result.rows[0][:4] == [3, "OK", 2, "a:b'c"]
+
+
+def test_two_columns_may_have_one_name(ask: Ask) -> None:
+    result = ask("SELECT 1 AS a, 2 AS a, NULL AS b")
+    assert (result.columns, result.rows) == (("a", "a", "b"), [[1, 2, None]])
+
+
+def test_rows_and_bytes_are_capped_and_said_to_be(ask: Ask) -> None:
+    query = (
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) SELECT i, 'text' AS t FROM n"
+    )
+    by_rows, by_bytes = ask(query), ask(query, Limits(rows=10_000, nbytes=2_000, seconds=20))
+    assert (len(by_rows.rows), by_rows.truncated) == (5, "rows")
+    assert 10 < len(by_bytes.rows) < 200
+    assert by_bytes.truncated == "bytes"
+    assert ask("SELECT 1 AS x", Limits(rows=1, nbytes=100, seconds=20)).truncated is None
+
+
+def test_who_holds_the_url_may_read_tables_but_no_secrets(ask: Ask, filled: Database) -> None:
+    assert ask("SELECT id FROM jobs", reach=Reach.TABLES).rows == [["j1"]]
+    assert refusal(ask, "DELETE FROM tokens", reach=Reach.TABLES).why == Refusal.NOT_ALLOWED
+    assert refusal(ask, "SELECT pg_sleep(9)", reach=Reach.TABLES).why in (Refusal.NOT_ALLOWED, Refusal.INVALID)
+    if filled.is_sqlite:
+        assert refusal(ask, "SELECT token_hash FROM tokens", reach=Reach.TABLES).why == Refusal.NOT_ALLOWED
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("sqlite:///nowhere/none.db", "no database at"),
+        ("sqlite://", "names no file"),
+        ("mysql://localhost/x", "no queries on 'mysql'"),
+        ("not a url", "is no database URL"),
+        ("postgresql+psycopg://nobody:SECRET@127.0.0.1:9/none", "does not answer"),
+    ],
+)
+def test_a_wrong_url_is_named_without_its_password(url: str, says: str) -> None:
+    with pytest.raises(QueryRefused, match=says) as caught:
+        run_query(url, "SELECT 1 AS x", LIMITS)
+    assert caught.value.why == Refusal.UNAVAILABLE
+    assert "SECRET" not in str(caught.value)
+
+
+# --- what is hostile -------------------------------------------------------------------------------------------------
+
+
+def assault(ask: Ask, hostile: Sequence[tuple[str, str, str | set[str]]]) -> list[str]:
+    """What did not end as it should, two at a time as in the console."""
+
+    def one(case: tuple[str, str, str | set[str]]) -> str | None:
+        what, sql, ends = case
+        wanted = {ends} if isinstance(ends, str) else ends
+        start = time.monotonic()
+        ended = attempt(sql)
+        # a bomb before it may hold its slot a little longer than its asker waited
+        while ended == Refusal.BUSY and time.monotonic() - start < WAITED_S:
+            threading.Event().wait(0.05)
+            ended = attempt(sql)
+        took = time.monotonic() - start
+        return None if ended in wanted and took < WAITED_S else f"{what}: {ended} after {took:.1f} s"
+
+    def attempt(sql: str) -> str:
+        try:
+            ask(sql, PROMISED)
+        except QueryRefused as error:
+            return "it told the secret" if "SECRET" in str(error) else error.why.value
+        return "answer"
+
+    with ThreadPoolExecutor(2) as pool:
+        return [finding for finding in pool.map(one, hostile) if finding is not None]
+
+
+@sqlite_only
+def test_hostile_queries_are_refused_or_stopped_on_sqlite(ask: Ask, filled: Database) -> None:
+    assert len(SQLITE) >= 60
+    ask("SELECT 1 AS x")
+    before = dump(filled)
+    assert assault(ask, SQLITE) == []
+    assert dump(filled) == before
+
+
+@postgresql_only
+def test_hostile_queries_are_refused_or_stopped_on_postgresql(ask: Ask, filled: Database) -> None:
+    assert len(POSTGRESQL) >= 60
+    before = dump(filled)
+    assert assault(ask, POSTGRESQL) == []
+    # nothing is held or runs on, not even what PostgreSQL could not interrupt at once
+    locks = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+    deadline = time.monotonic() + WAITED_S
+    with filled.engine.connect() as connection:
+        while connection.execute(locks).scalar_one():
+            assert time.monotonic() < deadline, "a query runs on"
+            threading.Event().wait(0.05)
+    assert dump(filled) == before
+
+
+@postgresql_only
+def test_without_the_list_of_names_the_database_refuses(
+    ask: Ask, filled: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader's rights hold by themselves: the names are a second fence, not the only one."""
+    monkeypatch.setattr(postgresql, "checked_query", lambda sql, _params: sql)
+    before = dump(filled)
+    ends = {Refusal.NOT_ALLOWED.value, Refusal.INVALID.value, Refusal.TIMEOUT.value}
+    assert assault(ask, [(sql, sql, ends) for sql in BARE]) == []
+    assert dump(filled) == before
+
+
+def test_a_query_ends_when_it_is_told_to(ask: Ask) -> None:
+    """By another thread, long before its time is over."""
+    stop = Stop()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(ask, f"{ENDLESS} SELECT count(*) FROM n", Limits(seconds=200), stop=stop)
+        began = threading.Event()
+        while stop._action is None and not running.done():
+            began.wait(0.01)
+        stop.request()
+        with pytest.raises(QueryRefused) as caught:
+            running.result(timeout=60)
+    assert caught.value.why == Refusal.STOPPED
+
+
+def test_a_query_that_nobody_waits_for_does_not_start(ask: Ask) -> None:
+    stop = Stop()
+    stop.request()
+    assert refusal(ask, f"{ENDLESS} SELECT count(*) FROM n", Limits(seconds=200), stop=stop).why == Refusal.STOPPED
+
+
+# --- PostgreSQL's reader ---------------------------------------------------------------------------------------------
+
+
+@postgresql_only
+@pytest.mark.parametrize(
+    "weaken",
+    [
+        "GRANT SELECT ON tokens TO bitbudget_reader",
+        "GRANT SELECT (token_hash) ON tokens TO PUBLIC",
+        "GRANT pg_read_all_data TO bitbudget_reader",
+        "ALTER FUNCTION bitbudget_sql.run SECURITY INVOKER",
+        "ALTER FUNCTION bitbudget_sql.run OWNER TO CURRENT_USER",
+        "DROP FUNCTION bitbudget_sql.run",
+    ],
+)
+def test_a_fence_with_a_hole_is_not_used(ask: Ask, filled: Database, weaken: str) -> None:
+    try:
+        with filled.engine.begin() as connection:
+            assert reader_stands(connection)
+            connection.execute(text(weaken))
+        error = refusal(ask, "SELECT 1 AS x")
+        assert error.why == Refusal.UNAVAILABLE
+        assert "CREATE ROLE bitbudget_reader" in str(error.cure)
+    finally:
+        if weaken.startswith("GRANT pg_"):  # roles are the whole server's
+            with filled.engine.begin() as connection:
+                connection.execute(text("REVOKE pg_read_all_data FROM bitbudget_reader"))
+
+
+@postgresql_only
+def test_a_user_without_rights_leaves_queries_refused(filled: Database, database_url: str) -> None:
+    """Whoever may not make the role gets no weaker fence."""
+    with filled.engine.connect() as connection:
+        connection.execute(text("DROP FUNCTION bitbudget_sql.run"))
+        connection.execute(text("CREATE ROLE poor NOLOGIN"))
+        connection.execute(text("SET LOCAL ROLE poor"))
+        assert install_reader(connection) is False
+        assert not reader_stands(connection)
+        connection.rollback()
+
+
+@postgresql_only
+def test_views_and_columns_carry_their_meaning(filled: Database) -> None:
+    with filled.engine.connect() as connection:
+        said = connection.execute(
+            text("SELECT obj_description('errors'::regclass), col_description('errors'::regclass, 12)")
+        )
+        assert tuple(said.one()) == (
+            "A row is the error and the bytes of one (matrix, config), as they count.",
+            "‖W − Ŵ‖² / ‖W‖² [1]",
+        )

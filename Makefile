@@ -35,8 +35,7 @@ test: $(VENV)/.installed-dev ## run every test but those of faults
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not faults" $(ARGS)
 
 faults: $(VENV)/.installed-dev ## kill, freeze and starve the service (ARGS="-m representative": the quick ones)
-	BITBUDGET_SCHEDULES=many $(BIN)/python -m pytest -n 2 --dist loadgroup tests/faults tests/results_db/test_schedules.py \
-	  tests/deploy/test_two_urls.py $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m faults tests/faults tests/deploy $(ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff and mypy
 	$(BIN)/ruff check .

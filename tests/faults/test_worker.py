@@ -15,7 +15,9 @@ from sqlalchemy.orm import Session
 from results_db.queue.lease import reap_expired
 from results_db.states import AttemptState, JobKind, JobState
 from results_db.tables import Attempt, Measurement
+from server.loop import AdvanceLoop
 from tests.faults.signals import freeze, kill
+from tests.service import LEASE_S
 from tests.sweeps import N_CONFIGS, N_MATRICES, assert_complete, start_sweep, states
 from worker.registration import ProcessId
 
@@ -184,7 +186,13 @@ def test_the_clock_jumps_back(service: Any, model_id: str, calibration_id: str, 
     service.wait(lambda: ProcessId.of(horse) is None, "the horse's death")
     with service.database.write() as session:
         shift_leases(session, job_id, timedelta(hours=1))
-    service.wait(lambda: states(service, job_id)[0] == AttemptState.LOST, "the reaper")
+    loop = AdvanceLoop(service.database, service.relay, lease_s=LEASE_S)
+
+    def lost() -> bool:
+        loop.turn()
+        return states(service, job_id)[0] == AttemptState.LOST
+
+    service.wait(lost, "the reaper")
     service.worker()
     assert_complete(service, job_id)
     assert states(service, job_id) == [AttemptState.LOST, AttemptState.SUCCEEDED]

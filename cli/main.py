@@ -14,6 +14,7 @@ from cli.commands import db, jobs, measurements, queue, studies
 from cli.commands.allocate import allocate, frontier
 from cli.commands.certificate import certificate, verify
 from cli.commands.demo import demo
+from cli.commands.doctor import doctor
 from cli.commands.down import down
 from cli.commands.export import export
 from cli.commands.gc import gc
@@ -77,7 +78,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (up, down, demo, gc, plan, submit, wait, tail, sql, export, allocate, frontier, certificate, verify):
+_COMMANDS = (
+    up,
+    down,
+    demo,
+    doctor,
+    gc,
+    plan,
+    submit,
+    wait,
+    tail,
+    sql,
+    export,
+    allocate,
+    frontier,
+    certificate,
+    verify,
+)
+for command in _COMMANDS:
     app.command()(command)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(db.app, name="db")

@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from anyio import to_thread
 from fastapi import FastAPI
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp
 
 from results_db import Database
 from results_db.logs import configure_logs
+from results_db.masking import remember_secrets
 from results_db.migrate import upgrade
 from results_db.setting_docs import tell_settings
 from results_db.settings import Settings
@@ -36,6 +38,7 @@ from server.loop import AdvanceLoop
 from server.measurements import endpoints as measurements
 from server.measurements import invalidation
 from server.models import endpoints as models
+from server.openapi.document import DESCRIPTION, complete
 from server.plans import endpoints as plans
 from server.probes import endpoints as probes
 from server.problems import endpoints as problems
@@ -97,6 +100,7 @@ def create_app(settings: Settings | None = None, *, run_loop: bool = True, page:
         settings = Settings()
         configure_logs(settings.log_format, settings.log_level)
         tell_settings(settings, os.environ)
+    remember_secrets((settings.database_url, settings.redis_url))
     database = Database(settings.database_url)
     loop = AdvanceLoop(
         database, Relay(database, settings.redis_url), lease_s=settings.lease_s, backoff=settings.backoff
@@ -116,11 +120,12 @@ def create_app(settings: Settings | None = None, *, run_loop: bool = True, page:
         title="bitbudget",
         version=_version(),
         summary="Spend a memory budget where a language model feels it most.",
-        description="Errors are problem+json (RFC 9457), POSTs honour Idempotency-Key, lists are keyset pages.",
+        description=DESCRIPTION,
         lifespan=lifespan,
         # FastAPI's own pages load their scripts from elsewhere; web/ serves /docs
         docs_url=None,
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
     )
     app.state.settings = settings
     app.state.database = database
@@ -148,6 +153,12 @@ class Service(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         return SecurityHeaders(super().build_middleware_stack())
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = complete(super().openapi())
+        return self.openapi_schema
 
 
 def _version() -> str:

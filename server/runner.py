@@ -15,6 +15,7 @@ from compress_core.errors import CompressCoreError
 from results_db import Database
 from results_db.errors import NotFound
 from results_db.logs import bind
+from results_db.masking import mask
 from results_db.params import AllocateParams, FitParams, GateParams
 from results_db.queue.transitions import change_state, get_job
 from results_db.states import JobKind, JobState
@@ -80,9 +81,9 @@ def describe_error(error: BaseException) -> dict[str, Any]:
             code = "unexpected-error"
     cause: dict[str, Any] = {
         "code": code,
-        "message": str(error) or type(error).__name__,
+        "message": mask(str(error)) or type(error).__name__,
         "type": f"{type(error).__module__}.{type(error).__qualname__}",
-        "traceback": "".join(traceback.format_exception(error)),
+        "traceback": mask("".join(traceback.format_exception(error))),
         "retryable": False,
     }
     smallest = getattr(error, "smallest_bytes", None)

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from compress_core.errors import CompressCoreError
 from results_db.errors import ResultsDbError
+from results_db.masking import mask
 from worker.errors import WorkerError
 
 #: a traceback keeps its end, which names the cause
@@ -73,5 +74,5 @@ def _classify(error: BaseException, starved: bool) -> tuple[str, bool]:
 
 
 def _clean(text: str) -> str:
-    """PostgreSQL's text knows no NUL."""
-    return text.replace("\x00", "\\0")
+    """The page shows it: without passwords and tokens. PostgreSQL's text knows no NUL."""
+    return mask(text).replace("\x00", "\\0")

@@ -36,7 +36,7 @@ def cause(error: BaseException, *, starved: bool = False) -> dict[str, Any]:
         (RuntimeError("shapes differ"), "unexpected-error", False),
         (MissingInput("no calibration"), "missing-input", False),
         (NotFound("model", "m"), "database-refused", False),
-        (PathNotAllowed("/x", ["/y"]), "database-refused", False),
+        (PathNotAllowed("/x", ["/y"]), "path-not-allowed", False),
         (JobTimeoutException("too long"), "timeout", False),
         (OSError(errno.ENOSPC, "No space left on device"), "disk-full", False),
         (OSError(errno.EACCES, "Permission denied"), "unexpected-error", False),

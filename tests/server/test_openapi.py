@@ -8,13 +8,18 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from results_db.settings import Settings
 from server.app import create_app
+from server.kit.problems import PROBLEMS
+from server.openapi.tags import TAGS
 
 SNAPSHOT = Path(__file__).with_name("openapi.json")
 
@@ -45,3 +50,92 @@ def test_the_document_is_the_snapshot(document: dict[str, Any]) -> None:
             ]
         )
         pytest.fail(f"the API changed: if you mean it, run with SNAPSHOT=write and commit the file\n{changed}")
+
+
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            yield f"{method.upper()} {path}", operation
+
+
+def validator(document: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:
+    """References lead into the document's components."""
+    return Draft202012Validator(schema | {"components": document["components"]})
+
+
+def wrong(document: dict[str, Any], schema: dict[str, Any], value: Any) -> list[str]:
+    return [f"{error.json_path}: {error.message}" for error in validator(document, schema).iter_errors(value)]
+
+
+def test_every_operation_says_what_it_does(document: dict[str, Any]) -> None:
+    names = []
+    for name, operation in operations(document):
+        assert operation.get("summary"), name
+        assert operation.get("description"), f"{name} needs a docstring"
+        assert operation["tags"], name
+        assert set(operation["tags"]) <= set(TAGS), f"{name}: describe its tag in server/openapi/tags.py"
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", operation["operationId"]), name
+        names.append(operation["operationId"])
+    assert sorted(names) == sorted(set(names)), "operation ids are the functions' names: give them different ones"
+    assert {tag for _, operation in operations(document) for tag in operation["tags"]} == set(TAGS)
+
+
+def test_every_body_and_every_answer_has_an_example_that_is_valid(document: dict[str, Any]) -> None:
+    n = 0
+    for name, operation in operations(document):
+        contents = list(operation.get("requestBody", {}).get("content", {}).items())
+        for status, response in operation["responses"].items():
+            if status.startswith("2"):
+                assert response.get("content") or status == "204", f"{name}: {status} has no content"
+                contents += response.get("content", {}).items()
+        for media_type, content in contents:
+            if media_type not in ("application/json", "application/yaml") or not content.get("schema"):
+                continue
+            given = content.get("example", *[None])
+            if given is None:
+                given = next(iter(content["examples"].values()))["value"]
+            bad = wrong(document, content["schema"], given)
+            assert bad == [], f"{name}: {given}"
+            n += 1
+    assert n > 60
+
+
+def test_every_json_answer_has_a_model(document: dict[str, Any]) -> None:
+    bare = [
+        name
+        for name, operation in operations(document)
+        for status, response in operation["responses"].items()
+        if status.startswith("2")
+        and response.get("content", {}).get("application/json", {"schema": 1}) in ({}, {"schema": {}})
+    ]
+    assert bare == []
+
+
+def test_every_schema_example_is_valid(document: dict[str, Any]) -> None:
+    for name, schema in document["components"]["schemas"].items():
+        for given in schema.get("examples", []):
+            assert wrong(document, schema, given) == [], name
+
+
+def test_every_operation_says_how_it_refuses(document: dict[str, Any]) -> None:
+    responses = document["components"]["responses"]
+    for name, operation in operations(document):
+        refusals = {status: r for status, r in operation["responses"].items() if status[0] in "45"}
+        assert {"400", "401", "403", "500", "503"} <= set(refusals), name
+        assert ("{" not in name) or "404" in refusals, name
+        assert not operation.get("requestBody") or {"409", "413", "415", "422"} <= set(refusals), name
+        for status, refusal in refusals.items():
+            if "$ref" in refusal:
+                refusal = responses[refusal["$ref"].rsplit("/", 1)[-1]]
+            # readiness answers its own body with 503
+            assert "application/problem+json" in refusal["content"] or (name.endswith("/readyz") and status == "503")
+
+
+def test_the_examples_of_problems_are_problems(document: dict[str, Any]) -> None:
+    told = set()
+    for status, response in document["components"]["responses"].items():
+        content = response["content"]["application/problem+json"]
+        for slug, example in content["examples"].items():
+            assert wrong(document, content["schema"], example["value"]) == [], (status, slug)
+            told.add(slug)
+    assert told == set(PROBLEMS)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,3 +106,16 @@ def test_the_lock_is_a_kernel_lock(gpus: list[Gpu], tmp_path: Path) -> None:
         assert device.uuid == "GPU-cccc-3"
         with pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_the_module_says_what_a_device_means_here(
+    gpus: list[Gpu], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["worker.device", "RTX 3090"])
+    assert module.main() == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["matching"], facts["trouble"]) == ([0, 1], None)
+    assert facts["gpus"][0]["holders"] == ["python (pid 7, 812 MB)"]
+    monkeypatch.setattr(sys, "argv", ["worker.device", "RTX 9999"])
+    assert module.main() == 0
+    assert "RTX 3090" in json.loads(capsys.readouterr().out)["trouble"]

@@ -1,6 +1,6 @@
 # Two images from one file: `--target server` (neither torch nor CUDA) and `--target worker` (both).
 # They hold rooms of the checkout in /app (docs/decisions/002-top-level-packages.md) and an environment in /opt/venv, which
-# belong to root; they run as user 10001, who owns /var/lib/bitbudget alone. Why it is so: docs/decisions/030-containers.md
+# belong to root; they run as user 10001, who owns /var/lib/bitbudget alone. Why it is so: docs/decisions/031-containers.md
 
 FROM python:3.11.15-slim-bookworm AS base
 ENV PATH=/opt/venv/bin:$PATH \

@@ -1,151 +1,20 @@
-"""Measurements that count no more: who may retire them, what takes their place, and what is marked with them."""
+"""Measurements that count no more: who may retire them, and what takes their place."""
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import text
 
 from results_db.errors import LeaseLost
-from results_db.ids import new_id
-from results_db.queue.lease import Claim, reap_expired
-from results_db.recording import count_own_cells, record_calibration, record_measurement, record_sweep
-from results_db.retire import (
-    Retired,
-    count_replaced,
-    forced_cells,
-    hold_measured,
-    invalidate,
-    notice_retired,
-    record_again,
-)
-from results_db.stale import stale_evidence, stale_inputs
-from results_db.states import JobKind
-from results_db.tables import (
-    Allocation,
-    AllocationItem,
-    Fit,
-    Gate,
-    Job,
-    Measurement,
-    Model,
-    RetiredMeasurement,
-    Study,
-)
-
-CPU = {"numerics_version": 1, "device_kind": "cpu"}
-#: two configs on one matrix of each of two layers
-CELLS = [(layer, "q", -1, f"h{b_q}") for layer in (0, 1) for b_q in (2, 3)]
-
-
-class Bench:
-    """One calibrated model, and sweeps that tests record by hand."""
-
-    def __init__(self, queue: Any) -> None:
-        self.queue = queue
-        with queue.database.write() as session:
-            session.add(Model(id="mod_1", name="tiny", source="x"))
-        values = CPU | {"model_id": "mod_1", "n_samples": 1, "sample_length": 8, "n_tokens": 8, "seed": 0}
-        values |= {"token_hash": "t", "text": {}, "seconds": 0.1, "content_hash": "c"}
-        maker = queue.run(queue.submit(JobKind.CALIBRATE))
-        self.calibration_id = queue.do(record_calibration, maker, uri="file", nbytes=1, **values)
-
-    def sweep(self, **options: Any) -> tuple[Claim, str]:
-        """A running sweep job and its sweep's id."""
-        claim = self.queue.run(self.queue.submit(JobKind.SWEEP, **options))
-        return claim, self.begin(claim)
-
-    def begin(self, claim: Claim) -> str:
-        values = {"model_id": "mod_1", "calibration_id": self.calibration_id, "configs": [{}]}
-        more = {"config_hashes": ["h2", "h3"], "clamped": [], "n_cells": len(CELLS)}
-        return str(self.queue.do(record_sweep, claim, **values, **more))
-
-    def values(self, sweep_id: str, cell: tuple[int, str, int, str], error: float = 0.1) -> dict[str, Any]:
-        layer, projection, expert, config_hash = cell
-        b_q = int(config_hash[1:])
-        row = {"layer_idx": layer, "projection": projection, "expert_idx": expert, "config_hash": config_hash}
-        row |= {"model_id": "mod_1", "calibration_id": self.calibration_id, "sweep_id": sweep_id, "b_q": b_q}
-        row |= {"config": {"b_q": b_q}, "rank": 0, "factor_bits_l": 4, "factor_bits_r": 4, "codebook": "e8"}
-        row |= {"states": None, "seed": 0, "out_features": 8, "in_features": 8, "raw_mse": 0.1}
-        row |= {"normalized_mse": 0.1, "calibration_weighted_error": error, "nbytes": 16, "bits_per_weight": 2.0}
-        return row | {"seconds": 0.1, "residual_spectrum": {"ranks": [1], "captured": [0.3]}} | CPU
-
-    def measured(self) -> str:
-        """A sweep that has measured every cell; its id."""
-        claim, sweep_id = self.sweep()
-        for cell in CELLS:
-            self.queue.do(record_measurement, claim, **self.values(sweep_id, cell))
-        return sweep_id
-
-    def again(self, claim: Claim, sweep_id: str, cell: tuple[int, str, int, str], error: float = 0.1, **o: Any) -> bool:
-        return bool(self.queue.do(record_again, claim, **(self.values(sweep_id, cell, error) | o)))
-
-    def invalidate(self, layer: int, config_hash: str, **options: Any) -> Retired:
-        where = (Measurement.layer_idx == layer) & (Measurement.config_hash == config_hash)
-        return self.queue.do(invalidate, where, "a broken fan", **options)  # type: ignore[no-any-return]
-
-    def rows(self, table: Any) -> list[Any]:
-        with self.queue.database.read() as session:
-            return list(session.scalars(select(table).order_by(table.id)))
-
-    # --- what is computed from measurements
-
-    def fit(self, cells: list[tuple[int, str, int, str]], *, codebook: str = "e8", job_id: str | None = None) -> str:
-        residuals = [
-            {"layer_idx": c[0], "projection": c[1], "expert_idx": c[2], "b_q": int(c[3][1:]), "rank": 0, "error": 0.1}
-            for c in cells
-        ]
-        row = Fit(
-            **{"id": new_id("fit"), "model_id": "mod_1", "calibration_id": self.calibration_id, "form": "additive"},
-            **{"metric": "calibration_weighted_error", "codebook": codebook, "n_observations": len(cells), "r2": 1.0},
-            **{"r2_log": 1.0, "r2_by_projection": {}, "r2_by_group": {}, "checks": {}, "seconds": 0.1},
-            **{"residuals": [r | {"predicted": 0.1} for r in residuals], "job_id": job_id},
-        )
-        return self._add(row)
-
-    def allocation(self, chosen: list[tuple[int, str, int, str]], **values: Any) -> str:
-        own = {"calibration_id": self.calibration_id, "kind": "optimal", "objective": "kl", "details": {}}
-        row = Allocation(
-            **{"id": new_id("alloc"), "model_id": "mod_1", "name": "a", "scope": "decoder", "matrix_bytes": 1},
-            **{"fixed_bytes": 0, "total_bytes": 1, "bits_per_weight": 2.0, "n_distinct_configs": 1},
-            **{"content_hash": new_id("h"), "overrides_yaml": "", "seconds": 0.1},
-            **(own | values),
-        )
-        id_ = self._add(row)
-        for layer, projection, expert, config_hash in chosen:
-            key = {"layer_idx": layer, "projection": projection, "expert_idx": expert, "config_hash": config_hash}
-            numbers = {"config": {}, "b_q": 2, "rank": 0, "nbytes": 16, "error": 0.1}
-            self._add(AllocationItem(allocation_id=id_, **key, **numbers))
-        return id_
-
-    def gate(self, study_id: str, name: str, job_id: str) -> str:
-        values = {"phase": 1, "question": "?", "verdict": "GO", "explanation": "so"}
-        return self._add(Gate(id=new_id("gate"), study_id=study_id, job_id=job_id, name=name, **values))
-
-    def study(self) -> str:
-        values = {"name": "s", "model_id": "mod_1", "state": "running", "config": {}, "on_no_go": "stop"}
-        return self._add(Study(id=new_id("study"), **values))
-
-    def job(self, study_id: str, step: str, position: int, **values: Any) -> str:
-        kind = step.split(":")[0]
-        row = Job(id=new_id("job"), kind=kind, state="succeeded", study_id=study_id, step=step, position=position)
-        for name, value in ({"params": {}} | values).items():
-            setattr(row, name, value)
-        return self._add(row)
-
-    def _add(self, row: Any) -> str:
-        with self.queue.database.write() as session:
-            session.add(row)
-            session.flush()
-            return str(row.id)
-
-    def stale(self) -> dict[str, str]:
-        """Id → reason of everything that is marked."""
-        rows = [row for table in (Fit, Allocation, Gate) for row in self.rows(table)]
-        assert all((row.stale_at is None) == (row.stale_reason is None) for row in rows)
-        return {row.id: row.stale_reason for row in rows if row.stale_at is not None}
+from results_db.queue.lease import reap_expired
+from results_db.recording import count_own_cells, record_measurement
+from results_db.retire import count_replaced, forced_cells, hold_measured, notice_retired, record_again
+from results_db.tables import Measurement, RetiredMeasurement
+from tests.results_db.bench import CELLS, Bench
 
 
 @pytest.fixture
@@ -284,130 +153,30 @@ def test_a_dry_run_tells_and_writes_nothing(bench: Bench) -> None:
     assert len(bench.rows(Measurement)) == len(CELLS)
 
 
-# --- what stands on them -------------------------------------------------------------------------------------------
-
-
-def test_a_fit_is_stale_where_it_was_fitted_to_the_cell(bench: Bench) -> None:
-    bench.measured()
-    with_it, without = bench.fit(CELLS), bench.fit(CELLS[1:])
-    other_codebook = bench.fit(CELLS, codebook="trellis")
-    id_ = bench.rows(Measurement)[0].id
-    found = bench.invalidate(0, "h2")
-    assert found.affected.ids() == {"fits": [with_it], "allocations": [], "gates": []}
-    assert bench.stale() == {with_it: f"measurement {id_} (layer 0, q, b_q 2, rank 0) was invalidated: a broken fan"}
-    assert {without, other_codebook}.isdisjoint(bench.stale())
-
-
-def test_a_fit_of_other_numbers_of_the_same_cell_stands(bench: Bench) -> None:
-    """It was fitted to what another kind of device measured, or to what was there before."""
-    claim, sweep_id = bench.sweep()
-    bench.queue.do(record_measurement, claim, **bench.values(sweep_id, CELLS[0], 0.7))
-    bench.fit(CELLS)
-    bench.invalidate(0, "h2")
-    assert bench.stale() == {}
-
-
-def test_an_allocation_is_stale_where_it_chose_or_chose_from_the_cell(bench: Bench) -> None:
-    bench.measured()
-    first, *_, last = bench.rows(Measurement)
-    known = {"until": last.id, "config_hashes": ["h2", "h3"]}
-    chose_from = bench.allocation([CELLS[1]], details={"measured": known})
-    older = bench.allocation([CELLS[1]], details={"measured": known | {"until": first.id - 1}})
-    other_menu = bench.allocation([CELLS[1]], details={"measured": known | {"config_hashes": ["h3"]}})
-    manual = bench.allocation([CELLS[0]], kind="manual", objective=None)
-    given = {"kind": "uniform", "objective": None, "calibration_id": None}
-    predicted = bench.allocation([CELLS[0]], **given, details={"prediction": {"calibration_id": bench.calibration_id}})
-    elsewhere = bench.allocation([CELLS[0]], **given, details={"prediction": {"calibration_id": "cal_other"}})
-    drawn = bench.allocation([CELLS[1]], kind="random", objective=None, details={"measured": known})
-    before_this_was_kept = bench.allocation([CELLS[1]])
-    bench.invalidate(0, "h2")
-    assert set(bench.stale()) == {chose_from, manual, predicted, drawn, before_this_was_kept}
-    assert {older, other_menu, elsewhere}.isdisjoint(bench.stale())
-    with bench.queue.database.read() as session:
-        told = stale_inputs(session, [None, older, manual])
-    assert [row["allocation_id"] for row in told] == [manual]
-
-
-def test_equal_numbers_measured_again_make_nothing_stale_and_others_do(bench: Bench) -> None:
-    bench.measured()
-    fit, allocation = bench.fit(CELLS), bench.allocation([CELLS[0]])
-    claim, forced = bench.sweep()
-    assert bench.again(claim, forced, CELLS[0], 0.1, seconds=9.0)
-    assert bench.stale() == {}
-    spectrum = {"ranks": [1, 2], "captured": [0.3, 0.4]}
-    assert bench.again(claim, forced, CELLS[1], 0.1, residual_spectrum=spectrum)
-    assert set(bench.stale()) == {fit}, "a fit alone looks at the spectrum"
-    assert bench.again(claim, forced, CELLS[2], 0.1000001)
-    assert set(bench.stale()) == {fit, allocation}
-    assert bench.stale()[allocation].endswith(f"was measured again by sweep {forced}")
-
-
-def test_the_first_reason_stays(bench: Bench) -> None:
-    bench.measured()
-    fit = bench.fit(CELLS)
-    bench.invalidate(0, "h2")
-    reason = bench.stale()[fit]
-    bench.invalidate(1, "h3")
-    assert bench.stale() == {fit: reason}
-
-
-def test_gates_are_stale_where_they_look_at_the_sweep_or_at_what_was_made_from_stale_rows(bench: Bench) -> None:
-    study = bench.study()
-    claim, sweep_id = bench.sweep(study_id=study, step="sweep")
-    for cell in CELLS:
-        bench.queue.do(record_measurement, claim, **bench.values(sweep_id, cell))
-    fitting = bench.job(study, "fit", 1)
-    allocating = bench.job(study, "allocate:optimal", 2)
-    takes = {"inputs": {"allocation_id": {"job": allocating, "key": "allocation_id"}}}
-    packing = bench.job(study, "compress:optimal", 3, **takes)
-    apart = bench.job(study, "sensitivity", 4)
-    looks_at = {"sweep": {"sweep": claim.job_id}, "fit": {"fit": fitting}, "pack": {"pairs": {"a": packing}}}
-    looks_at["apart"] = {"sensitivity": apart}
-    jobs = {
-        name: bench.job(study, f"gate:{name}", 5, params={"context": context}) for name, context in looks_at.items()
-    }
-    gates = {name: bench.gate(study, name, job) for name, job in jobs.items()}
-    fit = bench.fit(CELLS, job_id=fitting)
-    allocation = bench.allocation([CELLS[0]], job_id=allocating, study_id=study)
-    bench.invalidate(0, "h2")
-    found = bench.stale()
-    assert set(found) == {fit, allocation, gates["sweep"], gates["fit"], gates["pack"]}
-    assert found[gates["sweep"]].startswith("measurement ")
-    assert found[gates["fit"]] == f"fit {fit} is stale: {found[fit]}"
-    assert found[gates["pack"]] == f"allocation a ({allocation}) is stale: {found[allocation]}"
-    with bench.queue.database.read() as session:
-        evidence = {name: stale_evidence(session, session.get_one(Job, job)) for name, job in jobs.items()}
-    assert evidence["pack"] == f"allocation {allocation} is stale: {found[allocation]}"
-    assert evidence["apart"] is None
-    assert evidence["sweep"] is None, "a gate that is decided anew looks at the cells as they are now"
-
-
-def test_several_are_told_of_together(bench: Bench) -> None:
-    bench.measured()
-    fit = bench.fit(CELLS)
-    first = bench.rows(Measurement)[0].id
-    bench.queue.do(invalidate, Measurement.model_id == "mod_1", "a broken fan")
-    told = f"measurement {first} (layer 0, q, b_q 2, rank 0) and 3 others were invalidated: a broken fan"
-    assert bench.stale() == {fit: told}
-    assert bench.rows(Measurement) == []
-
-
-def test_what_was_computed_while_its_measurement_was_retired_is_stale_at_birth(bench: Bench) -> None:
+@pytest.mark.parametrize("database_backend", ["postgresql"], indirect=True)
+def test_who_stores_and_who_retires_wait_for_each_other(bench: Bench) -> None:
+    """A fit that is not committed yet cannot be missed (SQLite has one writer at a time anyway)."""
     bench.measured()
     ids = [row.id for row in bench.rows(Measurement)]
-    bench.invalidate(0, "h2")
-    claim, forced = bench.sweep()
-    bench.again(claim, forced, CELLS[1], 0.1)
+    done = threading.Event()
+    waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
 
-    def store(session: Any, read: list[int]) -> None:
-        hold_measured(session, [bench.calibration_id], alone=False)
-        notice_retired(session, bench.calibration_id, read)
+    def retire() -> None:
+        bench.invalidate(0, "h2")
+        done.set()
 
-    late, unharmed = bench.fit(CELLS), bench.fit(CELLS[1:])
-    bench.queue.do(store, ids)
-    assert set(bench.stale()) == {late}, "the same numbers again harm nobody"
-    bench.again(claim, forced, CELLS[2], 0.4)
-    later = bench.fit(CELLS[2:])
-    bench.queue.do(store, ids)
-    assert set(bench.stale()) == {late, unharmed, later}
-    assert bench.stale()[later].endswith(f"was measured again by sweep {forced}")
+    with ThreadPoolExecutor(1) as pool:
+        with bench.queue.database.write() as session:
+            hold_measured(session, [bench.calibration_id], alone=False)
+            fit = bench.fit_row(CELLS)
+            session.add(fit)
+            session.flush()
+            retiring = pool.submit(retire)
+            with bench.queue.database.read() as watch:
+                # until the other stands still before our lock
+                while not watch.scalar(waiting) and not done.is_set():
+                    done.wait(0.01)
+            assert not done.is_set()
+            notice_retired(session, bench.calibration_id, ids)
+        retiring.result(timeout=60)
+    assert set(bench.stale()) == {fit.id}

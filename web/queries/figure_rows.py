@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from compress_core.config import CompressionConfig
+from results_db.params import MatrixFilter
 from results_db.states import JobKind
 from results_db.tables import (
     Allocation,
@@ -29,6 +30,7 @@ from web.formatting import CONFIG_DEFAULTS, config_label
 from web.queries.model_rows import sensitivity_counts
 from web.queries.steps import first_of, model_label, results, several_budgets
 
+_ALL = MatrixFilter()
 _ROLES = {"original": "original", "optimal": "optimal", "chosen": "optimal", "uniform": "uniform"}
 
 
@@ -89,7 +91,9 @@ def error_cells(session: Session, model: Model, jobs: list[Job]) -> list[Cell]:
     )
     for *key, error, bits, nbytes in rows:
         found[tuple(key)] = (error, bits, nbytes)
-    wanted = next((job.params.get("matrices") or {} for job in jobs if job.id == sweep.job_id), {})
+    wanted = MatrixFilter.model_validate(
+        next((job.params.get("matrices") or {} for job in jobs if job.id == sweep.job_id), {})
+    )
     configs = [CompressionConfig.from_dict(fields) for fields in sweep.configs]
     names = _config_names(sweep.configs)
     cells = []
@@ -119,7 +123,7 @@ def anchor_results(session: Session, model: Model, jobs: list[Job]) -> list[Anch
     ).all()
     found = {(r.layer_idx, r.projection, r.expert_idx, r.anchor_config_hash): r for r in rows}
     results = []
-    for matrix in _by_projection(model.matrices, {}):
+    for matrix in _by_projection(model.matrices):
         for anchor in job.params.get("anchors") or []:
             key = _key(matrix)
             row = found.get((*key, _hash(CompressionConfig.from_dict(anchor), matrix)))
@@ -143,7 +147,7 @@ def chosen_configs(session: Session, model: Model, jobs: list[Job]) -> list[Chos
     shown = [name for name in names if name.split("@")[0] in order_of]
     shown.sort(key=lambda name: (name.partition("@")[2], order_of[name.split("@")[0]]))
     weights = {_key(m): m["out_features"] * m["in_features"] for m in model.matrices}
-    order = {_key(m): i for i, m in enumerate(_by_projection(model.matrices, {}))}
+    order = {_key(m): i for i, m in enumerate(_by_projection(model.matrices))}
     chosen, several = [], several_budgets(jobs)
     for name in shown:
         items = session.scalars(select(AllocationItem).where(AllocationItem.allocation_id == names[name])).all()
@@ -239,15 +243,10 @@ def _key(matrix: dict[str, Any]) -> tuple[int, str, int]:
     return (matrix["layer_idx"], matrix["projection"], matrix["expert_idx"])
 
 
-def _by_projection(matrices: list[dict[str, Any]], wanted: dict[str, Any]) -> list[dict[str, Any]]:
+def _by_projection(matrices: list[dict[str, Any]], only: MatrixFilter = _ALL) -> list[dict[str, Any]]:
     """The wanted matrices, projection by projection in the order in which a layer has them, then by layer."""
-    layers, projections = wanted.get("layers"), wanted.get("projections")
     order = {name: i for i, name in enumerate(dict.fromkeys(m["projection"] for m in matrices))}
-    kept = [
-        m
-        for m in matrices
-        if (layers is None or m["layer_idx"] in layers) and (projections is None or m["projection"] in projections)
-    ]
+    kept = [m for m in matrices if only.passes(m["layer_idx"], m["projection"])]
     return sorted(kept, key=lambda m: (order[m["projection"]], m["layer_idx"], m["expert_idx"]))
 
 

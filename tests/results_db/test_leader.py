@@ -17,13 +17,13 @@ from results_db.queue.leader import Leader
 
 #: holds the right until it is killed
 _HOLDER = """
-import sys, time
+import sys
 from results_db import Database
 from results_db.queue.leader import Leader
 leader = Leader(Database(sys.argv[1]))
 assert leader.hold()
 print("held", flush=True)
-time.sleep(600)
+sys.stdin.read()
 """
 
 
@@ -45,7 +45,8 @@ def test_one_leads_and_the_other_stands_by(database: Database, second: Database)
 
 
 def test_kill_9_of_the_leader_hands_over(database: Database, database_url: str, repo: Path) -> None:
-    holder = subprocess.Popen([sys.executable, "-c", _HOLDER, database_url], cwd=repo, stdout=subprocess.PIPE)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    holder = subprocess.Popen([sys.executable, "-c", _HOLDER, database_url], cwd=repo, **pipes)
     leader = Leader(database)
     try:
         assert holder.stdout is not None
@@ -59,8 +60,9 @@ def test_kill_9_of_the_leader_hands_over(database: Database, database_url: str, 
     finally:
         holder.kill()
         holder.wait()
-        if holder.stdout is not None:
-            holder.stdout.close()
+        for pipe in (holder.stdin, holder.stdout):
+            assert pipe is not None
+            pipe.close()
         leader.release()
 
 

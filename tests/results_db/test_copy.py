@@ -136,14 +136,14 @@ def test_a_copy_that_dies_leaves_an_empty_target_and_can_be_begun_again(database
 
 
 _COPY_AND_HANG = """
-import sys, time
+import signal, sys
 from results_db import Database
 from results_db.copy import copy_database
 
 def hang(progress):
     if progress.step == "check":
         print("checking", flush=True)
-        time.sleep(600)
+        signal.pause()
 
 copy_database(Database(sys.argv[1]), Database(sys.argv[2]), hold=True, say=hang)
 """

@@ -6,10 +6,15 @@ import ast
 import re
 import shutil
 import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
 from docker.utils.build import exclude_paths
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.deploy.compose import DOCKERFILE, REPO, Image, read_image, read_stages
 
@@ -141,3 +146,43 @@ def test_a_linter_finds_nothing() -> None:
     done = subprocess.run([program, "--no-color", str(DOCKERFILE)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert done.stdout == ""
+
+
+#: what torch's builds for CUDA bring along
+_WITH_CUDA = {"triton"}
+#: rooms that an image uses in part: the server what needs no torch of compress_core, both the model's files of demo
+_IN_PART = {"server": {"compress_core", "demo"}, "worker": {"demo"}}
+
+
+def _requirements(extra: str) -> set[str]:
+    """Every distribution that ``.[extra]`` brings along, by its name in normal form."""
+    project = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    waiting = [Requirement(line) for line in [*project["dependencies"], *project["optional-dependencies"][extra]]]
+    found: set[str] = set()
+    while waiting:
+        wanted = waiting.pop()
+        name = canonicalize_name(wanted.name)
+        if name in found and not wanted.extras:
+            continue
+        found.add(name)
+        for line in requires(name) or ():
+            needed = Requirement(line)
+            extras = ("", *wanted.extras)
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
+                waiting.append(needed)
+    return found
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_image_installs_what_its_rooms_import(target: str) -> None:
+    """The tests' environment has the libraries of both images: a forgotten one would show in a container alone."""
+    installed = _requirements(target) | {"bitbudget"}
+    owners = packages_distributions()
+    missing: dict[str, str] = {}
+    for room in set(read_image(target).copied) - _IN_PART[target]:
+        for path in (REPO / room).rglob("*.py"):
+            for module in _imported(path) - set(sys.stdlib_module_names) - {entry.name for entry in REPO.iterdir()}:
+                names = {canonicalize_name(name) for name in owners.get(module, [module])}
+                if not names & (installed | _WITH_CUDA):
+                    missing[module] = str(path.relative_to(REPO))
+    assert missing == {}

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from results_db.settings import Settings
 from web.api_reference import api_groups, body_schemas
 from web.figures import Figure
+from web.queries.console import console_page
 from web.queries.jobs import job_page
 from web.queries.overview import overview
 from web.queries.study import study_page
@@ -73,6 +74,10 @@ def make_router(settings: Settings, read_session: ReadSession) -> APIRouter:
     def job_live(job_id: str, session: Reading) -> Response:
         found = job_page(session, job_id)
         return _not_found("job", job_id) if found is None else page("partials/job_live.html", page=found)
+
+    @router.get("/sql")
+    def sql_console() -> Response:
+        return page("sql.html", page=console_page())
 
     @router.get("/docs")
     def api_reference(request: Request) -> Response:

@@ -63,7 +63,7 @@ def _json(value: Any) -> bytes:
         case bool():
             return b"T" if value else b"F"
         case int() | float():
-            return b"n" + _decimal(value)
+            return b"n" + _number(value)
         case str():
             return _text(value)
         case Mapping():
@@ -74,18 +74,13 @@ def _json(value: Any) -> bytes:
     raise TypeError(f"JSON holds no {type(value).__name__}")
 
 
-def _decimal(number: int | float) -> bytes:
-    """digits and exponent of a number's shortest decimal form: 1e16 and 10000000000000000 are one."""
-    if isinstance(number, float) and number.is_integer() and abs(number) < 2**53:
-        number = int(number)
-    parts = Decimal(number if isinstance(number, int) else repr(number)).as_tuple()
-    if not isinstance(parts.exponent, int):  # NaN and infinities, which SQLite keeps as Python writes them
-        return f"{number!r};".encode()
-    digits = "".join(map(str, parts.digits))
-    kept = digits.rstrip("0")
-    if not kept:
-        return b"0;"
-    return f"{'-' if parts.sign else ''}{kept}e{parts.exponent + len(digits) - len(kept)};".encode()
+def _number(number: int | float) -> bytes:
+    """1e16 and 10000000000000000 are one; a float that is no integer is its shortest decimal, which both keep."""
+    if isinstance(number, float):
+        if not number.is_integer():  # nor are NaN and infinities, which SQLite keeps as Python writes them
+            return f"{number!r};".encode()
+        number = int(number) if abs(number) < 2**53 else int(Decimal(repr(number)))
+    return b"%d;" % number
 
 
 def _text(value: str) -> bytes:

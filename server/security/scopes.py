@@ -9,7 +9,7 @@ from results_db.tokens import Scope
 #: answered to everybody: they say that the server lives, let people in, and hold nothing but our own sources
 _PUBLIC = re.compile(r"(/api/v1)?/(livez|readyz)|/login|/logout|/favicon\.ico|/assets/.*", re.DOTALL)
 #: POSTs that change nothing
-_READING_POSTS = re.compile(r"/api/v1/(plans|sql(/.*)?|allocations/(frontier|what-if|certificate))|/sql", re.DOTALL)
+_READING_POSTS = re.compile(r"/api/v1/(plans|sql(/.*)?|allocations/(frontier|what-if))", re.DOTALL)
 #: what stops or steers the service as a whole
 _ADMINISTRATION = re.compile(r"/api/v1/(queue|workers|tokens)(/.*)?", re.DOTALL)
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})

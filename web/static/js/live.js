@@ -44,6 +44,7 @@ export class LiveRegion {
     } catch {
       return; // the server is away: the badge says so, and the stream asks again when it is back
     }
+    if (response.status === 401) return location.reload(); // the session has ended: the server leads to /login
     if (!response.ok) return;
     const parsed = new DOMParser().parseFromString(await response.text(), "text/html");
     const next = parsed.getElementById(this.#element.id);

@@ -17,7 +17,7 @@ from results_db.tables import Job, Measurement
 from server.allocations.service import compute_allocation, save_allocation
 from server.fits.records import save_fit
 from server.fits.service import compute_fit
-from tests.server.conftest import error_of
+from tests.server.simulated import error_of
 
 sqlite_only = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
 

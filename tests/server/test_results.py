@@ -226,7 +226,8 @@ def test_measurement_filters_and_exports(client: TestClient, measured_model: Ids
     assert count("layer_idx=1&rank=12") == 7 * 3
     assert client.get("/api/v1/measurements?projection=w").status_code == 422
     lines = client.get("/api/v1/measurements/export?codebook=rtn").text.splitlines()
-    rows = [json.loads(line) for line in lines]
+    schema, *rows = [json.loads(line) for line in lines]
+    assert schema["schema"]["export"] == "measurements"
     assert len(rows) == 21 * 3
     assert [row["id"] for row in rows] == sorted(row["id"] for row in rows)
     answer = client.get("/api/v1/measurements/export?format=csv&codebook=rtn")

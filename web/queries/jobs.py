@@ -14,6 +14,7 @@ from results_db.clock import utc_now
 from results_db.queries.parts import is_part, layers_summary, part_of, parts_among, parts_of
 from results_db.states import TERMINAL, JobState
 from results_db.tables import Attempt, Job, JobEvent, Study, Worker
+from web.queries.actions import Action, job_actions
 from web.queries.stale import stale_of
 
 #: events shown on a job's page, the newest
@@ -44,6 +45,8 @@ class JobLine:
     parts: tuple[JobLine, ...] = ()
     #: why what it made is stale
     stale: str | None = None
+    #: what a person may do to it now
+    actions: tuple[Action, ...] = ()
 
     @property
     def parts_summary(self) -> str:
@@ -132,6 +135,7 @@ def job_line(
         wish=wish if is_running else None,
         parts=tuple(job_line(part, now=now) for part in parts),
         stale=stale,
+        actions=job_actions(job),
     )
 
 

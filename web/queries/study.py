@@ -12,6 +12,7 @@ from results_db.clock import utc_now
 from results_db.states import TERMINAL, JobState
 from results_db.tables import Gate, Job, Model, Study
 from web.headline import Headline, headlines
+from web.queries.actions import Action, study_actions
 from web.queries.figure_rows import figure_versions
 from web.queries.jobs import JobLine, job_line, last_event_id, with_parts
 from web.queries.stale import Stale, stale_of
@@ -67,6 +68,8 @@ class StudyPage:
     running: tuple[JobLine, ...]
     headlines: tuple[Headline, ...]
     stale: Stale
+    #: what a person may do to it now
+    actions: tuple[Action, ...]
     #: of each figure: equal as long as its rows are
     versions: dict[str, str]
     last_event_id: int
@@ -120,6 +123,7 @@ def study_page(session: Session, study_id: str) -> StudyPage | None:
         running=tuple(line for _, line in lines if line.state == JobState.RUNNING),
         headlines=headlines(study.headline),
         stale=stale,
+        actions=study_actions(study, jobs),
         versions=figure_versions(session, study, list(jobs)),
         last_event_id=last,
     )

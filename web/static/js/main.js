@@ -1,4 +1,5 @@
 // Wires the page: times, live regions, charts, and the badge that says how fresh they are.
+import { startActions } from "./actions.js";
 import { startCharts } from "./charts.js";
 import { followEvents } from "./events.js";
 import { LiveRegion } from "./live.js";
@@ -24,6 +25,7 @@ const charts = startCharts(document);
 if (main.dataset.live) {
   const region = new LiveRegion(document.getElementById("live"), main.dataset.live, () => charts.check());
   const { study, job } = main.dataset;
+  startActions(document, () => region.refresh());
   followEvents({
     after: Number(main.dataset.lastEvent),
     onEvent: (event) => {

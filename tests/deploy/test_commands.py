@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +188,16 @@ def test_the_first_token_is_made_by_the_command_that_the_guide_names(site: Site)
 
 def test_the_worker_is_alive(site: Site) -> None:
     site.worker.until_healthy()
+
+
+def test_a_worker_whose_card_is_not_named_says_so_and_never_takes_the_cpu(site: Site) -> None:
+    """Profile `gpu` without BITBUDGET_GPU_UUID; an engine would refuse it before."""
+    asked = read_compose()["services"]["worker"]["environment"]["BITBUDGET_DEVICE"]
+    worker = replace(site.worker, name="worker", env=site.worker.env | {"BITBUDGET_DEVICE": asked})
+    done = worker.run()
+    assert done.returncode == 2
+    assert "BITBUDGET_GPU_UUID" in done.stderr
+    assert "never falls back" in done.stderr
 
 
 def test_the_password_is_in_no_process_list_and_no_environment(site: Site) -> None:

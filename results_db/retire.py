@@ -30,6 +30,7 @@ _KEY = (
 )
 #: what fits, allocations and gates are computed from; times are not compared
 _NUMBERS = ("calibration_weighted_error", "normalized_mse", "raw_mse", "nbytes", "bits_per_weight")
+_OF_GONE = [field.name for field in fields(Gone) if field.name != "since"]
 #: ids in one IN (…)
 _BATCH = 1000
 
@@ -131,15 +132,17 @@ def notice_retired(session: Session, calibration_id: str | None, measurement_ids
     if calibration_id is None:
         return
     ids = set(measurement_ids)
-    rows = session.execute(select(*_R).where(_R.calibration_id == calibration_id).order_by(_R.id)).all()
+    retired = session.execute(select(_R.id, _R.measurement_id).where(_R.calibration_id == calibration_id))
+    hit = sorted(id_ for id_, measurement_id in retired if measurement_id in ids)
     by_reason: dict[tuple[str, str, bool], list[Gone]] = defaultdict(list)
-    for row in (row for row in rows if row.measurement_id in ids):
+    for row in [session.execute(select(*_R).where(_R.id == id_)).one() for id_ in hit]:
         now = session.execute(select(*_M).where(*(_M[name] == getattr(row, name) for name in _KEY))).first()
         if now is not None and _same_numbers(now, row):
             continue
         errors_too = now is None or any(getattr(now, name) != getattr(row, name) for name in _NUMBERS)
         told = ("invalidated: ", row.reason) if row.replaced_by_sweep_id is None else (row.reason, "")
-        by_reason[(*told, errors_too)].append(_as_gone(row, row.measurement_id))
+        values = {name: getattr(row, name) for name in _OF_GONE}
+        by_reason[(*told, errors_too)].append(Gone(**values | {"id": row.measurement_id}, since=row.measurement_id))
     for (verb, reason, errors_too), gone in by_reason.items():
         mark_stale(session, find_affected(session, gone, teller(verb, reason), errors_too=errors_too))
 
@@ -147,11 +150,11 @@ def notice_retired(session: Session, calibration_id: str | None, measurement_ids
 def _replace(session: Session, old: Any, new: dict[str, Any]) -> None:
     """Retire a row whose cell was measured again."""
     reason = f"measured again by sweep {new['sweep_id']}"
+    gone = _gone(session, _M.id == old.id)
     _move(session, [old.id], reason, replaced_by=new["sweep_id"])
     errors_too = any(getattr(old, name) != new[name] for name in _NUMBERS)
     if errors_too or old.residual_spectrum != new.get("residual_spectrum"):
-        affected = find_affected(session, [_as_gone(old, old.id)], teller(reason, ""), errors_too=errors_too)
-        mark_stale(session, affected)
+        mark_stale(session, find_affected(session, gone, teller(reason, ""), errors_too=errors_too))
 
 
 def _same_numbers(a: Any, b: Any) -> bool:
@@ -166,13 +169,21 @@ def _was_replaced(session: Session, row: dict[str, Any]) -> bool:
 
 
 def _gone(session: Session, where: ColumnElement[bool]) -> list[Gone]:
-    names = [field.name for field in fields(Gone)]
-    rows = session.execute(select(*(_M[name] for name in names)).where(where).order_by(_M.id))
-    return [Gone(*row) for row in rows]
-
-
-def _as_gone(row: Any, id_: int) -> Gone:
-    return Gone(**({field.name: getattr(row, field.name) for field in fields(Gone)} | {"id": id_}))
+    rows = session.execute(select(*(_M[name] for name in _OF_GONE)).where(where).order_by(_M.id)).all()
+    # what a forced sweep found again to the last bit is what it was before
+    same = and_(*(_M[name] == _R[name] for name in (*_KEY, *_NUMBERS)), _R.replaced_by_sweep_id.is_not(None))
+    earlier = session.execute(
+        select(_M.id, func.min(_R.measurement_id), func.min(_R.created_at))
+        .join(RetiredMeasurement, same)
+        .where(where)
+        .group_by(_M.id)
+    )
+    first = {id_: (since, made) for id_, since, made in earlier}
+    found = []
+    for row in rows:
+        since, made = first.get(row.id, (row.id, row.created_at))
+        found.append(Gone(**row._asdict() | {"created_at": made}, since=since))
+    return found
 
 
 def _move(session: Session, ids: Sequence[int], reason: str, *, replaced_by: str | None = None) -> None:

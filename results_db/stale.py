@@ -50,6 +50,8 @@ class Gone:
     factor_bits_r: int
     calibration_weighted_error: float
     created_at: datetime
+    #: the smallest id that these very numbers had: a forced sweep that finds them again gives them a larger one
+    since: int
 
     @property
     def matrix(self) -> tuple[int, str, int]:
@@ -231,22 +233,25 @@ def _allocations(
     of_it = [row for row in rows if calibration_id in (row.calibration_id, row.predicted_under)]
     chosen = _chosen_errors(session, [row.id for row in of_it], {one.config_hash for one in gone})
     for row in of_it:
+        from_menu = _chose_from(row)
         hit = [
             one
             for one in gone
-            if (one.matrix, one.config_hash, one.calibration_weighted_error) in chosen[row.id] or _chose_from(one, row)
+            if (one.matrix, one.config_hash, one.calibration_weighted_error) in chosen[row.id] or from_menu(one)
         ]
         if hit:
             yield row, hit
 
 
-def _chose_from(gone: Gone, allocation: Any) -> bool:
+def _chose_from(allocation: Any) -> Callable[[Gone], bool]:
+    """Whether an allocation chose from a cell, be it what it chose or not."""
     if allocation.objective is None and allocation.kind not in _DRAWN_FROM_ERRORS:
-        return False
+        return lambda gone: False
     known = allocation.measured
     if known is None:  # made before this was kept: by the clock, and from anything
-        return bool(gone.created_at <= allocation.created_at)
-    return gone.id <= known["until"] and gone.config_hash in known["config_hashes"]
+        return lambda gone: gone.created_at <= allocation.created_at
+    until, hashes = known["until"], frozenset(known["config_hashes"])
+    return lambda gone: gone.since <= until and gone.config_hash in hashes
 
 
 def _chosen_errors(

@@ -73,6 +73,23 @@ def test_equal_numbers_measured_again_make_nothing_stale_and_others_do(bench: Be
     assert bench.stale()[allocation].endswith(f"was measured again by sweep {forced}")
 
 
+def test_numbers_that_a_forced_sweep_found_again_are_known_as_long_as_before(bench: Bench) -> None:
+    bench.measured()
+    known = {"until": bench.rows(Measurement)[-1].id, "config_hashes": ["h2"]}
+    allocation = bench.allocation([CELLS[1]], details={"measured": known})
+    by_the_clock = bench.allocation([CELLS[1]])
+    for _ in range(2):
+        claim, forced = bench.sweep()
+        assert bench.again(claim, forced, CELLS[0], 0.1)
+    assert bench.stale() == {}
+    bench.invalidate(0, "h2")
+    assert set(bench.stale()) == {allocation, by_the_clock}, "it was chosen from the numbers that are bad now"
+    later = bench.allocation([CELLS[1]], details={"measured": known | {"config_hashes": ["h3"]}})
+    assert bench.again(claim, forced, CELLS[0], 0.3)
+    bench.invalidate(0, "h2")
+    assert later not in bench.stale()
+
+
 def test_the_first_reason_stays(bench: Bench) -> None:
     bench.measured()
     fit = bench.fit(CELLS)

@@ -76,3 +76,12 @@ def test_a_long_traceback_keeps_its_end() -> None:
     described = cause(ValueError("x" * 50_000 + "the end"))
     assert len(described["traceback"]) <= 20_000
     assert described["traceback"].rstrip().endswith("the end")
+
+
+def test_secrets_are_masked() -> None:
+    """Drivers quote the address that they cannot reach."""
+    url = "postgresql://me:hunter2hunter2@db:5432/x?password=alsohunter2"
+    error = cause(OperationalError("SELECT 1", {}, Exception(f"cannot connect to {url}")))
+    assert "hunter2" not in json.dumps(error)
+    assert "***@db:5432" in error["message"]
+    assert "***@db:5432" in error["traceback"]

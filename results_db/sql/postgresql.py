@@ -18,7 +18,7 @@ from sqlalchemy import URL
 from results_db.cells import plain
 from results_db.sql.names import FLOATING, checked_query
 from results_db.sql.reader import CURE, READER, SCHEMA, STANDS
-from results_db.sql.result import Limits, QueryRefused, Reach, Refusal, Result
+from results_db.sql.result import LIST_VIEWS, Limits, QueryRefused, Reach, Refusal, Result
 from results_db.sql.stop import Stop
 
 #: PostgreSQL ends a query by its own clock; ours comes after it, and then the connection goes
@@ -231,7 +231,7 @@ def _refusal(error: psycopg.Error, limits: Limits, stop: Stop, *, rang: bool) ->
     return QueryRefused(
         Refusal.INVALID,
         f"the query is not valid: {_first_line(error)}",
-        cure="`bitbudget sql --views` says what there is",
+        cure=LIST_VIEWS,
     )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from results_db.errors import ResultsDbError
 
+LIST_VIEWS = "the page /sql, GET /api/v1/sql/views and `bitbudget sql --views` list the views and their columns"
+
 
 class Refusal(StrEnum):
     """Why a query brought nothing; words that stay."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from results_db.cells import plain
-from results_db.sql.result import Limits, QueryRefused, Reach, Refusal, Result
+from results_db.sql.result import LIST_VIEWS, Limits, QueryRefused, Reach, Refusal, Result
 from results_db.sql.stop import Stop
 
 _CHILD = Path(__file__).with_name("sqlite_child.py")
@@ -88,4 +88,4 @@ def _refused(why: Refusal, message: str, limits: Limits) -> QueryRefused:
             return QueryRefused(why, message, cure="write one SELECT on the views; changes go through the API")
         case Refusal.TOO_LARGE:
             return QueryRefused(why, message, cure="ask for less")
-    return QueryRefused(why, f"the query is not valid: {message}", cure="`bitbudget sql --views` says what there is")
+    return QueryRefused(why, f"the query is not valid: {message}", cure=LIST_VIEWS)

@@ -65,6 +65,10 @@ EVERYWHERE: list[tuple[str, str]] = [
 ]
 SQLITE: list[tuple[str, str, str | set[str]]] = [
     *((what, sql, {ALLOWED, INVALID}) for what, sql in EVERYWHERE),
+    ("a table behind a view's name",
+     "WITH jobs_overview AS (SELECT params FROM jobs) SELECT * FROM jobs_overview", ALLOWED),
+    ("a view past its stand-in", "SELECT id FROM main.jobs_overview", ALLOWED),
+    ("the stand-ins' names", "SELECT name FROM temp.sqlite_master", {ALLOWED, INVALID}),
     ("attach", "ATTACH DATABASE 'other.db' AS other", ALLOWED),
     ("detach", "DETACH DATABASE main", ALLOWED),
     ("write a copy", "VACUUM INTO 'copy.db'", ALLOWED),

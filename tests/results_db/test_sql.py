@@ -6,17 +6,19 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 import results_db.tables  # noqa: F401 - completes the metadata
 from results_db import Database
 from results_db.base import Base
+from results_db.migrate import upgrade
 from results_db.sql import postgresql
-from results_db.sql.reader import install_reader, reader_stands
+from results_db.sql.reader import administrator_sql, reader_stands
 from results_db.sql.result import Limits, QueryRefused, Reach, Refusal, Result
 from results_db.sql.run import run_query
 from results_db.sql.stop import Stop
@@ -234,42 +236,63 @@ def test_a_query_that_nobody_waits_for_does_not_start(ask: Ask) -> None:
 # --- PostgreSQL's reader ---------------------------------------------------------------------------------------------
 
 
-@postgresql_only
-@pytest.mark.parametrize(
-    "weaken",
-    [
-        "GRANT SELECT ON tokens TO bitbudget_reader",
-        "GRANT SELECT (token_hash) ON tokens TO PUBLIC",
-        "GRANT pg_read_all_data TO bitbudget_reader",
-        "ALTER FUNCTION bitbudget_sql.run SECURITY INVOKER",
-        "ALTER FUNCTION bitbudget_sql.run OWNER TO CURRENT_USER",
-        "DROP FUNCTION bitbudget_sql.run",
-    ],
+WEAKER = (
+    "GRANT SELECT ON tokens TO bitbudget_reader",
+    "GRANT SELECT (token_hash) ON tokens TO PUBLIC",
+    "GRANT INSERT ON jobs TO PUBLIC",
+    "GRANT USAGE ON SEQUENCE job_events_id_seq TO bitbudget_reader",
+    "GRANT pg_read_all_data TO bitbudget_reader",
+    "GRANT CREATE ON SCHEMA bitbudget_sql TO bitbudget_reader",
+    "ALTER ROLE bitbudget_reader CREATEROLE",
+    "ALTER FUNCTION bitbudget_sql.run SECURITY INVOKER",
+    "ALTER FUNCTION bitbudget_sql.run VOLATILE",
+    "ALTER FUNCTION bitbudget_sql.run OWNER TO CURRENT_USER",
+    "DROP FUNCTION bitbudget_sql.run",
 )
-def test_a_fence_with_a_hole_is_not_used(ask: Ask, filled: Database, weaken: str) -> None:
-    try:
-        with filled.engine.begin() as connection:
+
+
+@postgresql_only
+def test_a_fence_with_a_hole_is_seen_and_not_used(ask: Ask, filled: Database) -> None:
+    for weaken in WEAKER:
+        with filled.engine.connect() as connection:
             assert reader_stands(connection)
             connection.execute(text(weaken))
-        error = refusal(ask, "SELECT 1 AS x")
-        assert error.why == Refusal.UNAVAILABLE
-        assert "CREATE ROLE bitbudget_reader" in str(error.cure)
-    finally:
-        if weaken.startswith("GRANT pg_"):  # roles are the whole server's
-            with filled.engine.begin() as connection:
-                connection.execute(text("REVOKE pg_read_all_data FROM bitbudget_reader"))
+            assert not reader_stands(connection), weaken
+            connection.rollback()
+    with filled.engine.begin() as connection:
+        connection.execute(text(WEAKER[0]))
+    error = refusal(ask, "SELECT 1 AS x")
+    assert error.why == Refusal.UNAVAILABLE
+    assert "CREATE ROLE bitbudget_reader" in str(error.cure)
 
 
 @postgresql_only
-def test_a_user_without_rights_leaves_queries_refused(filled: Database, database_url: str) -> None:
-    """Whoever may not make the role gets no weaker fence."""
-    with filled.engine.connect() as connection:
-        connection.execute(text("DROP FUNCTION bitbudget_sql.run"))
-        connection.execute(text("CREATE ROLE poor NOLOGIN"))
-        connection.execute(text("SET LOCAL ROLE poor"))
-        assert install_reader(connection) is False
-        assert not reader_stands(connection)
-        connection.rollback()
+def test_a_service_that_may_not_make_roles_is_refused_until_an_administrator_does(
+    empty_database_url: str, postgres_run: Callable[[str], Any]
+) -> None:
+    """The database's owner is nobody special; what ``bitbudget sql --reader-role`` prints is all that it needs."""
+    url = make_url(empty_database_url)
+    postgres_run("CREATE ROLE service LOGIN")
+    try:
+        postgres_run(f"ALTER DATABASE {url.database} OWNER TO service")
+        database = Database(url.set(username="service").render_as_string(hide_password=False))
+        ask = partial(run_query, database.url, "SELECT count(*) AS n FROM jobs_overview", LIMITS)
+        upgrade(database)
+        with pytest.raises(QueryRefused) as caught:
+            ask()
+        assert caught.value.why == Refusal.UNAVAILABLE
+        (grant,) = (line for line in administrator_sql("service").splitlines() if line.startswith("GRANT"))
+        postgres_run(grant)
+        upgrade(database)
+        assert ask().rows == [[0]]
+        with pytest.raises(QueryRefused, match="permission denied"):
+            run_query(database.url, "SELECT token_hash FROM tokens", LIMITS)
+    finally:
+        database.dispose()
+        postgres_run(f"ALTER DATABASE {url.database} OWNER TO CURRENT_USER")
+        for statement in (f"DROP DATABASE {url.database} WITH (FORCE)", f"CREATE DATABASE {url.database}"):
+            postgres_run(statement)
+        postgres_run("DROP ROLE service")
 
 
 @postgresql_only

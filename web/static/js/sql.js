@@ -111,7 +111,8 @@ function cell(value) {
     element.textContent = "null";
   } else if (typeof value === "number") {
     element.className = "num";
-    element.textContent = String(value);
+    element.textContent = Number.isInteger(value) ? String(value) : String(Number(value.toPrecision(6)));
+    element.title = String(value); // every digit; so has the CSV
   } else {
     element.textContent = typeof value === "object" ? JSON.stringify(value) : String(value);
   }

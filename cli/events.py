@@ -6,6 +6,7 @@ import io
 import json
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +86,9 @@ def follow(
         ApiProblem: the server refuses the stream.
     """
     last = after
+    # a stream that goes on may repeat some of its last events
+    seen: deque[str] = deque(maxlen=500)
+    first = int(after) if after is not None and after.isdecimal() else 0
     lost_at: float | None = None
     while True:
         aged = False
@@ -97,6 +101,11 @@ def follow(
                     if event is None:
                         yield None
                         continue
+                    # these two have no id of their own: the parser gives them that of the event before
+                    if event.id is not None and event.kind not in ("end", "reconnect"):
+                        if event.id in seen or int(event.id) <= first:
+                            continue
+                        seen.append(event.id)
                     last = event.id or last
                     if event.kind == "reconnect":  # the stream is old enough: a new one goes on where it stopped
                         aged = True

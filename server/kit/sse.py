@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Annotated, Any
 
 import anyio
@@ -34,6 +35,8 @@ MOST_STREAMS = 100
 #: few are looked at again
 _LOOK_BACK = 64
 _BATCH = 500
+#: longer than any transaction that writes an event
+_LATE = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +49,27 @@ class Topic:
     ended: Callable[[], Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Since:
+    """Where a stream begins."""
+
+    id: int
+    #: a stream that broke goes on: what was committed late, with a smaller id, has not been sent yet
+    resumed: bool
+
+
 def _after(
     after: Annotated[int | None, Query(ge=0, le=LARGEST_ID, description="replay events with a larger id")] = None,
     last_event_id: Annotated[str | None, Header(description="sent by browsers when they connect again")] = None,
-) -> int:
+) -> Since:
     if last_event_id:
         if not (last_event_id.isdecimal() and len(last_event_id) <= 10 and int(last_event_id) <= LARGEST_ID):
             raise invalid("Last-Event-ID", f"must be the id of an event, not {last_event_id[:80]!r}")
-        return int(last_event_id)
-    return after or 0
+        return Since(int(last_event_id), resumed=True)
+    return Since(after or 0, resumed=False)
 
 
-AfterEvent = Annotated[int, Depends(_after)]
+AfterEvent = Annotated[Since, Depends(_after)]
 
 
 @dataclass(slots=True)
@@ -88,8 +100,11 @@ def _open_streams(request: Request) -> OpenStreams:
 Streams = Annotated[OpenStreams, Depends(_open_streams)]
 
 
-def event_stream(database: Database, streams: OpenStreams, topic: Topic, after: int) -> EventSourceResponse:
-    """All events beyond ``after``, then those that come, until the topic ends with the event ``end``.
+def event_stream(database: Database, streams: OpenStreams, topic: Topic, since: Since) -> EventSourceResponse:
+    """All events since then, and those that come, until the topic ends with the event ``end``.
+
+    A stream that goes on may repeat some of the last events: on PostgreSQL one that was committed late, below the last
+    id, would be missed otherwise. Their ids tell.
 
     Raises:
         Problem: too-many-streams.
@@ -103,19 +118,23 @@ def event_stream(database: Database, streams: OpenStreams, topic: Topic, after: 
             retryable=True,
         )
     return EventSourceResponse(
-        streams.counted(_follow(database, topic, after)),
+        streams.counted(_follow(database, topic, since)),
         ping=PING_S,
         sep="\n",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 
 
-async def _follow(database: Database, topic: Topic, after: int) -> AsyncIterator[ServerSentEvent]:
+async def _follow(database: Database, topic: Topic, since: Since) -> AsyncIterator[ServerSentEvent]:
     over_at = anyio.current_time() + LIFETIME_S
     seen: set[int] = set()
     # an id that does not exist yet comes from another database, or from before a restore: go on from here
-    after = min(after, await to_thread.run_sync(_newest, database))
+    after = min(since.id, await to_thread.run_sync(_newest, database))
     newest = after
+    if since.resumed and not database.is_sqlite:
+        for event in await to_thread.run_sync(_perhaps_late, database, topic, after):
+            seen.add(event.id)
+            yield ServerSentEvent(to_json(event), event=event.kind, id=str(event.id))
     while True:
         # the end first: events that belong to it are committed with it, so the poll below finds them
         final = await to_thread.run_sync(topic.ended) if topic.ended else None
@@ -136,6 +155,17 @@ async def _follow(database: Database, topic: Topic, after: int) -> AsyncIterator
             yield ServerSentEvent("{}", event="reconnect")
             return
         await anyio.sleep(POLL_S)
+
+
+def _perhaps_late(database: Database, topic: Topic, last: int) -> list[JobEvent]:
+    """Events below the last one that may have been committed after it: made at nearly the same time."""
+    with database.read() as session:
+        seen = session.get(JobEvent, last)
+        events = events_after(
+            session, max(0, last - _LOOK_BACK), job_id=topic.job_id, study_id=topic.study_id, limit=_LOOK_BACK
+        )
+        since = None if seen is None else seen.created_at - _LATE
+        return [event for event in events if event.id < last and (since is None or event.created_at >= since)]
 
 
 def _newest(database: Database) -> int:

@@ -140,6 +140,14 @@ def test_a_sweep_from_submit_to_export(run: Callable, model: str, text: str, tmp
     assert done == [{"dry_run": False, "measurements": 1, "stale": {"fits": [], "allocations": [], "gates": []}}]
     assert "the fan stood still" in run("measurements", "retired", "--calibration", calibration).out
     assert run("measurements", "list", "--calibration", calibration, "--json").json == []
+    again = run(
+        "submit", "sweep", f"model={model}", f"calibration_id={calibration}", "configs=[{b_q: 2, rank: 2}]",
+        "matrices.layers=[0]", "matrices.projections=[q]", "force=true", "--wait", "--json",
+    )  # fmt: skip
+    assert (again.json["result"]["recorded"], again.json["result"]["replaced"]) == (1, 0)
+    (new,) = run("measurements", "list", "--calibration", calibration, "--json").json
+    assert new["id"] > cell["id"]
+    assert new["calibration_weighted_error"] == cell["calibration_weighted_error"]
 
 
 def test_cancel_twice_is_a_conflict_in_words(run: Callable, model: str, text: str) -> None:
@@ -151,6 +159,37 @@ def test_cancel_twice_is_a_conflict_in_words(run: Callable, model: str, text: st
     outcome = run("jobs", "cancel", job)
     assert outcome.code == 2
     assert "(409)" in outcome.err
+
+
+def test_every_table_is_listed_and_exported(run: Callable, tmp_path: Path) -> None:
+    listed = run("export", "--json").json
+    assert {"measurements", "jobs", "evaluation_items"} <= {item["name"] for item in listed}
+    assert "model_id" in run("export").out
+    output = tmp_path / "jobs.csv"
+    told = run("export", "jobs", "--format", "csv", "-o", str(output), "--where", "kind=calibrate", "--json").json
+    about = json.loads(output.with_name("jobs.csv.schema.json").read_text())
+    assert about == told["schema"]
+    assert (about["export"], about["filters"]) == ("jobs", {"kind": "calibrate"})
+    parquet = tmp_path / "jobs.parquet"
+    assert run("export", "jobs", "--format", "parquet", "-o", str(parquet)).code == 0
+    assert parquet.read_bytes()[:4] == b"PAR1"
+    refused = run("export", "jobs", "--where", "b_q=2", "-o", str(tmp_path / "none"))
+    assert (refused.code, "filter by" in refused.err) == (2, True)
+    assert not (tmp_path / "none").exists()
+    assert run("export", "jobs", "--where", "nonsense").code == 2
+
+
+def test_many_jobs_at_once(run: Callable) -> None:
+    told = run("jobs", "cancel", "job_a", "job_b")
+    assert told.code == 2
+    assert "0 changed, 0 unchanged, 2 refused" in told.err
+    dry = run("jobs", "retry", "--state", "dead", "--json")
+    assert (dry.code, dry.json["dry_run"], dry.json["items"]) == (0, True, [])
+    done = run("jobs", "retry", "--state", "dead", "--kind", "sweep", "--yes", "--json")
+    assert (done.code, done.json["dry_run"]) == (0, False)
+    for arguments in ((), ("job_a", "--state", "failed")):
+        outcome = run("jobs", "cancel", *arguments)
+        assert (outcome.code, "cure" in outcome.err) == (2, True)
 
 
 def test_lists_that_are_empty_are_empty(run: Callable) -> None:

@@ -87,6 +87,15 @@ def test_an_old_stream_is_opened_again_without_a_word() -> None:
     assert notes == []
 
 
+def test_what_is_repeated_is_told_once_and_what_was_late_as_well() -> None:
+    again = "".join(f"id: {id_}\ndata: {{}}\n\n" for id_ in (4, 6, 5, 4))
+    streams = Streams("id: 4\ndata: {}\n\nid: 6\ndata: {}\n\n", again + "event: end\ndata: {}\n\n")
+    found = [event for event in follow(api(streams), "/events", after="3") if event is not None]
+    assert [(event.id, event.kind) for event in found][:3] == [("4", "message"), ("6", "message"), ("5", "message")]
+    assert [event.kind for event in found[3:]] == ["end"]
+    assert streams.asked == ["3", "6"]
+
+
 def test_a_refusal_is_not_tried_again() -> None:
     streams = Streams(404, "never")
     with pytest.raises(ApiProblem, match="because"):

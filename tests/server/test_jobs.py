@@ -131,7 +131,7 @@ def test_an_id_that_does_not_exist_yet_hides_nothing_to_come(
 ) -> None:
     """A client may remember ids of a database that was restored from a backup."""
 
-    stream = sse._follow(app.state.database, sse.Topic(), 2_000_000)
+    stream = sse._follow(app.state.database, sse.Topic(), sse.Since(2_000_000, resumed=True))
     came: list[Any] = []
 
     async def listen() -> None:
@@ -147,6 +147,25 @@ def test_an_id_that_does_not_exist_yet_hides_nothing_to_come(
 
     anyio.run(act_until_it_is_heard)
     assert json.loads(came[0].data)["job_id"] == job["id"]
+
+
+@pytest.mark.parametrize("database_backend", ["postgresql"], indirect=True)
+def test_an_event_that_was_committed_late_is_sent_when_the_stream_goes_on(
+    app: FastAPI, client: TestClient, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids are handed out before they are committed; SQLite has one writer at a time."""
+    monkeypatch.setattr(sse, "LIFETIME_S", 0.0)
+    database: Database = app.state.database
+    with database.write() as slow:
+        record_event(slow, get_job(slow, job["id"]), "note", payload={"message": "late"})
+        slow.flush()
+        with database.write() as quick:
+            record_event(quick, get_job(quick, job["id"]), "note", payload={"message": "early"})
+        first = events(client.get("/api/v1/events").text)
+    assert [e["data"]["payload"].get("message") for e in first[:-1]] == [None, "early"]
+    again = events(client.get("/api/v1/events", headers={"Last-Event-ID": first[-2]["id"]}).text)
+    missed = [e for e in again[:-1] if e["id"] not in {e.get("id") for e in first}]
+    assert [e["data"]["payload"]["message"] for e in missed] == ["late"]
 
 
 @sqlite_only

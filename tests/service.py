@@ -39,7 +39,8 @@ torch.set_num_threads(1)
 
 #: seconds; generous, since every wait ends as soon as its state is there
 PATIENCE_S = 90.0
-LEASE_S = 3.0
+#: seconds; long enough that on a machine with more work than cores only those lose it who are meant to
+LEASE_S = 6.0
 HEARTBEAT_S = 0.2
 BACKOFF = Backoff(base_s=0.1)
 

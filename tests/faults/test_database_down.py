@@ -14,9 +14,11 @@ from sqlalchemy.exc import DBAPIError
 from results_db import Database
 from results_db.migrate import upgrade
 from results_db.states import AttemptState, JobKind, JobState
+from tests.faults.misbehaving import IMPATIENT, PROGRAM
 from tests.postgres import running_postgres
 from tests.service import Service
 from tests.sweeps import N_CONFIGS, N_MATRICES, assert_complete, start_sweep, states
+from worker.registration import ProcessId
 
 
 class PatientService(Service):
@@ -85,3 +87,22 @@ def test_a_claim_while_the_database_is_away(
     assert service.job(job_id).result["recorded"] == N_MATRICES
     assert states(service, job_id) == [AttemptState.SUCCEEDED]
     assert worker.poll() is None
+
+
+def test_the_database_is_away_for_longer_than_a_job_waits(
+    service: Service, postgres: Any, model_id: str, calibration_id: str, grid: Any
+) -> None:
+    """The job can record neither a result nor its end: its lease runs out, and the next attempt goes on."""
+    service.worker().kill()
+    service.worker().wait()
+    impatient = service.start_worker(program=PROGRAM, **{IMPATIENT: "1"})
+    job_id = start_sweep(service, model_id, calibration_id, grid(54, N_CONFIGS))
+    (first,) = service.attempts(job_id)
+    horse = service.horse(impatient)
+    postgres.stop()
+    service.wait(lambda: ProcessId.of(horse) is None, "a horse that gives up")
+    postgres.start()
+    assert_complete(service, job_id)
+    assert service.attempts(job_id)[0].id == first.id
+    assert states(service, job_id) == [AttemptState.LOST, AttemptState.SUCCEEDED]
+    assert impatient.poll() is None

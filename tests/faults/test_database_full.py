@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
+from results_db.settings import Settings
 from results_db.states import AttemptState
+from server.app import create_app
 from tests.faults.small_disk import SmallDisk, mounted
 from tests.service import Service
 from tests.sweeps import N_CONFIGS, assert_complete, start_sweep, states
@@ -61,3 +64,27 @@ def test_the_database_s_disk_is_full_for_a_while(
     disk.free()
     assert_complete(service, job_id)
     assert states(service, job_id) == [AttemptState.SUCCEEDED]
+
+
+def test_nothing_is_accepted_that_cannot_be_kept(service: Any, disk: SmallDisk) -> None:
+    settings = Settings(
+        database_url=service.database.url.render_as_string(),
+        redis_url=service.environment["BITBUDGET_REDIS_URL"],
+        var_dir=service.folder,
+    )
+    with TestClient(create_app(settings, run_loop=False), base_url="http://127.0.0.1") as client:
+        disk.fill()
+        try:
+            answers = [client.post("/api/v1/probes", json={}) for _ in range(20)]
+        finally:
+            disk.free()
+        # what still fits into the pages that SQLite has may be accepted; whatever was, is there
+        assert {answer.status_code for answer in answers} <= {202, 503}
+        refused = [answer.json()["type"] for answer in answers if answer.status_code == 503]
+        assert refused
+        assert set(refused) == {"urn:bitbudget:problem:database-unavailable"}
+        accepted = {answer.json()["id"] for answer in answers if answer.status_code == 202}
+        known = {job["id"] for job in client.get("/api/v1/jobs?kind=probe").json()["items"]}
+        assert known == accepted
+        later = client.post("/api/v1/probes", json={})
+        assert later.status_code == 202

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from results_db.states import AttemptState, JobState
+from tests.service import LEASE_S
 from tests.sweeps import N_CONFIGS, assert_complete, start_sweep, states
 
 #: seconds; a backup, a VACUUM or a forgotten psql
@@ -68,10 +69,10 @@ def test_a_lock_that_outlasts_the_lease(
     service: Any, worker_with: Callable[..., None], model_id: str, calibration_id: str, grid: Any
 ) -> None:
     """The heartbeat waits for the lock as the reaper does: whoever comes first, every cell is measured once."""
-    worker_with(3, 0.2)
+    worker_with(LEASE_S, 0.2)
     job_id = start_sweep(service, model_id, calibration_id, grid(42, N_CONFIGS))
     with _locked(service):
-        _hold(5)
+        _hold(LEASE_S + 2)
     assert_complete(service, job_id)
     assert states(service, job_id)[-1] == AttemptState.SUCCEEDED
     assert set(states(service, job_id)[:-1]) <= {AttemptState.LOST}

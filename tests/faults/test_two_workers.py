@@ -26,9 +26,8 @@ N_CELLS = N_LAYERS * N_PROJECTIONS * N_CONFIGS
 @pytest.fixture(scope="module")
 def deep(service: Any, deep_model: Any, text_path: Any) -> dict[str, str]:
     """The four-layer model, calibrated, with two workers up."""
-    # a lease that a worker keeps on a busy machine: only the one that is killed shall lose its own
-    service.start_worker(BITBUDGET_LEASE_S="6")
-    service.start_worker(BITBUDGET_LEASE_S="6")
+    service.start_worker()
+    service.start_worker()
     service.wait(lambda: service.logs().count("listens on queue") == 2, "two workers that listen")
     model_id = service.add_model(deep_model)
     return {"model_id": model_id, "calibration_id": service.calibrate(model_id, text_path)}

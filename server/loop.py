@@ -14,6 +14,8 @@ from collections.abc import Callable
 from sqlalchemy.exc import SQLAlchemyError
 
 from results_db import Database
+from results_db.logs import bind
+from results_db.queries.log_ids import log_ids
 from results_db.queries.pending import has_expired, has_promotable, has_server_job
 from results_db.queue.backoff import Backoff
 from results_db.queue.jumps import has_impossible_ends, shorten_impossible_ends
@@ -144,9 +146,10 @@ class AdvanceLoop:
             if not has_expired(session):
                 return False
         with self.database.write() as session:
-            lost = reap_expired(session, backoff=self.backoff)
-        for attempt_id in lost:
-            log.warning("attempt %s lost its worker", attempt_id)
+            lost = [log_ids(session, attempt_id) for attempt_id in reap_expired(session, backoff=self.backoff)]
+        for ids in lost:
+            with bind(**ids):
+                log.warning("attempt %s lost its worker", ids["attempt_id"])
         return bool(lost)
 
     def _mend_clock_jumps(self) -> bool:

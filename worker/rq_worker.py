@@ -14,6 +14,8 @@ from rq import Worker
 from rq.exceptions import StopRequested
 from rq.job import Job
 
+from results_db.logs import bind
+from results_db.queries.log_ids import log_ids
 from results_db.queue.lease import lose_attempt
 from results_db.tables import Attempt
 from worker.crash import last_words
@@ -145,7 +147,8 @@ class BitbudgetWorker(Worker):
                 if attempt is not None and lose_attempt(
                     session, attempt, why, traceback=words, backoff=settings.backoff, remains=remains
                 ):
-                    log.warning("attempt %s is lost: %s", attempt_id, why)
+                    with bind(**log_ids(session, attempt_id)):
+                        log.warning("attempt %s is lost: %s", attempt_id, why)
         except Exception:
             log.exception("attempt %s could not be put back: its lease will run out", attempt_id)
         finally:

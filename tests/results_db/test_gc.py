@@ -256,7 +256,7 @@ _FOLDER = st.tuples(
 
 
 @pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
-@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(folders=st.lists(_FOLDER, max_size=6))
 def test_nothing_that_a_row_refers_to_is_ever_removed(
     folders: list[tuple[str, float, str, float]], database: Database, tmp_path_factory: pytest.TempPathFactory

@@ -101,7 +101,7 @@ migrate.upgrade(Database(sys.argv[1]))
 
 def test_processes_that_upgrade_at_once_wait_for_each_other(empty: Database, repo: Path) -> None:
     argv = [sys.executable, "-c", _UPGRADE, url_of(empty)]
-    processes = [subprocess.Popen(argv, cwd=repo, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    processes = [subprocess.Popen(argv, cwd=repo, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in processes:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors

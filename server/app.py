@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from anyio import to_thread
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp
 
 from results_db import Database
@@ -31,6 +31,7 @@ from server.health.metrics import Metrics
 from server.jobs import bulk, priority
 from server.jobs import endpoints as jobs
 from server.kit.hosts import HostCheck
+from server.kit.parameters import refuse_unknown_parameters
 from server.kit.problem import add_handlers
 from server.kit.tracing import Tracing
 from server.kit.units import read_session
@@ -139,7 +140,7 @@ def create_app(settings: Settings | None = None, *, run_loop: bool = True, page:
     app.add_middleware(HostCheck, allowed=(settings.host, *settings.allowed_hosts))
     app.add_middleware(Tracing, metrics=app.state.metrics)
     for domain in _DOMAINS:
-        app.include_router(domain.router, prefix=API)
+        app.include_router(domain.router, prefix=API, dependencies=[Depends(refuse_unknown_parameters)])
     app.include_router(health.router, include_in_schema=False)
     if page:
         app.include_router(make_login(database, settings))

@@ -208,3 +208,21 @@ def test_a_list_of_fits_leaves_the_residuals_out(filled: TestClient) -> None:
     listed = filled.get("/api/v1/fits").json()["items"][0]
     assert "residuals" not in listed
     assert "residuals" in filled.get(f"/api/v1/fits/{listed['id']}").json()
+
+
+@sqlite_only
+def test_a_misspelt_filter_is_not_a_list_of_everything(client: TestClient) -> None:
+    for path, known in (
+        ("jobs?stat=failed", "state"),
+        ("exports/jobs?statee=failed", "state"),
+        ("models/nothing?verbose=1", "none"),
+        ("events?afterr=3", "after"),
+        ("livez?x=1", "none"),
+    ):
+        answer = client.get(f"/api/v1/{path}")
+        assert answer.status_code == 422, path
+        assert answer.json()["errors"][0]["field"] in path
+        assert known in answer.json()["detail"]
+    assert client.get("/livez?x=1").status_code == 200, "probes may say what they like"
+    refused = client.post("/api/v1/jobs/cancel?dry_run=true", json={"ids": ["job_1"]})
+    assert refused.status_code == 422, "what is meant for the body does not hide in the address"

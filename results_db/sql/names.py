@@ -57,6 +57,9 @@ FLOATING = {"exp": "dexp", "ln": "dlog1", "log": "dlog10", "log10": "dlog10", "p
 _MOST_PRODUCTS = 200
 #: names that lead to catalogs, files and other servers; whatever begins with pg_ as well
 _CLOSED = frozenset({"information_schema", "regclass", "regproc", "regprocedure", "regrole", "regnamespace", "regtype"})
+#: keywords that tell of the session without a parenthesis
+_TELLING_TEXT = "current_catalog current_role current_schema current_user session_user system_user user"
+_TELLING = frozenset(_TELLING_TEXT.split())
 _FIRST = frozenset({"select", "with", "values"})
 
 
@@ -144,6 +147,8 @@ def _check_name(tokens: list[_Token], position: int) -> None:
     if name is None:
         return
     if name.lower().startswith("pg_") or name.lower() in _CLOSED:
+        raise _no(f"{name} is not open to queries: ask the views")
+    if token.kind == "word" and name in _TELLING:
         raise _no(f"{name} is not open to queries: ask the views")
     if position + 1 == len(tokens) or not tokens[position + 1].says("("):
         return

@@ -60,6 +60,8 @@ REFUSED = [
     "SELECT a ~~ 'b'",
     "SELECT a LIKE",
     "SELECT 'tokens'::regclass",
+    "SELECT current_user",
+    "SELECT Session_User",
     "SELECT 1 FROM information_schema.tables",
     "SELECT \"Information_Schema\".x",
     "SELECT \\",

@@ -96,11 +96,8 @@ def test_a_value_too_large_is_a_problem(ask: Callable[..., httpx.Response]) -> N
     assert slug(ask("SELECT replace(printf('%.900000c', 'x'), 'x', 'yy') AS x")) == "sql-too-large"
 
 
-def test_a_reader_that_is_not_fenced_is_not_asked(
-    ask: Callable[..., httpx.Response], app: FastAPI, database_backend: str
-) -> None:
-    if database_backend == "sqlite":
-        pytest.skip("SQLite has no roles: its fence is in the connection")
+@pytest.mark.parametrize("database_backend", ["postgresql"], indirect=True)
+def test_a_reader_that_is_not_fenced_is_not_asked(ask: Callable[..., httpx.Response], app: FastAPI) -> None:
     with app.state.database.engine.begin() as connection:
         connection.exec_driver_sql("GRANT SELECT ON tokens TO bitbudget_reader")
     answer = ask("SELECT 1 AS x")

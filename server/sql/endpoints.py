@@ -12,6 +12,7 @@ from results_db.sql.canned import CANNED
 from results_db.sql.contract import CONTRACT, SQL_CONTRACT_VERSION
 from results_db.sql.result import Limits, QueryRefused, Result
 from server.kit.answers import Answer
+from server.kit.idempotency import IdempotentRoute
 from server.kit.problem import Problem
 from server.sql.console import Console, problem_of
 from server.sql.schemas import (
@@ -27,7 +28,8 @@ from server.sql.schemas import (
     ViewRow,
 )
 
-router = APIRouter(prefix="/sql", tags=["sql"])
+# an answer is not kept under the key: asked again, the question is answered as of now
+router = APIRouter(prefix="/sql", tags=["sql"], route_class=IdempotentRoute)
 
 Format = Annotated[
     Literal["json", "csv"] | None, Query(alias="format", description="json or csv; default: as Accept says, else json")

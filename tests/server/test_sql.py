@@ -153,6 +153,17 @@ def test_a_third_query_is_told_to_wait(
     assert client.post("/api/v1/sql", json={"query": "SELECT 1"}).status_code == 200
 
 
+@sqlite_only
+def test_an_answer_is_not_kept_under_an_idempotency_key(client: TestClient, model: dict[str, Any]) -> None:
+    for query, brings in (("SELECT 1 AS x", 1), ("SELECT 2 AS x", 2)):
+        answer = client.post("/api/v1/sql", json={"query": query}, headers={"Idempotency-Key": "k"})
+        assert answer.json()["rows"] == [[brings]]
+    assert (
+        slug(client.post("/api/v1/sql", json={"query": "SELECT 1"}, headers={"Idempotency-Key": ""}))
+        == "invalid-request"
+    )
+
+
 @pytest.fixture
 def listening(app: FastAPI) -> Iterator[str]:
     """The application on a real port: a client can go away there."""

@@ -48,4 +48,8 @@ def test_a_study_retries_what_failed_in_one_request() -> None:
     assert json.loads(retry.body) == {"study_id": "study_1", "state": ["failed", "dead"]}
     running = Study(id="study_1", name="demo", state="running")
     assert [action.name for action in study_actions(running, [])] == ["cancel"]
-    assert study_actions(Study(id="study_1", name="demo", state="succeeded"), []) == ()
+    ended = Study(id="study_1", name="demo", state="succeeded")
+    assert study_actions(ended, []) == ()
+    (again,) = study_actions(ended, [], stale=True)
+    assert (again.label, again.url) == ("Compute again", "/api/v1/studies/study_1/recompute")
+    assert [action.name for action in study_actions(running, [], stale=True)] == ["cancel"]

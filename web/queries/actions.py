@@ -46,8 +46,8 @@ def job_actions(job: Job) -> tuple[Action, ...]:
     return tuple(found)
 
 
-def study_actions(study: Study, jobs: Sequence[Job]) -> tuple[Action, ...]:
-    """Cancel while it runs; retry what failed, in one request."""
+def study_actions(study: Study, jobs: Sequence[Job], *, stale: bool = False) -> tuple[Action, ...]:
+    """Cancel while it runs; retry what failed, in one request; compute again what is stale once it has ended."""
     found = []
     failed = sum(job.state in _FAILED for job in jobs)
     if failed:
@@ -59,4 +59,7 @@ def study_actions(study: Study, jobs: Sequence[Job]) -> tuple[Action, ...]:
             f"Cancel the study {study.name}? What runs stops, what waits does not start, what was measured stays."
         )
         found.append(Action("cancel", "Cancel study", f"{_API}/studies/{study.id}/cancel", question=question))
+    elif stale:
+        question = f"Compute {study.name} again, as a new study? Only what is missing is measured."
+        found.append(Action("recompute", "Compute again", f"{_API}/studies/{study.id}/recompute", question=question))
     return tuple(found)

@@ -123,7 +123,7 @@ def study_page(session: Session, study_id: str) -> StudyPage | None:
         running=tuple(line for _, line in lines if line.state == JobState.RUNNING),
         headlines=headlines(study.headline),
         stale=stale,
-        actions=study_actions(study, jobs),
+        actions=study_actions(study, jobs, stale=bool(stale)),
         versions=figure_versions(session, study, list(jobs)),
         last_event_id=last,
     )

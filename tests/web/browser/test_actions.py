@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
+from results_db.clock import utc_now
 from results_db.queue.events import record_event
-from results_db.tables import Attempt, Job
+from results_db.tables import Attempt, Gate, Job
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
@@ -98,3 +99,17 @@ def test_a_refusal_is_told(open_tab: OpenTab, filler: Any) -> None:
     expect(status).to_contain_text("is failed: only a waiting, queued or running job can be paused", timeout=SLOW)
     expect(status).to_have_attribute("data-tone", "bad")
     expect(tab.page.get_by_role("button", name="Pause")).not_to_have_attribute("aria-disabled", "true")
+
+
+def test_what_is_made_new_is_shown(open_tab: OpenTab, filler: Any) -> None:
+    study, other = filler.study("demo"), filler.study("again", upto="sweep")
+    with filler.database.write() as session:
+        gate = session.query(Gate).where(Gate.study_id == study).first()
+        gate.stale_at, gate.stale_reason = utc_now(), "measurement 17 was invalidated"
+    tab = open_tab(f"/studies/{study}")
+    answer = {"status": 202, "headers": {"Location": f"/api/v1/studies/{other}"}, "body": "{}"}
+    tab.page.route("**/recompute", lambda route: route.fulfill(**answer))
+    tab.page.once("dialog", lambda dialog: dialog.accept())
+    tab.page.get_by_role("button", name="Compute again").click()
+    expect(tab.page.get_by_role("heading", name="again", exact=True)).to_be_visible(timeout=SLOW)
+    assert tab.page.url.endswith(f"/studies/{other}")

@@ -47,7 +47,9 @@ async function act(button, onDone) {
     const response = await fetch(url, { method: "POST", headers, body: body || undefined, credentials: "same-origin" });
     unanswered.delete(wish);
     const answer = await response.json().catch(() => ({}));
-    if (response.ok) tell(sentence(label, answer), "good");
+    const made = response.headers.get("Location")?.match(/^\/api\/v1(\/studies\/[^/]+)$/);
+    if (response.ok && made) location.assign(made[1]); // something new, with a page of its own
+    else if (response.ok) tell(sentence(label, answer), "good");
     else tell(refusal(label, response.status, answer), "bad");
   } catch {
     tell(`${label}: the server does not answer. Press again: it will not be done twice.`, "bad");

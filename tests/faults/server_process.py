@@ -23,16 +23,17 @@ class ServerProcess:
             free.bind(("127.0.0.1", 0))
             self.port = int(free.getsockname()[1])
         self.repo = repo
-        self.environment = dict(environment)
+        self.environment = dict(environment) | {"BITBUDGET_PORT": str(self.port)}
         self.log = log
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start and wait until it answers."""
-        command = [sys.executable, "-m", "uvicorn", "server.app:create_app", "--factory", "--port", str(self.port)]
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(command, cwd=self.repo, env=self.environment, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "server"], cwd=self.repo, env=self.environment, stdout=log, stderr=log
+            )
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             assert self._process.poll() is None, f"the server ended before it was live\n{self.log.read_text()[-6000:]}"

@@ -115,7 +115,7 @@ class Schedules(RuleBasedStateMachine):
             params = {"model_id": "mod", "calibration_id": "cal"}
             sweep = submit_job(session, JobKind.SWEEP, params, depends_on=[first.id], max_attempts=2)
             submit_job(session, JobKind.FIT, {}, depends_on=[sweep.id], run_when="finished")
-            submit_job(session, JobKind.EVALUATE, {}, max_attempts=2)
+            submit_job(session, JobKind.EVALUATE, {}, max_attempts=1)
         self.relay = PaperRelay(self.database)
         self.claims: list[Claim] = []
         #: ids that workers hold in their hands, not yet claimed
@@ -208,6 +208,19 @@ class Schedules(RuleBasedStateMachine):
             # the parent names the attempt, whoever holds it now: an attempt has one process
             assert lose_attempt(session, attempt, "killed", backoff=BACKOFF, remains={"signal": 9}) == owns
         self.relay.taken.discard(claim.attempt_id)
+
+    @rule(data=st.data(), worker=st.sampled_from(WORKERS))
+    def an_attempt_kills_its_worker(self, data: st.DataObject, worker: str) -> None:
+        """Again and again: the way to ``dead``."""
+        with self.database.read() as session:
+            queued = select(Attempt.id).where(Attempt.state == AttemptState.QUEUED.value).order_by(Attempt.id)
+            ids = list(session.scalars(queued))
+        claim = self._claim(data.draw(st.sampled_from(ids)), worker) if ids else None
+        if claim is not None:
+            with self.database.write() as session:
+                lose_attempt(session, session.get_one(Attempt, claim.attempt_id), "poison", backoff=BACKOFF)
+            self.relay.taken.discard(claim.attempt_id)
+            self.tally["killed"] += 1
 
     # --- servers ---
 

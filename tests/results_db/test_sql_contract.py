@@ -182,7 +182,9 @@ def test_a_sensitivity_per_anchor_is_there(filled: Database) -> None:
 
 
 def tables() -> str:
-    lines = []
+    lines = ["| view | a row is |", "|---|---|"]
+    lines += [f"| [`{view.name}`](#{view.name}) | {view.row_is} |" for view in CONTRACT.values()]
+    lines.append("")
     for view in CONTRACT.values():
         lines += [
             f"### {view.name}\n",

@@ -246,14 +246,15 @@ class Settings(BaseSettings):
             also: folders beside the model roots, absolute and without symlinks.
 
         Raises:
-            PathNotAllowed, PathNotUsable: as ``resolve_path``.
+            PathNotAllowed, PathNotUsable: as ``resolve_path``; also where a file is none that can be read to an end.
         """
         roots = (*self.roots, *also)
         folder = self._inside(path, roots)
         if folder.is_dir():
             for file in sorted(folder.iterdir()):
-                if file.is_symlink():
-                    self._inside(file, roots)
+                target = self._inside(file, roots) if file.is_symlink() else file
+                if target.exists() and not (target.is_file() or target.is_dir()):
+                    raise PathNotUsable(str(file), "a pipe, a socket or a device: its reader might wait for ever")
         return folder
 
     @staticmethod

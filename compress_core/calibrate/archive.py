@@ -21,6 +21,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from compress_core.errors import CalibrationError
+from compress_core.regular import open_regular
 
 _SUFFIX = ".npy"
 _CHUNK = 1 << 22
@@ -51,7 +52,7 @@ class Archive:
         """
         path = Path(path)
         arrays = {}
-        with _readable(path), zipfile.ZipFile(path) as archive:
+        with _readable(path), open_regular(path) as file, zipfile.ZipFile(file) as archive:
             for entry in archive.infolist():
                 if not entry.filename.endswith(_SUFFIX):
                     raise CalibrationError(
@@ -75,7 +76,7 @@ class Archive:
     def sha256(self) -> str:
         """Hash (hex) of the file; reads all of it, a few MB at a time."""
         digest = hashlib.sha256()
-        with _readable(self.path), self.path.open("rb") as stream:
+        with _readable(self.path), open_regular(self.path) as stream:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
         return digest.hexdigest()

@@ -16,10 +16,13 @@ from compress_core.checkpoint.headers import DTYPE_BYTES, TensorHeader, read_hea
 from compress_core.checkpoint.layout import DecoderLayout, check_config, find_layout
 from compress_core.errors import CheckpointError, UnsupportedArchitecture
 from compress_core.matrix import NO_EXPERT, MatrixKey, MatrixSpec
+from compress_core.regular import read_regular
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 HEAD_TENSOR = "lm_head.weight"
+#: of config.json or the index
+_MOST_JSON_BYTES = 100_000_000
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -158,10 +161,10 @@ def _refuse_without_safetensors(root: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(read_regular(path, limit=_MOST_JSON_BYTES).decode("utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path.parent} has no {path.name}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} must hold a JSON object")

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compress_core.errors import CheckpointError
+from compress_core.regular import open_regular
 
 #: bytes an element
 DTYPE_BYTES: dict[str, int] = {
@@ -36,6 +38,11 @@ DTYPE_BYTES: dict[str, int] = {
 FLOAT_DTYPES = ("BF16", "F16", "F32", "F64")
 #: the limit of the reference implementation
 MAX_HEADER_BYTES = 100_000_000
+#: a dimension or an offset is less than this; products of numbers of thousands of digits take hours
+_TOO_LARGE = 1 << 63
+_MOST_DIMENSIONS = 32
+#: characters of a file's own texts that an error repeats
+_SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +76,9 @@ def read_header(path: Path) -> FileHeader:
         CheckpointError: the file is missing, truncated, longer than promised, or its header is not valid.
     """
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             prefix = stream.read(8)
-            file_bytes = path.stat().st_size
+            file_bytes = os.fstat(stream.fileno()).st_size
             if len(prefix) < 8:
                 raise CheckpointError(f"{path} is truncated: {file_bytes} bytes cannot hold a safetensors header")
             n_header = int.from_bytes(prefix, "little")
@@ -108,24 +115,27 @@ def _parse_json(path: Path, raw: bytes) -> dict[str, Any]:
         raise CheckpointError(f"{path} is no safetensors file: its header does not begin with '{{'")
     try:
         entries = json.loads(raw.decode("utf-8"), object_pairs_hook=no_duplicates)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: the header is not valid JSON ({error}); the file is corrupt") from error
     return dict(entries)
 
 
 def _parse_entry(path: Path, name: str, entry: Any, data_begin: int) -> TensorHeader:
+    shown = name[:_SHOWN]
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: the header entry of {name!r} is malformed") from error
-    if dtype not in DTYPE_BYTES:
-        raise CheckpointError(f"{path}: tensor {name!r} has the unknown dtype {dtype!r}")
-    if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
-        raise CheckpointError(f"{path}: shape and offsets of {name!r} must be non-negative integers")
+        raise CheckpointError(f"{path}: the header entry of {shown!r} is malformed") from error
+    if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+        raise CheckpointError(f"{path}: tensor {shown!r} has the unknown dtype {str(dtype)[:_SHOWN]!r}")
+    if len(shape) > _MOST_DIMENSIONS:
+        raise CheckpointError(f"{path}: tensor {shown!r} has more than {_MOST_DIMENSIONS} dimensions")
+    if not all(type(number) is int and 0 <= number < _TOO_LARGE for number in (*shape, begin, end)):
+        raise CheckpointError(f"{path}: shape and offsets of {shown!r} must be non-negative integers below 2**63")
     nbytes = math.prod(shape) * DTYPE_BYTES[dtype]
     if end - begin != nbytes:
         raise CheckpointError(
-            f"{path}: tensor {name!r} of shape {list(shape)} and dtype {dtype} takes {nbytes} bytes, "
+            f"{path}: tensor {shown!r} of shape {list(shape)} and dtype {dtype} takes {nbytes} bytes, "
             f"its offsets span {end - begin}"
         )
     return TensorHeader(name, dtype, shape, path, data_begin + begin, nbytes)
@@ -136,8 +146,8 @@ def _check_contiguous(path: Path, tensors: dict[str, TensorHeader], data_begin: 
     for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.begin, tensor.nbytes)):
         if tensor.begin != position:
             raise CheckpointError(
-                f"{path}: tensor {tensor.name!r} begins at byte {tensor.begin}, not at {position} where the one "
-                "before it ends; the file is corrupt"
+                f"{path}: tensor {tensor.name[:_SHOWN]!r} begins at byte {tensor.begin}, not at {position} where "
+                "the one before it ends; the file is corrupt"
             )
         position += tensor.nbytes
     if position > file_bytes:

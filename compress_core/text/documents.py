@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from compress_core.errors import CalibrationError
+from compress_core.regular import open_regular
 
 #: one JSON record a line; hubs name such files .json as well
 JSON_LINES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
@@ -73,11 +74,13 @@ def read_plain(path: Path, *, limit: int) -> str:
         CalibrationError: not readable, not UTF-8, or larger than ``limit`` bytes.
     """
     with _reading(path):
-        if path.stat().st_size > limit:
+        with open_regular(path) as file:
+            content = file.read(limit + 1)
+        if len(content) > limit:
             raise CalibrationError(
                 f"{path} is larger than {limit // 10**6} MB: set max_documents, or cut the part out that is wanted"
             )
-        return path.read_bytes().decode("utf-8")
+        return content.decode("utf-8")
 
 
 def _json_lines(path: Path, field: str) -> Iterator[str]:
@@ -97,7 +100,7 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
     import pyarrow.parquet as pq
     from pyarrow import types
 
-    with _reading(path), pq.ParquetFile(path) as file:
+    with _reading(path), open_regular(path) as opened, pq.ParquetFile(opened) as file:
         schema = file.schema_arrow
         if field not in schema.names:
             raise CalibrationError(f"{path} has no column {field!r}: its columns are {', '.join(schema.names)}")
@@ -175,7 +178,8 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _open(path: Path) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+    file = open_regular(path)
+    return cast(IO[bytes], gzip.open(file)) if path.suffix == ".gz" else file
 
 
 @contextmanager

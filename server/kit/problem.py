@@ -169,4 +169,6 @@ def _message(error: Mapping[str, Any]) -> str:
     if tuple(error["loc"]) == ("body",) and error["type"] != "value_error":
         return "the body must be a JSON object, sent with Content-Type: application/json"
     given = error.get("input")
+    if isinstance(given, int) and given.bit_length() > 256:  # Python writes no number of thousands of digits
+        return message
     return f"{message}, not {given!r}" if isinstance(given, str | int | float) and len(repr(given)) < 80 else message

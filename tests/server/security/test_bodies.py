@@ -140,12 +140,30 @@ def test_a_json_bomb_is_a_refusal(at_home: Server, body: bytes) -> None:
     [
         # each line is ten times the one before: a thousand million strings
         "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10)),
+        # the same by merging: each line writes the keys of the one before into itself ten times
+        "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}\n" for n in range(1, 10)),
+        "&a {<<: *a}",
+        "name: 0x" + "f" * 9000,
+        # a number to the base 60, of as many digits
+        "name: " + "1:" * 40_000 + "1",
+        "name: [" + "a," * 60_000 + "]",
         "!!python/object/apply:os.system ['touch /tmp/owned']",
         "&a [*a]",
         "{a: " * 20_000,
         "- " * 50_000,
     ],
-    ids=["laughs", "python", "cycle", "depth", "list depth"],
+    ids=[
+        "laughs",
+        "merges",
+        "merges-itself",
+        "hexadecimal",
+        "sixties",
+        "long",
+        "python",
+        "cycle",
+        "depth",
+        "list-depth",
+    ],
 )
 def test_a_yaml_bomb_is_a_refusal(at_home: Server, body: str) -> None:
     answer = at_home.client().post("/api/v1/studies", content=body, headers={"Content-Type": "application/yaml"})

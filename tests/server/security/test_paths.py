@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,62 @@ def test_a_pickle_that_calls_itself_safetensors_is_refused(client: TestClient, c
 def test_headers_that_lie_about_their_size(client: TestClient, checkpoint: Path, size: bytes) -> None:
     file = checkpoint / "model.safetensors"
     file.write_bytes(size + file.read_bytes()[8:])
+    assert register(client, str(checkpoint))[:2] == (422, "invalid-checkpoint")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "model.safetensors.index.json"])
+def test_a_pipe_keeps_nobody_waiting(client: TestClient, checkpoint: Path, name: str) -> None:
+    """Whoever opens a pipe waits until somebody writes into it."""
+    (checkpoint / name).unlink(missing_ok=True)
+    os.mkfifo(checkpoint / name)
+    assert register(client, str(checkpoint))[:2] == (422, "path-not-usable")
+
+
+def test_an_archive_that_is_a_pipe_keeps_nobody_waiting(
+    client: TestClient, model: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "models" / "pipe.npz"
+    os.mkfifo(path)
+    answer = client.post("/api/v1/calibrations", json={"model_id": model["id"], "npz": str(path)})
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        '{"a":' * 100_000,
+        '{"a":{"dtype":"F32","shape":[' + ",".join(["9" * 4000] * 2000) + '],"data_offsets":[0,4]}}',
+        '{"a":{"dtype":"F32","shape":[' + ",".join(["2"] * 500_000) + '],"data_offsets":[0,4]}}',
+        '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,' + "9" * 5000 + "]}}",
+        '{"' + "a" * 1_000_000 + '":{"dtype":"F32","shape":[1],"data_offsets":[0,5]}}',
+        '{"a":{"dtype":"' + "F" * 1_000_000 + '","shape":[1],"data_offsets":[0,4]}}',
+        '{"a":{"dtype":[],"shape":[1],"data_offsets":[0,4]}}',
+        '{"a":{"dtype":"F32","shape":{"x":1},"data_offsets":[0,4]}}',
+    ],
+    ids=["depth", "product", "dimensions", "digits", "name", "dtype", "list", "object"],
+)
+def test_a_header_that_is_a_bomb(client: TestClient, checkpoint: Path, header: str) -> None:
+    """A product of 2,000 numbers of 4,000 digits would hold the whole server for minutes."""
+    (checkpoint / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode() + b"\0" * 4)
+    status, slug, detail = register(client, str(checkpoint))
+    assert (status, slug) == (422, "invalid-checkpoint")
+    assert len(detail) < 2_000, "what the file says is not sent on"
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a":' * 100_000, "[" * 100_000, '{"hidden_size": ' + "9" * 5000 + "}", "\x00", "[]"]
+)
+def test_a_config_that_is_a_bomb(client: TestClient, checkpoint: Path, text: str) -> None:
+    (checkpoint / "config.json").write_text(text)
+    status, slug, detail = register(client, str(checkpoint))
+    assert (status, slug) == (422, "invalid-checkpoint")
+    assert len(detail) < 2_000
+
+
+def test_a_config_without_end_is_not_read(client: TestClient, checkpoint: Path) -> None:
+    """A sparse file says that it is a terabyte, and takes no room."""
+    with (checkpoint / "config.json").open("wb") as file:
+        file.truncate(1 << 40)
     assert register(client, str(checkpoint))[:2] == (422, "invalid-checkpoint")
 
 

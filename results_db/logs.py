@@ -29,6 +29,9 @@ IDS = ("trace_id", "study_id", "job_id", "attempt_id")
 _TRACE = re.compile(r"^[A-Za-z0-9_-]{8,64}$")
 _TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
+#: what no line shows as it is: line breaks, also Unicode's, and what terminals take for commands
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
 _bound: ContextVar[Mapping[str, str]] = ContextVar("bitbudget_log_ids", default={})  # noqa: B039 - never changed in place
 
 #: fields given as ``extra`` whose values are never shown
@@ -101,9 +104,8 @@ class TextLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {**_bound.get(), **_extras(record)}
-        about = "".join(f" {name}={value}" for name, value in fields.items())
-        # a line break in a message could pretend to be a line of ours
-        message = mask(record.getMessage()).replace("\r", "\\r").replace("\n", "\\n")
+        about = "".join(f" {name}={_one_line(str(value))}" for name, value in fields.items())
+        message = _one_line(mask(record.getMessage()))
         line = f"{_time(record)} {record.levelname} {record.name}: {message}"
         line += f"  [{about.strip()}]" if about else ""
         trouble = _trouble(self, record)
@@ -144,8 +146,13 @@ def readable(line: str) -> str:
     exception = entry.pop("exception", None)
     head = [entry.pop(name, "") for name in ("time", "level", "logger", "message")]
     about = "  [" + " ".join(f"{name}={value}" for name, value in entry.items()) + "]" if entry else ""
-    text = f"{head[0]} {head[1].upper()} {head[2]}: {head[3]}{about}"
+    text = _one_line(f"{head[0]} {head[1].upper()} {head[2]}: {head[3]}{about}")
     return f"{text}\n{exception}" if exception else text
+
+
+def _one_line(text: str) -> str:
+    """A line break could pretend to be a line of ours, and an escape sequence rewrites what the terminal shows."""
+    return _CONTROL.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -19,9 +19,10 @@ _NAMES = (
     r"(?:[\w-]*[_-])?(?:password|passwd|pwd|secret|api[_-]?key|access[_-]?key|signature|credential)"
     r"|(?:(?:auth|access|session|security|hf|bitbudget)[_-])?token"
 )
+#: scheme://user:password@host; a password may hold a slash that nobody escaped, but host:port/path is none
+_USER = re.compile(r"(?<=://)[^:/@]*:(?!\d{1,5}[/?])")
+_WORD = re.compile(r"[^\s'\"]+")
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
-    # scheme://user:password@host; a password may hold a slash that nobody escaped, but host:port/path is none
-    (re.compile(r"(?<=://)([^\s:/@'\"]*):(?!\d{1,5}[/?])[^\s'\"]*@(?=[^@\s'\"]*(?:[\s'\"]|$))"), rf"\1:{MASK}@"),
     # ?password=…, password=… of a conninfo, "password": "…"
     (re.compile(rf"(?i)(?<![\w-])({_NAMES})(=|[\"']?:\s*[\"'])([^\s&\"',;)]+)"), rf"\1\2{MASK}"),
     (
@@ -45,9 +46,19 @@ def mask(text: str) -> str:
     """``text`` with ``***`` where a secret was: every remembered one, and whatever looks like one."""
     for secret in sorted(_known, key=len, reverse=True):
         text = text.replace(secret, MASK)
+    if "://" in text:
+        text = _WORD.sub(_mask_user, text)
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     return text
+
+
+def _mask_user(word: re.Match[str]) -> str:
+    """A word without the password before its last @. In steps: one pattern for all looks at a long text many times."""
+    text = word.group()
+    at = text.rfind("@")
+    user = _USER.search(text, 0, at) if at > 0 else None
+    return text if user is None else f"{text[: user.end()]}{MASK}{text[at:]}"
 
 
 def is_secret(name: str) -> bool:

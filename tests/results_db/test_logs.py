@@ -121,6 +121,16 @@ def test_text_for_people_has_the_ids_and_no_forged_line() -> None:
     assert line.endswith(r"WARNING a.b: GET /x\n2026 INFO forged  [job_id=job_1]")
 
 
+@pytest.mark.parametrize("evil", ["\n", "\r", "\x1b[2J", "\x85", "\u2028", "\x9b2J", "\x00"])
+def test_no_text_forges_a_line_or_commands_a_terminal(evil: str) -> None:
+    """Neither in the message, nor in a field, nor when a JSON line is shown as text."""
+    record = logging.LogRecord("a.b", logging.INFO, __file__, 1, "GET %s", (f"/x{evil}y",), None)
+    record.path = f"/x{evil}y"
+    for line in (TextLines().format(record), readable(JsonLines().format(record))):
+        assert evil not in line
+        assert line.count("/x\\") == 2
+
+
 def test_a_json_line_can_be_read_by_people() -> None:
     record = logging.LogRecord("a.b", logging.INFO, __file__, 1, "hello", (), None)
     with bind(job_id="job_1"):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 from results_db.sql.result import QueryRefused, Refusal
@@ -55,6 +56,10 @@ FUNCTIONS = frozenset(_FUNCTIONS_TEXT.split())
 #: of exact numbers these may take minutes, so they are asked of floating ones: name -> PostgreSQL's own name of that
 FLOATING = {"exp": "dexp", "ln": "dlog1", "log": "dlog10", "log10": "dlog10", "power": "dpow", "sqrt": "dsqrt"}
 _MOST_PRODUCTS = 200
+#: each multiplies or divides at least once
+_PRODUCTS = frozenset({"div", "mod", "width_bucket"})
+#: of the query with its parameters written into it: a long text may stand in it many times
+_LONGEST_CHECKED = 1_000_000
 #: names that lead to catalogs, files and other servers; whatever begins with pg_ as well
 _CLOSED = frozenset({"information_schema", "regclass", "regproc", "regprocedure", "regrole", "regnamespace", "regtype"})
 #: keywords that tell of the session without a parenthesis
@@ -85,7 +90,7 @@ def checked_query(sql: str, params: Mapping[str, Any]) -> str:
     """The query with its parameters written as constants, without comments and the last semicolon.
 
     Raises:
-        QueryRefused: not-allowed, or invalid where a parameter is missing.
+        QueryRefused: not-allowed, invalid where a parameter is missing, or too-large with what its parameters say.
     """
     tokens = list(_tokens(sql))
     while tokens and tokens[-1].says(";"):
@@ -102,9 +107,23 @@ def checked_query(sql: str, params: Mapping[str, Any]) -> str:
             raise _no("write power(x, y) for a power")
         _check_name(tokens, position)
     tokens = _with_regular_expressions(tokens, params)
-    if sum(token.says("*", "/", "%") for token in tokens) > _MOST_PRODUCTS:
+    if sum(map(_n_products, tokens)) > _MOST_PRODUCTS:
         raise _no(f"more than {_MOST_PRODUCTS} products and quotients")
     return _joined(tokens, params)
+
+
+def names_of_fields(sql: str) -> frozenset[str]:
+    """Names behind a dot that may not be called: PostgreSQL reads ``(x).f`` and ``alias.f`` as ``f(x)`` too."""
+    tokens = list(_tokens(sql))
+    names = {token.name for before, token in pairwise(tokens) if before.says(".") and token.name is not None}
+    return frozenset(names - FUNCTIONS)
+
+
+def _n_products(token: _Token) -> int:
+    """``*-`` is one mark to us and two to PostgreSQL."""
+    if token.kind == "mark":
+        return sum(token.text.count(sign) for sign in "*/%")
+    return int(token.name in _PRODUCTS)
 
 
 def _tokens(sql: str) -> Iterator[_Token]:
@@ -233,6 +252,7 @@ def _is_cte(tokens: list[_Token], position: int) -> bool:
 def _joined(tokens: list[_Token], params: Mapping[str, Any]) -> str:
     """The tokens as text; a blank stands where there was one, or a comment."""
     parts: list[str] = []
+    left = _LONGEST_CHECKED
     end = tokens[0].start
     for token, following in zip(tokens, [*tokens[1:], None], strict=True):
         parts.append(" " if token.start > end else "")
@@ -243,6 +263,11 @@ def _joined(tokens: list[_Token], params: Mapping[str, Any]) -> str:
         else:
             parts.append(token.text)
         end = token.end
+        left -= len(parts[-1])
+        if left < 0:
+            raise QueryRefused(
+                Refusal.TOO_LARGE, f"with its parameters the query is longer than {_LONGEST_CHECKED:,} characters"
+            )
     return "".join(parts)
 
 

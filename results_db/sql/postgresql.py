@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -16,7 +16,8 @@ from psycopg import sql as pgsql
 from sqlalchemy import URL
 
 from results_db.cells import plain
-from results_db.sql.names import FLOATING, checked_query
+from results_db.sql.contract import CONTRACT
+from results_db.sql.names import FLOATING, checked_query, names_of_fields
 from results_db.sql.reader import CURE, READER, SCHEMA, STANDS
 from results_db.sql.result import LIST_VIEWS, Limits, QueryRefused, Reach, Refusal, Result
 from results_db.sql.stop import Stop
@@ -27,6 +28,8 @@ _CONNECT_S = 10
 #: advisory locks, of which each query holds one until its backend is done: PostgreSQL cannot interrupt all that it
 #: does, and a query that nobody waits for any more still counts here
 _SLOTS = (0x62_69_74_73_01, 0x62_69_74_73_02)
+_LONGEST_NUMBER = 1_000
+_COLUMNS = frozenset(column.name for view in CONTRACT.values() for column in view.columns)
 _NAMES = {own: name for name, own in FLOATING.items()} | {"dlog10": "log"}
 
 _NOT_ALLOWED = frozenset({"25006", "42501", "0A000", "42P11", "34000", "42809", "2F003"})
@@ -43,12 +46,14 @@ def query_postgresql(
         QueryRefused: see the message.
     """
     checked = checked_query(query, params)
+    fields = names_of_fields(query) - _COLUMNS
     start = time.monotonic()
     with _connection(url) as connection:
         clock = _Clock(connection, limits.seconds + _GRACE_S, stop)
         try:
             with clock.running():
                 _fence(connection, limits)
+                _refuse_functions(connection, fields)
                 ask = _fetch if reach is Reach.TABLES else _ask_reader
                 columns, rows, cut = ask(connection, checked, limits)
         except psycopg.Error as error:
@@ -132,6 +137,18 @@ def _fence(connection: psycopg.Connection[Any], limits: Limits) -> None:
         connection.execute("SELECT set_config('temp_file_limit', '256MB', true)")
 
 
+def _refuse_functions(connection: psycopg.Connection[Any], fields: Collection[str]) -> None:
+    """A name behind a dot may be a function's, which PostgreSQL then calls."""
+    found = connection.execute("SELECT min(proname) FROM pg_catalog.pg_proc WHERE proname = ANY(%s)", (list(fields),))
+    row = found.fetchone()
+    if row is not None and row[0] is not None:
+        raise QueryRefused(
+            Refusal.NOT_ALLOWED,
+            f".{row[0]} may call a function that is not on the list",
+            cure="give a column of your own another name",
+        )
+
+
 def _ask_reader(
     connection: psycopg.Connection[Any], query: str, limits: Limits
 ) -> tuple[tuple[str, ...], list[list[Any]], str | None]:
@@ -150,7 +167,7 @@ def _ask_reader(
     cut: str | None = None
     for (line,) in answer:
         # pairs, not an object: two columns may have one name
-        pairs = json.loads(line, object_pairs_hook=_Pairs)
+        pairs = json.loads(line, object_pairs_hook=_Pairs, parse_int=_integer)
         if isinstance(pairs, str):
             cut = pairs
         else:
@@ -166,6 +183,14 @@ def _stands(connection: psycopg.Connection[Any]) -> bool:
 def _takes(connection: psycopg.Connection[Any], slot: int) -> bool:
     row = connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (slot,)).fetchone()
     return row is not None and bool(row[0])
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > _LONGEST_NUMBER:
+        raise QueryRefused(
+            Refusal.TOO_LARGE, f"a number has more than {_LONGEST_NUMBER:,} digits", cure="round it, or ask for a text"
+        )
+    return int(digits)
 
 
 class _Pairs(list[Any]):

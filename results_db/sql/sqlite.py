@@ -77,7 +77,8 @@ def _run(request: str, limits: Limits, stop: Stop) -> list[str]:
         raise _refused(Refusal.TIMEOUT, "", limits)
     if child.returncode != 0:
         raise QueryRefused(Refusal.UNAVAILABLE, f"the query's process failed: {complaint.strip()[-300:]}")
-    return out.splitlines()
+    # not splitlines(): texts may hold what Unicode takes for the end of a line
+    return out.removesuffix("\n").split("\n")
 
 
 def _refused(why: Refusal, message: str, limits: Limits) -> QueryRefused:

@@ -107,6 +107,19 @@ def test_functions_common_table_expressions_and_odd_texts_work(ask: Ask) -> None
     assert result.rows[0][:4] == [3, "OK", 2, "a:b'c"]
 
 
+def test_texts_may_hold_what_unicode_takes_for_the_end_of_a_line(ask: Ask) -> None:
+    for evil in ("\u2028", "\u2029", "a\x85b", "\x0b\x0c\x1c\x1d\x1e", "\r\n"):
+        assert ask("SELECT :text AS a", params={"text": evil}).rows == [[evil]]
+
+
+@postgresql_only
+def test_a_long_parameter_is_not_written_very_often(ask: Ask) -> None:
+    """It would fill the server's memory before PostgreSQL ever saw it."""
+    with pytest.raises(QueryRefused, match="longer than") as refused:
+        ask(f"SELECT {', '.join([':text'] * 20_000)}", params={"text": "x" * 1_000_000})
+    assert refused.value.why == "too-large"
+
+
 def test_two_columns_may_have_one_name(ask: Ask) -> None:
     result = ask("SELECT 1 AS a, 2 AS a, NULL AS b")
     assert (result.columns, result.rows) == (("a", "a", "b"), [[1, 2, None]])

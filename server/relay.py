@@ -15,7 +15,10 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, WatchError
+from redis.retry import Retry
 from rq import Queue
 from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
 from rq.job import Job as RqJob
@@ -36,7 +39,8 @@ WINDOW = 100
 JOB_TIMEOUT_S = 30 * 24 * 3600
 #: what RQ keeps of a finished job; the database has it all
 RESULT_TTL_S = 60
-_TIMEOUT_S = 5.0
+#: one that says nothing for so long is away: the next step asks again, and the loop's other parts must not wait
+_TIMEOUT_S = 1.0
 #: tries to put the list in order while workers take from it; the next step goes on
 _MOST_TRIES = 5
 
@@ -60,7 +64,11 @@ class Relay:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.database = database
-        self.redis = Redis.from_url(redis_url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S)
+        # once more where a connection of the pool is gone, not where nobody answers: each try waits for the timeout
+        retry = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+        self.redis = Redis.from_url(
+            redis_url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S, retry=retry
+        )
         self.queue = Queue(QUEUE, connection=self.redis, serializer=JSONSerializer)
         #: when Redis last answered a step of this relay
         self.last_contact_at: datetime | None = None

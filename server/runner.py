@@ -17,7 +17,7 @@ from results_db.errors import NotFound
 from results_db.logs import bind
 from results_db.masking import mask
 from results_db.params import AllocateParams, FitParams, GateParams
-from results_db.queue.transitions import change_state, get_job
+from results_db.queue.transitions import change_state, get_job, lock_study
 from results_db.states import JobKind, JobState
 from results_db.tables import Job, Study
 from server.allocations.service import compute_allocation, save_allocation
@@ -46,6 +46,8 @@ def _run_bound(database: Database, job: Job) -> None:
         with database.read() as session:
             save = _COMPUTE[JobKind(job.kind)](session, job)
         with database.write() as session:
+            if job.study_id is not None:
+                lock_study(session, job.study_id)  # before the job: a NO-GO ends both
             running = get_job(session, job.id, lock=True)
             if not _is_ours(running, job):
                 return  # cancelled, or taken over by another server, meanwhile: nothing is stored

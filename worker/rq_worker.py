@@ -144,9 +144,10 @@ class BitbudgetWorker(Worker):
         try:
             with database.write() as session:
                 attempt = session.get(Attempt, attempt_id)
-                if attempt is not None and lose_attempt(
-                    session, attempt, why, traceback=words, backoff=settings.backoff, remains=remains
-                ):
+                if attempt is None or attempt.worker_id != self.current.id:
+                    # delivered twice: whoever claimed it goes on, whatever became of the horse that did not
+                    return
+                if lose_attempt(session, attempt, why, traceback=words, backoff=settings.backoff, remains=remains):
                     with bind(**log_ids(session, attempt_id)):
                         log.warning("attempt %s is lost: %s", attempt_id, why)
         except Exception:

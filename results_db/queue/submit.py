@@ -179,8 +179,10 @@ def retry_job(session: Session, job_id: str) -> Job:
     Raises:
         WrongState: the job is live or has succeeded.
     """
-    whole_id = part_of(get_job(session, job_id).params)
-    # the whole's row first, as everybody who touches both
+    looked_at = get_job(session, job_id)
+    # the study's row first, then the whole's, as everybody who touches more than one
+    study = None if looked_at.study_id is None else lock_study(session, looked_at.study_id)
+    whole_id = part_of(looked_at.params)
     whole = None if whole_id is None else get_job(session, whole_id, lock=True)
     job = get_job(session, job_id, lock=True)
     if not _can_be_retried(job):
@@ -191,8 +193,7 @@ def retry_job(session: Session, job_id: str) -> Job:
             _try_again(session, part)
     if whole is not None and _can_be_retried(whole):
         _try_again(session, whole)
-    if job.study_id is not None:
-        study = lock_study(session, job.study_id)
+    if study is not None:
         study.state, study.reason, study.finished_at = StudyState.RUNNING.value, None, None
         skipped = select(Job).where(
             Job.study_id == job.study_id, Job.state == JobState.SKIPPED.value, Job.position > job.position

@@ -18,11 +18,15 @@ from results_db.tables import Attempt, Job, Study
 def get_job(session: Session, job_id: str, *, lock: bool = False) -> Job:
     """The job; ``lock`` takes the row's lock on PostgreSQL (SQLite's writers are alone anyway).
 
+    Whoever locks several rows goes from the study to its jobs, from a split job to its parts, from a queued job to its
+    attempt (and from a running attempt to its job): two that lock in different orders would wait for each other.
+
     Raises:
         NotFound: no such job.
     """
     query = select(Job).where(Job.id == job_id).execution_options(populate_existing=True)
-    job = session.scalar(query.with_for_update() if lock else query)
+    # NO KEY UPDATE: rows that only name the job, events above all, may be inserted meanwhile
+    job = session.scalar(query.with_for_update(key_share=True) if lock else query)
     if job is None:
         raise NotFound("job", job_id)
     return job
@@ -34,8 +38,9 @@ def lock_study(session: Session, study_id: str) -> Study:
     Raises:
         NotFound: no such study.
     """
-    query = select(Study).where(Study.id == study_id).with_for_update().execution_options(populate_existing=True)
-    study = session.scalar(query)
+    query = select(Study).where(Study.id == study_id).execution_options(populate_existing=True)
+    # as for a job: a worker's event names the study, and must not wait for whoever waits for that worker's job
+    study = session.scalar(query.with_for_update(key_share=True))
     if study is None:
         raise NotFound("study", study_id)
     return study

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
+from fastapi import Depends, Request
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -15,10 +16,18 @@ from results_db.tables import Attempt, Job, Worker
 from server.loop import AdvanceLoop
 
 
-def describe_queue(session: Session, loop: AdvanceLoop) -> dict[str, Any]:
-    """A :class:`QueueStatus` as plain values. Redis is asked: it may take seconds where it does not answer."""
+def ask_redis(request: Request) -> str | None:
+    """Why Redis does not answer; None where it does. Asked before the transaction: it may take seconds."""
+    loop: AdvanceLoop = request.app.state.loop
+    return loop.relay.ping()
+
+
+RedisError = Annotated[str | None, Depends(ask_redis)]
+
+
+def describe_queue(session: Session, loop: AdvanceLoop, error: str | None) -> dict[str, Any]:
+    """A :class:`QueueStatus` as plain values; ``error`` is what :func:`ask_redis` found."""
     switch = queue_state(session)
-    error = loop.relay.ping()
     redis = "Redis answers" if error is None else f"Redis does not answer ({error}): jobs wait in the database"
     queued = Attempt.state == AttemptState.QUEUED.value
     return {

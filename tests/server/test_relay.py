@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -248,3 +250,20 @@ def test_an_outage_is_told_once_and_ends(
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
     assert queued(relay.redis) == [attempt]
     relay.close()
+
+
+def test_a_redis_that_says_nothing_is_asked_once_a_step(database: Database) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        relay = Relay(database, f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        assert relay.step() == 0
+        assert relay.last_contact_at is None
+        assert "imeout" in (relay.ping() or "")
+        relay.close()
+        silent.setblocking(False)
+        asked = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                silent.accept()[0].close()
+                asked += 1
+        # one for the step, one for the ping: each costs the whole timeout, and the loop must go on
+        assert asked == 2

@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-#: a spreadsheet takes a text that begins with one of these for a formula; the last two open one where they are skipped
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+#: a spreadsheet takes a text that begins with one of these for a formula, some also their wide forms; \t, \r and \n
+#: open one where they are skipped
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def plain(value: Any) -> Any:

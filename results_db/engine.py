@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,14 @@ class Database:
 
 
 def _prepare_sqlite(engine: Engine) -> None:
+    @event.listens_for(engine, "do_connect")
+    def _make_private(_dialect: Any, _record: Any, _args: Any, _parameters: Any) -> None:
+        # a new database is its owner's alone: it holds hashes of tokens. Its log is opened with the same rights
+        path = engine.url.database
+        if path and path != ":memory:" and not path.startswith("file:"):
+            with suppress(OSError):  # SQLite says it better
+                os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
     @event.listens_for(engine, "connect")
     def _connect(dbapi_connection: Any, _record: Any) -> None:
         dbapi_connection.isolation_level = None  # we emit BEGIN ourselves

@@ -5,6 +5,7 @@ Only folders on this host go in; artefacts in an object store stay there, and th
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import tarfile
 from collections.abc import Callable
@@ -44,7 +45,9 @@ def pack(backup: Path, tar_path: Path, *, say: Callable[[str], None] = lambda ur
     missing = tuple(uri for uri in local if not Path(uri).exists())
     part = tar_path.with_name(f"{tar_path.name}.part")
     try:
-        with tarfile.open(part, "x") as tar:
+        # its owner's alone, as the backup in it is
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
             tar.add(backup, DATABASE)
             for uri in local:
                 if uri not in missing:

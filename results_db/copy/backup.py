@@ -42,7 +42,8 @@ def backup_database(
 ) -> BackupReport:
     """Write one moment of the database, which may be in use, to a new file.
 
-    SQLite's own backup, or of PostgreSQL a checked copy row by row. The file appears when it is whole and on the disk.
+    SQLite's own backup, or of PostgreSQL a checked copy row by row. The file appears when it is whole and on the disk,
+    and nobody but its owner may read it.
 
     Raises:
         CannotCopy: the file exists, or the database has no schema, or an older one than this release copies.
@@ -54,6 +55,8 @@ def backup_database(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     _remove(part)
+    # its owner's alone, as it holds hashes of tokens, and none that somebody else laid there
+    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     try:
         if database.is_sqlite:
             _copy_file(Path(str(database.url.database)), part)

@@ -39,7 +39,8 @@ def is_own_origin(origin: str, host_header: str) -> bool:
 
 
 class HostCheck:
-    """ASGI middleware: refuses foreign Host headers, and unsafe requests that another site's page sent."""
+    """ASGI middleware: refuses foreign Host headers, unsafe requests that another site's page sent, and requests that
+    end in two places."""
 
     def __init__(self, app: ASGIApp, allowed: tuple[str, ...]) -> None:
         self.app = app
@@ -57,6 +58,14 @@ class HostCheck:
             await problem.response()(scope, receive, send)
 
     def _check(self, method: str, headers: Headers) -> Problem | None:
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # a proxy that believes the other one takes the rest of the body for a request of somebody else
+            return Problem(
+                400,
+                "malformed-body",
+                "Transfer-Encoding and Content-Length tell two lengths of one body: send one of them",
+                headers={"Connection": "close"},
+            )
         hosts = headers.getlist("host")
         host = host_of(hosts[0]) if len(hosts) == 1 else None
         if host is None:

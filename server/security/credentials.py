@@ -26,7 +26,10 @@ _TOKEN = re.compile(r"bb_[A-Za-z0-9_-]{43}")
 _COOKIE_VALUE = re.compile(r"[A-Za-z0-9_-]{43}")
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 #: whoever sends one of these is, or passed, a proxy
-_FORWARDING = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+_FORWARDING = (
+    *("forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "x-original-host", "x-original-url"),
+    *("true-client-ip", "cf-connecting-ip", "fastly-client-ip", "x-envoy-external-address", "x-proxyuser-ip"),
+)
 _CHALLENGE = 'Bearer realm="bitbudget"'
 
 #: asks the database who it is; None = whoever it was is no longer let in
@@ -61,7 +64,7 @@ def is_local(scope: AsgiScope, headers: Headers, settings: Settings) -> bool:
 
     Headers that proxies add can only make the answer no: never is one believed to make it yes.
     """
-    if settings.needs_token or any(name in headers for name in _FORWARDING):
+    if settings.needs_token or any(name in _FORWARDING or name.startswith("x-forwarded-") for name in headers):
         return False
     peer = scope.get("client")
     host = host_of(headers.get("host", ""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import stat
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,20 @@ def test_a_restore_holds_what_was_backed_up(database: Database, other_database_u
     assert restored.n_rows == report.n_rows
     assert contents(target) == contents(database)
     target.dispose()
+
+
+def test_a_backup_is_its_owners_alone(database: Database, tmp_path: Path) -> None:
+    """It holds hashes of tokens. The permissions are there before the first byte is."""
+    path = tmp_path / "backup.db"
+    assert stat.S_IMODE(backup_database(database, path).path.stat().st_mode) == 0o600
+
+
+def test_a_new_sqlite_database_is_its_owners_alone(empty: Database) -> None:
+    with empty.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (a)")
+        files = sorted(Path(str(empty.url.database)).parent.glob("restored.db*"))
+        assert len(files) == 3, "the log and its index as well"
+        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
 def test_a_backup_under_a_writer_is_one_moment(database: Database, empty: Database, tmp_path: Path) -> None:

@@ -232,7 +232,10 @@ def test_another_machine_is_asked_whatever_the_server_believes_of_itself(at_home
 
 @pytest.mark.parametrize(
     "header",
-    ["Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP"],
+    [
+        *("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port"),
+        *("X-Forwarded-Server", "X-Forwarded-Anything", "X-Real-IP", "CF-Connecting-IP", "X-Envoy-External-Address"),
+    ],
 )
 @pytest.mark.parametrize("value", ["127.0.0.1", "for=127.0.0.1;host=localhost;proto=https", ""])
 def test_a_proxys_headers_never_make_a_request_local(at_home: Server, header: str, value: str) -> None:

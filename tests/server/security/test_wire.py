@@ -116,6 +116,18 @@ def test_an_old_request_without_a_host_is_refused(ask: Ask) -> None:
     assert b"host-not-allowed" in answer
 
 
+@pytest.mark.parametrize("path", ["/livez", "/api/v1/jobs", "/no-such-path"])
+def test_a_request_that_ends_in_two_places_is_refused_and_nothing_after_it_is_read(ask: Ask, path: str) -> None:
+    """A proxy that counts bytes would not see the second request, which hides in the body of the first."""
+    answer = ask(
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+        "0\r\n\r\nGET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    )
+    assert _status(answer) == 400
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"malformed-body" in answer
+
+
 def test_a_chunked_body_over_the_limit_is_cut_off(ask: Ask) -> None:
     head = b"POST /api/v1/models HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     chunk = b"1000\r\n" + b"x" * 4096 + b"\r\n"

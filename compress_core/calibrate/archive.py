@@ -6,6 +6,7 @@ Nothing is ever unpickled: arrays of objects are refused by their headers, and n
 from __future__ import annotations
 
 import hashlib
+import io
 import lzma
 import tokenize
 import zipfile
@@ -25,6 +26,7 @@ from compress_core.regular import open_regular
 
 _SUFFIX = ".npy"
 _CHUNK = 1 << 22
+_MAX_HEADER_BYTES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +85,15 @@ class Archive:
 
 
 def _read_header(path: Path, name: str, stream: IO[bytes]) -> ArrayHeader:
-    read = npy.read_array_header_1_0 if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0
+    is_old = npy.read_magic(stream) == (1, 0)
+    read = npy.read_array_header_1_0 if is_old else npy.read_array_header_2_0
+    # numpy reads as many bytes as the header says, 4 GB of them, before it looks at how many there are
+    length = stream.read(2 if is_old else 4)
+    n_header = int.from_bytes(length, "little")
+    if n_header > _MAX_HEADER_BYTES:
+        raise CalibrationError(f"{path}: the header of array {name[:200]!r} has {n_header:,} bytes, which none needs")
     try:
-        shape, _, dtype = read(stream)
+        shape, _, dtype = read(io.BytesIO(length + stream.read(n_header)))
     except (MemoryError, tokenize.TokenError) as error:  # a header nests too deep to be parsed, or never ends
         raise CalibrationError(f"{path}: the header of array {name!r} is damaged") from error
     if dtype.hasobject:

@@ -89,7 +89,7 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
             continue
         try:
             document = json.loads(line)[field]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CalibrationError(f"{path}, line {number}: expected a JSON object with the field {field!r}") from error
         if not isinstance(document, str):
             raise CalibrationError(f"{path}, line {number}: the field {field!r} is not text")

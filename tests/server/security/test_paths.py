@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +230,21 @@ def test_an_archive_with_objects_is_refused_unopened(client: TestClient, model: 
     assert answer.status_code == 422
     assert "pickle" in answer.json()["detail"]
     assert not opened.exists()
+
+
+def test_an_archive_whose_header_is_a_bomb(client: TestClient, model: dict[str, Any], tmp_path: Path) -> None:
+    """A few kB that unpack into a header of megabytes; they could be gigabytes."""
+    path = tmp_path / "models" / "bomb.npz"
+    n_header = 50_000_000
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("h.npy", b"\x93NUMPY\x02\x00" + n_header.to_bytes(4, "little") + b" " * n_header)
+    tracemalloc.start()
+    answer = client.post("/api/v1/calibrations", json={"model_id": model["id"], "npz": str(path)})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert answer.status_code == 422
+    assert "header" in answer.json()["detail"]
+    assert peak < n_header / 2
 
 
 def test_texts_and_archives_lie_inside_the_roots_too(client: TestClient, model: dict[str, Any], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from results_db.clock import utc_now
 from results_db.engine import Database
-from results_db.gc.folders import age_days, children, remove_whole, size_of
+from results_db.gc.folders import age_days, bury, children, remove_whole, size_of
 from results_db.gc.item import Item
 from results_db.tables import Artefact, Calibration, Compression
 
@@ -63,7 +63,9 @@ def _remove_folder(database: Database, path: Path) -> bool:
     with database.write() as session:
         if _named(session, str(path)):
             return False
-        remove_whole(path)
+        # only the rename under the write lock: gigabytes go afterwards, while workers write
+        remove = bury(path)
+    remove()
     return True
 
 

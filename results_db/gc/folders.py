@@ -6,7 +6,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 DAY_S = 86_400.0
@@ -39,12 +40,17 @@ def children(folder: Path) -> Iterator[Path]:
 
 def remove_whole(path: Path) -> None:
     """Take a folder away under its name at once, then remove it: nobody finds half of it."""
+    bury(path)()
+
+
+def bury(path: Path) -> Callable[[], None]:
+    """Take a folder away under its name at once; what is returned then removes it, which may take minutes. A kill in
+    between leaves what the next collection calls a leftover."""
     if not path.is_dir():
-        path.unlink(missing_ok=True)
-        return
+        return partial(path.unlink, missing_ok=True)
     grave = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
     os.replace(path, grave)
-    shutil.rmtree(grave)
+    return partial(shutil.rmtree, grave)
 
 
 def _touched(path: Path) -> float:

@@ -1,17 +1,22 @@
-"""POST /api/v1/jobs/cancel and /jobs/retry: many jobs in one request and one transaction.
+"""POST /api/v1/jobs/cancel and /jobs/retry: many jobs in one request.
 
-Each job is changed behind a savepoint of its own, so that one that refuses takes nothing from the others.
+They are changed in chunks, each a short transaction: a SQLite database has one writer, and workers must record
+meanwhile. Each job is changed behind a savepoint of its own, so that one that refuses takes nothing from the others. A
+request that breaks off is sent again: what it had changed already is then unchanged.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal, Self
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import Select, func, select
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
@@ -22,9 +27,16 @@ from results_db.tables import Job
 from server.kit.answers import Answer
 from server.kit.idempotency import IdempotentRoute
 from server.kit.rows import filtered, one_of
-from server.kit.units import WriteSession
+from server.kit.units import Units, WriteUnits
+
+log = logging.getLogger(__name__)
 
 MOST = 1000
+#: jobs changed in one transaction
+CHUNK = 50
+_MOST_TRIES = 5
+#: PostgreSQL's deadlock_detected
+_DEADLOCK = "40P01"
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=IdempotentRoute)
 
@@ -80,21 +92,22 @@ class BulkAnswer(BaseModel):
 
 
 @router.post("/cancel", summary="Cancel many jobs", responses={200: {"model": BulkAnswer}})
-def cancel_jobs(request: BulkRequest, session: WriteSession) -> Response:
-    """By ids or by filters. What has not started ends at once, what runs is asked to stop; what was recorded stays.
+def cancel_jobs(request: BulkRequest, units: WriteUnits) -> Response:
+    """By ids or by filters, in chunks: one that breaks off may be sent again. What has not started ends at once, what
+    runs is asked to stop; what was recorded stays.
 
     Jobs that are cancelled already are ``unchanged``; those that ended otherwise are ``refused``.
     """
-    return Answer(_each(session, request, cancel_job, _is_cancelled, [s for s in JobState if s not in TERMINAL]))
+    return Answer(_each(units, request, cancel_job, _is_cancelled, [s for s in JobState if s not in TERMINAL]))
 
 
 @router.post("/retry", summary="Run many jobs again", responses={200: {"model": BulkAnswer}})
-def retry_jobs(request: BulkRequest, session: WriteSession) -> Response:
+def retry_jobs(request: BulkRequest, units: WriteUnits) -> Response:
     """By ids or by filters: failed, dead, cancelled and skipped jobs get their full number of attempts again.
 
     Jobs that wait or run already are ``unchanged``; those that succeeded or are paused are ``refused``.
     """
-    return Answer(_each(session, request, retry_job, _is_live, [*TERMINAL - {JobState.SUCCEEDED}]))
+    return Answer(_each(units, request, retry_job, _is_live, [*TERMINAL - {JobState.SUCCEEDED}]))
 
 
 def _is_cancelled(job: Job) -> bool:
@@ -108,18 +121,21 @@ def _is_live(job: Job) -> bool:
 
 
 def _each(
-    session: Session,
+    units: Units,
     request: BulkRequest,
     change: Callable[[Session, str], Job],
     is_done: Callable[[Job], bool],
     states: list[JobState],
 ) -> BulkAnswer:
-    ids, left = _find(session, request, states)
-    with session.begin_nested() as whole:
-        items = list(_changes(session, ids, change, is_done))
-        if request.dry_run:
-            # done and undone: what is told is what would have happened, step by step
-            whole.rollback()
+    with units.read() as session:
+        ids, left = _find(session, request, states)
+    items: list[BulkItem] = []
+    #: of a dry run: jobs that what was undone had changed as well, and their states
+    moved: dict[str, str] = {}
+    for start in range(0, len(ids), CHUNK):
+        some, rest = ids[start : start + CHUNK], ids[start + CHUNK :]
+        items += _waiting_for_others(units, partial(_chunk, some, rest, moved, change, is_done, request.dry_run))
+    units.write_last()
     counts = Counter(item.outcome for item in items)
     return BulkAnswer(
         dry_run=request.dry_run,
@@ -129,6 +145,40 @@ def _each(
         left=left,
         items=items,
     )
+
+
+def _waiting_for_others(units: Units, run: Callable[[Session], list[BulkItem]]) -> list[BulkItem]:
+    """Run it in a transaction; again where PostgreSQL ended it since two waited for each other's jobs."""
+    for _ in range(_MOST_TRIES - 1):
+        try:
+            with units.write() as session:
+                return run(session)
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != _DEADLOCK:
+                raise
+            log.info("a bulk request and another waited for each other's jobs: this one begins its chunk again")
+    with units.write() as session:
+        return run(session)
+
+
+def _chunk(
+    ids: list[str],
+    rest: list[str],
+    moved: dict[str, str],
+    change: Callable[[Session, str], Job],
+    is_done: Callable[[Job], bool],
+    dry_run: bool,
+    session: Session,
+) -> list[BulkItem]:
+    """One transaction's jobs. A dry run does and undoes: what is told is what would have happened, step by step."""
+    with session.begin_nested() as whole:
+        items = list(_changes(session, ids, moved, change, is_done))
+        if dry_run:
+            session.flush()
+            query = select(Job).where(Job.id.in_(rest)).execution_options(populate_existing=True)
+            moved |= {job.id: job.state for job in session.scalars(query) if is_done(job)}
+            whole.rollback()
+    return items
 
 
 def _find(session: Session, request: BulkRequest, states: list[JobState]) -> tuple[list[str], int]:
@@ -146,9 +196,16 @@ def _find(session: Session, request: BulkRequest, states: list[JobState]) -> tup
 
 
 def _changes(
-    session: Session, ids: list[str], change: Callable[[Session, str], Job], is_done: Callable[[Job], bool]
+    session: Session,
+    ids: list[str],
+    moved: dict[str, str],
+    change: Callable[[Session, str], Job],
+    is_done: Callable[[Job], bool],
 ) -> Iterator[BulkItem]:
     for id_ in ids:
+        if id_ in moved:
+            yield BulkItem(id=id_, outcome="unchanged", state=moved[id_])
+            continue
         job = session.get(Job, id_, populate_existing=True)
         if job is not None and is_done(job):
             yield BulkItem(id=id_, outcome="unchanged", state=job.state)

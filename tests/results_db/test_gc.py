@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -156,6 +157,25 @@ def test_an_artefact_whose_row_came_meanwhile_stays(database: Database, chosen: 
     Rows(database).artefact(1, str(path), 0)
     assert not item.remove()
     assert path.exists()
+
+
+def test_a_database_is_not_locked_while_a_folder_goes(
+    database: Database, chosen: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make(chosen.var_dir / "artefacts" / "calibrations" / f"cal_{'0' * 23}", days=2)
+    (found,) = find_garbage(database, chosen)
+    remove = shutil.rmtree
+
+    def writes_meanwhile(grave: Path) -> None:
+        assert not path.exists()
+        # on SQLite this would wait for the lock, and give up
+        with database.write() as session:
+            session.execute(delete(Token))
+        remove(grave)
+
+    monkeypatch.setattr("results_db.gc.folders.shutil.rmtree", writes_meanwhile)
+    assert found.remove()
+    assert list(path.parent.iterdir()) == []
 
 
 def test_a_store_under_another_path_than_rows_tell_loses_nothing(database: Database, chosen: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Many jobs cancelled or retried at once: each for itself, all in one transaction."""
+"""Many jobs cancelled or retried at once: each for itself, in short transactions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from results_db.tables import Job, JobEvent
 from server.jobs import bulk
@@ -105,6 +107,63 @@ def test_a_failed_study_is_retried_from_its_first_failure(
     assert answer.json()["changed"] >= 1
     run_to_end()
     assert client.get(f"/api/v1/studies/{study['id']}").json()["state"] == "succeeded"
+
+
+def test_chunks_that_were_committed_stay_and_the_request_is_sent_again(
+    app: FastAPI, client: TestClient, jobs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "CHUNK", 2)
+    cancel, asked = bulk.cancel_job, []
+
+    def breaks_off(session: Session, id_: str) -> Job:
+        asked.append(id_)
+        if len(asked) == 4:
+            raise OperationalError("UPDATE", {}, Exception("the database went away"))
+        return cancel(session, id_)
+
+    monkeypatch.setattr(bulk, "cancel_job", breaks_off)
+    key = {"Idempotency-Key": "in chunks"}
+    assert client.post("/api/v1/jobs/cancel", json={"ids": jobs}, headers=key).status_code == 503
+    assert [states(client)[id_] for id_ in jobs] == ["cancelled", "cancelled", "queued", "queued"]
+    again = client.post("/api/v1/jobs/cancel", json={"ids": jobs}, headers=key)
+    assert [outcome for _, outcome in outcomes(again)] == ["unchanged", "unchanged", "changed", "changed"]
+    assert client.post("/api/v1/jobs/cancel", json={"ids": jobs}, headers=key).json() == again.json()
+
+
+def test_a_chunk_that_the_database_ended_for_another_one_is_done_again(
+    client: TestClient, jobs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Deadlock(Exception):
+        sqlstate = "40P01"
+
+    cancel, asked = bulk.cancel_job, []
+
+    def loses_once(session: Session, id_: str) -> Job:
+        asked.append(id_)
+        if len(asked) == 2:
+            raise OperationalError("UPDATE", {}, Deadlock())
+        return cancel(session, id_)
+
+    monkeypatch.setattr(bulk, "cancel_job", loses_once)
+    assert outcomes(client.post("/api/v1/jobs/cancel", json={"ids": jobs})) == [(id_, "changed") for id_ in jobs]
+    assert asked == [*jobs[:2], *jobs]
+
+
+def test_a_dry_run_of_several_chunks_tells_what_the_request_then_does(
+    client: TestClient,
+    study_config: dict[str, Any],
+    run_to_end: Callable[..., None],
+    make_worker: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bulk, "CHUNK", 1)
+    study_config["phases"] = [1]
+    study = client.post("/api/v1/studies", json={"config": study_config}).json()
+    run_to_end(make_worker(failures={"sweep": {"code": "x", "message": "m", "retryable": False}}))
+    told = client.post("/api/v1/jobs/retry", json={"study_id": study["id"], "dry_run": True})
+    done = client.post("/api/v1/jobs/retry", json={"study_id": study["id"]})
+    assert told.json() | {"dry_run": False} == done.json()
+    assert {outcome for _, outcome in outcomes(done)} == {"changed", "unchanged"}
 
 
 @sqlite_only

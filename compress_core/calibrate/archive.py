@@ -91,7 +91,7 @@ def _read_header(path: Path, name: str, stream: IO[bytes]) -> ArrayHeader:
     length = stream.read(2 if is_old else 4)
     n_header = int.from_bytes(length, "little")
     if n_header > _MAX_HEADER_BYTES:
-        raise CalibrationError(f"{path}: the header of array {name[:200]!r} has {n_header:,} bytes, which none needs")
+        raise ValueError(f"the header of array {name[:200]!r} has {n_header:,} bytes, which none needs")
     try:
         shape, _, dtype = read(io.BytesIO(length + stream.read(n_header)))
     except (MemoryError, tokenize.TokenError) as error:  # a header nests too deep to be parsed, or never ends

@@ -40,6 +40,12 @@ class Attempts:
             while len(self._failures) > _MOST_CALLERS:
                 self._failures.popitem(last=False)
 
+    def worked(self, caller: str) -> None:
+        """An attempt that was counted beforehand was none to count."""
+        with self._lock:
+            if failures := self._recent(caller):
+                failures.pop()
+
     def _recent(self, caller: str) -> deque[float]:
         failures = self._failures.get(caller, deque(maxlen=MOST_FAILURES))
         while failures and failures[0] <= self._clock() - WITHIN_S:

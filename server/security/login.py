@@ -48,11 +48,13 @@ def make_router(database: Database, settings: Settings) -> APIRouter:
             answer.headers["Retry-After"] = str(math.ceil(wait_s))
             return answer
         secret = form.get("token", "").strip()
+        # beforehand: those that are tried at the same moment count as well
+        attempts.failed(caller)
         opened = await to_thread.run_sync(_open, database, secret, lasts)
         if opened is None:
-            attempts.failed(caller)
             log.warning("a wrong token at /login from %s", caller)
             return _page(request, form.get("next", "/"), status=401, refused=True)
+        attempts.worked(caller)
         answer = RedirectResponse(safe_next(form.get("next", "/")), status_code=303)
         _set_cookie(answer, request, opened.secret)
         return answer

@@ -145,8 +145,10 @@ class AdvanceLoop:
         with self.database.read() as session:
             if not has_expired(session):
                 return False
+        # one a transaction: who holds the job of one and waits for that of another never waits for us; the turn that
+        # changed something is followed by the next at once
         with self.database.write() as session:
-            lost = [log_ids(session, attempt_id) for attempt_id in reap_expired(session, backoff=self.backoff)]
+            lost = [log_ids(session, attempt_id) for attempt_id in reap_expired(session, backoff=self.backoff, most=1)]
         for ids in lost:
             with bind(**ids):
                 log.warning("attempt %s lost its worker", ids["attempt_id"])

@@ -286,8 +286,8 @@ def lose_attempt(
     return True
 
 
-def reap_expired(session: Session, *, backoff: Backoff = _BACKOFF) -> list[str]:
-    """Lose every running attempt whose lease ran out by the database's clock; the ids of those lost.
+def reap_expired(session: Session, *, backoff: Backoff = _BACKOFF, most: int | None = None) -> list[str]:
+    """Lose the running attempts whose lease ran out by the database's clock, ``most`` of them; the ids of those lost.
 
     An attempt whose row is locked is left for the next turn: its worker is writing, or was frozen while it wrote, and
     waiting for it would hold up everybody else's jobs.
@@ -295,7 +295,9 @@ def reap_expired(session: Session, *, backoff: Backoff = _BACKOFF) -> list[str]:
     expired = session.scalars(
         select(Attempt)
         .where(Attempt.state == AttemptState.RUNNING.value, Attempt.lease_expires_at < db_now())
-        .with_for_update(skip_locked=True)
+        .order_by(Attempt.lease_expires_at)
+        .limit(most)
+        .with_for_update(skip_locked=True, key_share=True)
     ).all()
     why = "its lease ran out: no heartbeat from its worker"
     return [attempt.id for attempt in expired if lose_attempt(session, attempt, why, backoff=backoff)]

@@ -19,7 +19,8 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one export as they were when it began: those that come later are not in the file."""
+    """The rows of one export that were there when it began: those that come later are not in the file. A row that is
+    changed meanwhile comes as it is when it is read."""
 
     database: Database
     export: Export
@@ -40,7 +41,8 @@ class Rows:
             return
         key = self.export.key
         query = select(*(self.export.column(name) for name in self.export.columns)).where(*self.conditions)
-        query = query.where(key <= self.up_to).order_by(key).limit(BATCH)
+        most = min(BATCH, self.export.batch or BATCH)
+        query = query.where(key <= self.up_to).order_by(key).limit(most)
         place = list(self.export.columns).index(key.key)
         last: Any = None
         while True:
@@ -50,5 +52,5 @@ class Rows:
             if rows:
                 yield rows
                 last = rows[-1][place]
-            if len(rows) < BATCH:
+            if len(rows) < most:
                 return

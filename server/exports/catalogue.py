@@ -20,11 +20,13 @@ class Export:
     name: str
     table: type[Base]
     hidden: frozenset[str] = frozenset()
+    #: rows read at once, where one may hold megabytes of JSON; None = as many as of any table
+    batch: int | None = None
 
     @property
     def description(self) -> str:
         """What a row is."""
-        return (self.table.__doc__ or "").strip().splitlines()[0]
+        return (self.table.__doc__ or "").strip().splitlines()[0].replace("``", "")
 
     @cached_property
     def columns(self) -> dict[str, ColumnKind]:
@@ -61,10 +63,13 @@ def _kind(annotation: Any) -> ColumnKind:
     return ColumnKind(kinds[0].__name__, nullable)
 
 
+#: residuals of a fit, details of an allocation, matrices of a model: up to megabytes a row
+_FEW = 20
+
 EXPORTS: dict[str, Export] = {
     export.name: export
     for export in (
-        Export("models", tables.Model),
+        Export("models", tables.Model, batch=_FEW),
         Export("calibrations", tables.Calibration),
         Export("sweeps", tables.Sweep),
         Export("measurements", tables.Measurement),
@@ -72,9 +77,9 @@ EXPORTS: dict[str, Export] = {
         Export("sensitivities", tables.SensitivityEstimate),
         Export("sensitivity_anchors", tables.SensitivityAnchor),
         Export("layer_fidelities", tables.LayerFidelityRow),
-        Export("fits", tables.Fit),
+        Export("fits", tables.Fit, batch=_FEW),
         Export("fit_parameters", tables.FitParameter),
-        Export("allocations", tables.Allocation),
+        Export("allocations", tables.Allocation, batch=_FEW),
         Export("allocation_choices", tables.AllocationItem),
         Export("compressions", tables.Compression),
         Export("evaluations", tables.Evaluation),

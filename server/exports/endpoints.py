@@ -47,7 +47,8 @@ def export_rows(
     export: Annotated[str, Path(examples=["measurements"])],
     format_: FormatQuery = Format.JSONL,
 ) -> Response:
-    """Rows as they are when the export begins, by id; what is added meanwhile is left out.
+    """The rows that are there when the export begins, by id; what is added meanwhile is left out, and a row that is
+    changed meanwhile comes as it is when it is read.
 
     JSON lines begin with a record ``{"schema": …}`` of schema and provenance; Parquet has it in its metadata under
     ``bitbudget``; all have it in the header ``X-Bitbudget-Export``. In CSV null is an empty cell, objects are JSON, and

@@ -32,8 +32,9 @@ LIFETIME_S = 600.0
 #: that one server holds at once; each asks the database every POLL_S
 MOST_STREAMS = 100
 #: ids are handed out before they are committed: on PostgreSQL a lower one can appear after a higher one, so the last
-#: few are looked at again
-_LOOK_BACK = 64
+#: few are looked at again: more than one transaction writes while others commit. SQLite's writers are alone
+_LOOK_BACK = 256
+#: larger than the look back, or a poll would never come beyond it
 _BATCH = 500
 #: longer than any transaction that writes an event
 _LATE = timedelta(seconds=30)
@@ -131,6 +132,7 @@ async def _follow(database: Database, topic: Topic, since: Since) -> AsyncIterat
     # an id that does not exist yet comes from another database, or from before a restore: go on from here
     after = min(since.id, await to_thread.run_sync(_newest, database))
     newest = after
+    look_back = 0 if database.is_sqlite else _LOOK_BACK
     if since.resumed and not database.is_sqlite:
         for event in await to_thread.run_sync(_perhaps_late, database, topic, after):
             seen.add(event.id)
@@ -139,13 +141,13 @@ async def _follow(database: Database, topic: Topic, since: Since) -> AsyncIterat
         # the end first: events that belong to it are committed with it, so the poll below finds them
         final = await to_thread.run_sync(topic.ended) if topic.ended else None
         while True:
-            floor = max(after, newest - _LOOK_BACK)
+            floor = max(after, newest - look_back)
             events = await to_thread.run_sync(_poll, database, topic, floor)
             fresh = [event for event in events if event.id not in seen]
             for event in fresh:
                 yield ServerSentEvent(to_json(event), event=event.kind, id=str(event.id))
             newest = max([newest, *(event.id for event in fresh)])
-            seen = {id_ for id_ in seen | {event.id for event in fresh} if id_ > newest - _LOOK_BACK}
+            seen = {id_ for id_ in seen | {event.id for event in fresh} if id_ > newest - look_back}
             if len(events) < _BATCH:
                 break
         if final is not None:

@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 from results_db import Database
 from results_db.settings import Settings
 
-
 #: a little longer than the longest pause of SQLite's busy handler
 _GIVE_WAY_S = 0.11
 

@@ -252,3 +252,12 @@ def test_a_pause_does_not_save_a_poison_job(queue: Any) -> None:
     queue.expire(claim)
     queue.do(reap_expired)
     assert queue.job(job_id).state == JobState.DEAD
+
+
+def test_the_reaper_may_take_one_at_a_time(queue: Any) -> None:
+    claims = [queue.run(queue.submit()) for _ in range(3)]
+    for claim in claims:
+        queue.expire(claim)
+    found = [queue.do(reap_expired, most=1) for _ in range(4)]
+    assert [len(ids) for ids in found] == [1, 1, 1, 0]
+    assert {id_ for ids in found for id_ in ids} == {claim.attempt_id for claim in claims}

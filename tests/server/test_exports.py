@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -230,3 +231,11 @@ def test_an_empty_table_is_a_file_as_well(client: TestClient) -> None:
 def test_the_first_address_of_exports_still_answers(filled: TestClient) -> None:
     old = filled.get("/api/v1/measurements/export?format=csv&b_q=1")
     assert old.text == filled.get("/api/v1/exports/measurements?format=csv&b_q=1").text
+
+
+def test_rows_of_megabytes_come_few_at_a_time(app: FastAPI) -> None:
+    with app.state.database.write() as session:
+        fill_tables(session, 3)
+    heavy = replace(EXPORTS["fits"], batch=1)
+    assert EXPORTS["fits"].batch is not None
+    assert [len(batch) for batch in Rows.now(app.state.database, heavy, [])] == [1, 1, 1]

@@ -97,7 +97,9 @@ def _check_type(headers: Headers) -> None:
     if name in _TYPES or (name.startswith("application/") and name.endswith("+json")):
         return
     given = f"Content-Type {name} is" if name else "a body without one Content-Type is"
-    raise Problem(415, "unsupported-media-type", f"{given} not read here: send it with Content-Type: application/json")
+    raise Problem(
+        415, "unsupported-media-type", f"{given} not read here: send application/json, a study also as application/yaml"
+    )
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -20,7 +20,7 @@ export BITBUDGET_PORT := $(PORT)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test faults lint format bench clean install install-dev
+.PHONY: help demo serve test slow faults lint format bench clean install install-dev
 
 help: ## say what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,8 +31,11 @@ demo: $(VENV)/.installed ## run the demo study and print its gates and headline 
 serve: $(VENV)/.installed ## run redis, server and worker until Ctrl-C
 	@$(BIN)/bitbudget up
 
-test: $(VENV)/.installed-dev ## run every test but those of faults
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not faults" $(ARGS)
+test: $(VENV)/.installed-dev ## run the tests, but for the slow ones and those of faults
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not faults and not slow" $(ARGS)
+
+slow: $(VENV)/.installed-dev ## whole stacks, real workers, a browser
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow and not faults" $(ARGS)
 
 faults: $(VENV)/.installed-dev ## kill, freeze and starve the service (ARGS="-m representative": the quick ones)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m faults tests/faults tests/deploy $(ARGS)

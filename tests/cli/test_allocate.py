@@ -52,6 +52,7 @@ def swept(run: Callable, model: str, text: str) -> tuple[str, ...]:
     return "--model", model, "--calibration", calibration
 
 
+@pytest.mark.slow
 def test_from_a_budget_to_a_verified_certificate(run: Callable, swept: tuple[str, ...], tmp_path: Path) -> None:
     chosen = (*swept, "--objective", "error")
     shown = run("allocate", "3.5 bpw", *chosen, "--name", "mine", "--overrides", str(tmp_path / "o.yaml"))

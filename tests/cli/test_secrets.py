@@ -53,6 +53,7 @@ def guarded_redis(short_dir: Path, password: str) -> Iterator[str]:
         process.wait(timeout=20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database_backend", ["postgresql"], indirect=True)
 def test_no_password_leaves_the_environment(
     start_stack: Callable[..., Any], tmp_path: Path, database_url: str, guarded_redis: str, password: str

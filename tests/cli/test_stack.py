@@ -22,7 +22,7 @@ from cli.stack.stack import Stack
 from results_db.settings import Settings
 
 # the tests that share the session's stack run in one process
-pytestmark = pytest.mark.xdist_group("stack")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack")]
 
 
 def test_up_serves(stack) -> None:

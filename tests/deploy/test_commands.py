@@ -21,7 +21,7 @@ import pytest
 from tests.deploy.compose import read_compose
 from tests.deploy.containers import Container, make_container, make_root
 
-pytestmark = pytest.mark.xdist_group("containers")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("containers")]
 
 PASSWORD = "of-the-test-4711"
 #: stands for the program of Valkey's image, which the wheel does not bring

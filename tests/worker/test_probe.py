@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from sqlalchemy import select
 
 from compress_core import NUMERICS_VERSION, CompressionConfig
@@ -13,6 +14,7 @@ from results_db.states import JobKind, JobState
 from results_db.tables import Throughput
 
 
+@pytest.mark.slow
 def test_a_probe_records_the_rates_of_its_device(service: Any) -> None:
     service.worker()
     configs = [{"codebook": "scalar", "b_q": 2, "rank": 4}, {"codebook": "rtn", "b_q": 2}]

@@ -108,6 +108,7 @@ def test_a_hessian_may_be_loaded_when_it_is_needed(make_layer) -> None:
     nothing_is_held(1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(112, 592), (32, 924)], ids=["3584 × 18944", "1024 × 29568"])
 def test_memory(shape: tuple[int, int], live_bytes, in_float32, monkeypatch: pytest.MonkeyPatch) -> None:
     """4 × W + 3 × H, with H loaded where it is needed, at a 32nd of both sides."""

@@ -12,7 +12,7 @@ from results_db.clock import utc_now
 from results_db.queue.events import record_event
 from results_db.tables import Attempt, Gate, Job
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(240)]
 
 OpenTab = Callable[..., Any]
 SLOW = 45_000

@@ -12,7 +12,7 @@ from results_db.queue.events import record_event
 from results_db.tables import Gate, Job
 from web.study_figures import FIGURES
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(240)]
 
 OpenTab = Callable[..., Any]
 #: a deadline, not an expectation: two cores may be busy with other things

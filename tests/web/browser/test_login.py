@@ -14,7 +14,7 @@ from results_db.settings import Settings
 from results_db.tokens import Scope, create_token, revoke_token
 from server.app import create_app
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(240)]
 
 SLOW = 45_000
 

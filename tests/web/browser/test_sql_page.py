@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from results_db.tables import Model
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(240)]
 
 OpenTab = Callable[..., Any]
 SLOW = 45_000

@@ -136,6 +136,7 @@ def test_another_calibration_is_never_taken_or_overwritten(
         calibrate(tmp_path / "h", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RAM_BYTES)
 def test_kill_9_in_the_middle(
     tiny_checkpoints: dict[str, Path],

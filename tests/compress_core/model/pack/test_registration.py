@@ -11,6 +11,7 @@ import pytest
 KNOWN = "from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING; assert 'bitbudget' in AUTO_QUANTIZER_MAPPING"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [

@@ -83,6 +83,7 @@ def stop_at(matrix: int) -> Callable[[int, int, str], None]:
     return progress
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard_bytes", [ONE_FILE, FILES], ids=["one file", "several"])
 def test_kill_9_in_mid_compression(qwen2: Path, tmp_path: Path, repo: Path, shard_bytes: int) -> None:
     undisturbed = compress(qwen2, tmp_path / "undisturbed", shard_bytes=shard_bytes)

@@ -139,6 +139,9 @@ class Api:
         return response
 
 
+_LIST_THEM = "list what there is: `bitbudget jobs list`; `studies`, `workers` and `measurements` have a list too"
+
+
 def segment(id_: str) -> str:
     """An id as one segment of a path: a slash in it leads nowhere else.
 
@@ -146,7 +149,7 @@ def segment(id_: str) -> str:
         CliError: it is empty, and the path would be the list's.
     """
     if not id_:
-        raise CliError("the id is empty", cure="list what there is: `bitbudget jobs list`, `bitbudget studies list`")
+        raise CliError("the id is empty", cure=_LIST_THEM)
     return quote(id_, safe="")
 
 
@@ -175,7 +178,7 @@ def _further_fields(body: Mapping[str, Any]) -> str:
 def _cure(slug: str) -> str | None:
     """What the command line itself can add to the server's sentence."""
     return {
-        "not-found": "list what there is: `bitbudget jobs list`, `bitbudget studies list`",
+        "not-found": _LIST_THEM,
         "token-missing": "set BITBUDGET_TOKEN, or --token-file (BITBUDGET_TOKEN_FILE); `bitbudget tokens create NAME "
         "--scope write`, run where the server's database is, makes one",
         "token-invalid": "`bitbudget tokens list`, run where the server's database is, shows the tokens that work",

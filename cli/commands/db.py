@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from cli.errors import CliError, ExitCode
@@ -42,7 +42,7 @@ _LINE_EVERY_S = 5.0
 def current(database: DatabaseOption = None, as_json: JsonOption = False) -> None:
     """The schema that the database has, and the one that this release needs."""
     with open_database(database) as opened:
-        present, head = present_revision(opened), head_revision()
+        present, head = None if _absent(opened.url) else present_revision(opened), head_revision()
         if as_json:
             print_json({"database": _shown(opened), "revision": present, "head": head, "current": present == head})
         else:
@@ -82,7 +82,7 @@ def downgrade_(
             f"going back to {revision} loses what that schema cannot hold",
             cure="make a backup (bitbudget db backup FILE), then add --yes",
         )
-    with open_database(database) as opened, unused(opened):
+    with open_database(database, there=True) as opened, unused(opened):
         before = present_revision(opened)
         downgrade(opened, revision)
         say(f"{_shown(opened)}: schema {before} → {present_revision(opened) or 'none'}")
@@ -117,7 +117,7 @@ def copy(
       bitbudget db copy --to postgresql+psycopg://bitbudget@host/bitbudget
       bitbudget db copy --from postgresql+psycopg://bitbudget@host/bitbudget --to sqlite:////var/lib/bitbudget.db
     """
-    with open_database(from_) as source, open_database(to) as target:
+    with open_database(from_, there=True) as source, open_database(to) as target:
         with unused(source), unused_if_made(target), _progress() as tell:
             report = copy_database(source, target, hold=True, mend=mend, say=tell)
             # the old database knows nothing of what will be needed at the new one: gc then refuses it
@@ -153,7 +153,7 @@ def backup(
     if file.exists():
         raise CliError(f"{file} exists", cure="name a new file: a backup never replaces another")
     with (
-        open_database(database) as source,
+        open_database(database, there=True) as source,
         tempfile.TemporaryDirectory(dir=_folder_of(file)) as folder,
         _progress() as tell,
     ):
@@ -234,8 +234,8 @@ def unused_if_made(database: Database) -> Iterator[None]:
 
 
 @contextmanager
-def open_database(url: str | None) -> Iterator[Database]:
-    """The database at ``url``; its errors become words and an exit code.
+def open_database(url: str | None, *, there: bool = False) -> Iterator[Database]:
+    """The database at ``url``; its errors become words and an exit code. ``there``: one that is absent is not made.
 
     Raises:
         CliError: no such database, or it refuses what was asked.
@@ -250,6 +250,11 @@ def open_database(url: str | None) -> Iterator[Database]:
             cure="write sqlite:////path/to/file.db or postgresql+psycopg://user@host/database",
         ) from None
     database = Database(url)
+    if there and _absent(database.url):
+        raise CliError(
+            f"there is no database at {database.url.database} yet",
+            cure="the first start makes it, and so does `bitbudget db upgrade`; BITBUDGET_DATABASE_URL names another",
+        )
     try:
         yield database
     except CannotCopy as error:
@@ -300,6 +305,12 @@ def _report(report: CopyReport) -> dict[str, Any]:
 def _show(report: CopyReport) -> None:
     rows = [(each.name, each.n_rows, each.content_hash[:16], each.n_mended or None) for each in report.tables]
     out().print(table(("table", "rows", "content", "mended"), rows))
+
+
+def _absent(url: URL) -> bool:
+    """Whether it is a SQLite file that connecting would make."""
+    path = url.database
+    return url.get_backend_name() == "sqlite" and bool(path) and path != ":memory:" and not Path(str(path)).exists()
 
 
 def _shown(database: Database) -> str:

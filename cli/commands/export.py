@@ -43,7 +43,7 @@ def export(
     sweep: Annotated[str | None, typer.Option(metavar="SWEEP_ID", help="Only this sweep.")] = None,
     layer: Annotated[int | None, typer.Option(min=0, help="Only this layer_idx.")] = None,
     projection: Annotated[str | None, typer.Option(help="Only this projection: q, k, v, o, gate, up, down.")] = None,
-    b_q: Annotated[int | None, typer.Option("--b-q", help="Only this b_q.")] = None,
+    b_q: Annotated[int | None, typer.Option("--b-q", "--bits", help="Only this b_q.")] = None,
     rank: Annotated[int | None, typer.Option(help="Only this rank.")] = None,
     codebook: Annotated[
         str | None, typer.Option(help="Only this codebook: trellis, e8, scalar, raw, rtn, gptq.")

@@ -36,7 +36,7 @@ def gc(
       bitbudget gc --yes
     """
     chosen = settings()
-    with open_database(chosen.database_url) as database:
+    with open_database(chosen.database_url, there=True) as database:
         _check(database)
         items = list(find_garbage(database, chosen, days=older_than))
         removed = [item for item in items if yes and item.remove()]

@@ -91,7 +91,7 @@ def cancel(
     study: StudyOption = None,
     yes: YesOption = False,
 ) -> None:
-    """Cancel jobs; running ones stop within a heartbeat. What they have recorded stays.
+    """Cancel jobs; running ones stop within ten seconds. What they have recorded stays.
 
     By filters, nothing is done without --yes: what would happen is told.
 
@@ -208,8 +208,9 @@ def _act_on(
     else:
         rows = [(item["id"], item["outcome"], item["state"], item["detail"]) for item in answer["items"]]
         out().print(table(("job", "outcome", "state", "why"), rows))
-        would = "would be changed: say --yes to do it" if answer["dry_run"] else "changed"
+        would = "would be changed" if answer["dry_run"] else "changed"
+        how = ". Nothing is done yet: add --yes" if answer["dry_run"] and answer["changed"] else ""
         more = f", {answer['left']} more match: run it again" if answer["left"] else ""
-        say(f"{answer['changed']} {would}, {answer['unchanged']} unchanged, {answer['refused']} refused{more}")
+        say(f"{answer['changed']} {would}, {answer['unchanged']} unchanged, {answer['refused']} refused{more}{how}")
     if answer["refused"]:
         raise typer.Exit(ExitCode.USAGE)

@@ -20,7 +20,7 @@ CalibrationOption = Annotated[str | None, typer.Option("--calibration", metavar=
 SweepOption = Annotated[str | None, typer.Option("--sweep", metavar="SWEEP", help="Only those that it measured.")]
 LayerOption = Annotated[int | None, typer.Option("--layer", min=0, help="Only of this layer.")]
 ProjectionOption = Annotated[str | None, typer.Option("--projection", help="Only of this one, for example down.")]
-BitsOption = Annotated[int | None, typer.Option("--bits", help="Only with this b_q.")]
+BitsOption = Annotated[int | None, typer.Option("--bits", "--b-q", help="Only with this b_q.")]
 RankOption = Annotated[int | None, typer.Option("--rank", min=0, help="Only of this rank.")]
 CodebookOption = Annotated[str | None, typer.Option("--codebook", help="Only of this codebook.")]
 StatesOption = Annotated[int | None, typer.Option("--states", help="Only of a trellis of so many states.")]

@@ -19,7 +19,7 @@ from results_db.tables import Attempt, Worker
 _SILENT_S = 60.0
 #: PostgreSQL sees a moment later that a server has ended
 _PATIENCE_S = 1.5
-_CURE = "stop every server and worker of this database (bitbudget down), then copy"
+_CURE = "stop every server and worker of this database (bitbudget down), then try again"
 
 
 @contextmanager

@@ -66,7 +66,7 @@ class MeasurementColumns:
 
 
 class Measurement(MeasurementColumns, CreatedAt, Base):
-    """Error and bytes of one (matrix, config); unique by the key of DESIGN §2, so a restart cannot double it."""
+    """Error and bytes of one (matrix, config); unique by its key, so a restart cannot double it."""
 
     __tablename__ = "measurements"
     __table_args__ = (

@@ -97,6 +97,28 @@ def test_backup_and_restore_with_artefacts(
     assert sorted(path.name for path in Path("backups").iterdir()) == ["monday.db", "monday.tar"]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["db", "downgrade", "0004", "--yes"],
+        ["db", "copy", "--to", "sqlite:///new.db"],
+        ["db", "backup", "new.db"],
+        ["gc"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_there_is_not_made_by_looking(
+    bitbudget: Callable[..., Any], tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = bitbudget(*words)
+    assert said.code == 2
+    assert "there is no database at" in said.err
+    assert "bitbudget db upgrade" in said.err
+    assert bitbudget("db", "current", "--json").json["revision"] is None
+    assert not list(tmp_path.rglob("*.db*"))
+
+
 def test_passwords_are_not_shown(bitbudget: Callable[..., Any]) -> None:
     for url in ("postgresql+psycopg://me:hunter2hunter2@127.0.0.1:9/x", "mysql://me:hunter2hunter2@h/x"):
         told = bitbudget("db", "current", "--database", url)

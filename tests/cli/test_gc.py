@@ -55,4 +55,4 @@ def test_a_database_that_knows_nothing_is_not_asked(
     assert refused.code == 2
     assert "was moved to sqlite" in refused.err
     Path("var/bitbudget.db").unlink()
-    assert "schema none" in bitbudget("gc").err
+    assert "there is no database at" in bitbudget("gc").err

@@ -130,6 +130,7 @@ def configure_logs(format: LogFormat = "auto", level: LogLevel = "info", *, stre
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+        logger.setLevel(logging.NOTSET)  # the root's level decides
     # the server tells of each request itself, with its trace; alembic tells of every start
     for name in ("uvicorn.access", "alembic", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -6,6 +6,7 @@ Only folders on this host go in; artefacts in an object store stay there, and th
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import tarfile
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from results_db.tables import Artefact
 #: names inside the tar
 DATABASE = "bitbudget.db"
 _FOLDER = "artefacts"
+#: where artefacts lie until they are whole, below the folder of the others
+_STAGING = ".restoring"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +85,15 @@ def unpack_database(tar_path: Path, folder: Path) -> Path:
 def unpack_artefacts(tar_path: Path, root: Path) -> int:
     """Put the artefacts below ``root``, and leave those alone that are there; how many came out of the tar.
 
+    Each gets its name when it is whole: a restore that is killed leaves no half artefact that the next one would keep.
+
     Raises:
         tarfile.FilterError: a member leads out of the folder.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    staging = root / _STAGING
+    if staging.exists():  # of a restore that was killed
+        shutil.rmtree(staging)
+    staging.mkdir(parents=True)
     came = set()
     with tarfile.open(tar_path) as tar:
         there: dict[PurePosixPath, bool] = {}
@@ -98,8 +106,12 @@ def unpack_artefacts(tar_path: Path, root: Path) -> int:
             if there.setdefault(artefact, (root / artefact).exists()):
                 continue
             member.name = str(inside)
-            tar.extract(member, root, filter="data")
+            tar.extract(member, staging, filter="data")
             came.add(artefact)
+    for artefact in came:
+        (root / artefact).parent.mkdir(exist_ok=True)
+        (staging / artefact).rename(root / artefact)
+    shutil.rmtree(staging)
     return len(came)
 
 

@@ -203,3 +203,29 @@ def test_a_tar_cannot_write_outside_of_its_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "outside").exists()
     with pytest.raises(CannotCopy, match=r"holds no bitbudget\.db"):
         unpack_database(evil, tmp_path)
+
+
+def test_a_restore_that_is_cut_off_leaves_no_half_artefact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "old" / "calibrations" / "art_1"
+    folder.mkdir(parents=True)
+    names = ["a", "b", "c"]
+    for name in names:
+        (folder / name).write_text(name)
+    with tarfile.open(tmp_path / "backup.tar", "w") as tar:
+        tar.add(folder, "artefacts/calibrations/art_1")
+    root = tmp_path / "new"
+    extract = tarfile.TarFile.extract
+
+    def cut_off(tar: tarfile.TarFile, member: tarfile.TarInfo, *args: object, **kwargs: object) -> None:
+        if member.name.endswith("/b"):
+            raise KeyboardInterrupt
+        extract(tar, member, *args, **kwargs)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tarfile.TarFile, "extract", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            unpack_artefacts(tmp_path / "backup.tar", root)
+    assert not (root / "calibrations").exists()
+    assert unpack_artefacts(tmp_path / "backup.tar", root) == 1
+    assert sorted(path.name for path in (root / "calibrations" / "art_1").iterdir()) == names
+    assert [path.name for path in root.iterdir()] == ["calibrations"]

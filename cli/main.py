@@ -27,7 +27,8 @@ from cli.commands.up import up
 from cli.commands.wait import wait
 from cli.credential import use_token_file
 from cli.errors import CliError, ExitCode
-from cli.output import err
+from cli.output import err, out
+from results_db.packages import own_version
 
 HELP = """Spend a memory budget where a language model feels it most.
 
@@ -106,12 +107,21 @@ app.add_typer(queue.workers_app, name="workers")
 app.add_typer(tokens_app, name="tokens")
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        out().print(f"bitbudget {own_version()}", highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
 def _bitbudget(
     token_file: Annotated[
         str | None,
         typer.Option("--token-file", metavar="FILE", help="File with the server's token. Default: BITBUDGET_TOKEN."),
     ] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Print the version and stop.")
+    ] = False,
 ) -> None:
     use_token_file(token_file)
 

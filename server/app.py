@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from anyio import to_thread
@@ -17,6 +16,7 @@ from results_db import Database
 from results_db.logs import configure_logs
 from results_db.masking import remember_secrets
 from results_db.migrate import upgrade
+from results_db.packages import own_version
 from results_db.setting_docs import tell_settings
 from results_db.settings import Settings
 from server.allocations import endpoints as allocations
@@ -119,7 +119,7 @@ def create_app(settings: Settings | None = None, *, run_loop: bool = True, page:
 
     app = Service(
         title="bitbudget",
-        version=_version(),
+        version=own_version(),
         summary="Spend a memory budget where a language model feels it most.",
         description=DESCRIPTION,
         lifespan=lifespan,
@@ -160,10 +160,3 @@ class Service(FastAPI):
         if self.openapi_schema is None:
             self.openapi_schema = complete(super().openapi())
         return self.openapi_schema
-
-
-def _version() -> str:
-    try:
-        return version("bitbudget")
-    except PackageNotFoundError:
-        return "0+checkout"

@@ -6,7 +6,6 @@ import logging
 import os
 import socket
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from compress_core.version import NUMERICS_VERSION
 from results_db import Database
 from results_db.clock import db_now, utc_now
 from results_db.ids import new_id
+from results_db.packages import installed
 from results_db.queue.lease import lose_attempt
 from results_db.settings import Settings
 from results_db.states import AttemptState
@@ -64,7 +64,7 @@ class ProcessId:
 def register(database: Database, name: str, device: Device) -> str:
     """Write this process's row; its id."""
     me = ProcessId.of(os.getpid())
-    versions: dict[str, Any] = {package: _version(package) for package in _PACKAGES}
+    versions: dict[str, Any] = {package: installed(package) for package in _PACKAGES}
     versions |= {"numerics": NUMERICS_VERSION, "process": me.to_dict() if me else None, "device_name": device.name}
     worker = Worker(
         id=new_id("wrk"),
@@ -148,10 +148,3 @@ def _lives(process: dict[str, Any], me: ProcessId) -> bool:
         return True
     now = ProcessId.of(int(process["pid"]))
     return now is not None and now.started == process.get("started")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cli.doctor.finding import Finding, fail, ok, warn
 from cli.stack.plan import ROOT
+from results_db.packages import installed
 
 _NEEDED = (3, 11)
 #: named in the line of versions, where they are installed
@@ -46,11 +46,3 @@ def pins(constraints: Path) -> dict[str, str]:
     """Package → version of a constraints file."""
     matches = [_PIN.match(line) for line in constraints.read_text(encoding="utf-8").splitlines()]
     return {match[1]: match[2] for match in matches if match}
-
-
-def installed(name: str) -> str | None:
-    """The installed version; None where there is none."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

@@ -28,7 +28,7 @@ class ProblemKind:
     @property
     def title(self) -> str:
         """The same words at every occurrence, as RFC 9457 asks."""
-        return self.slug.replace("-", " ").capitalize()
+        return self.slug.replace("-", " ").capitalize().replace("Sql", "SQL")
 
 
 _TABLE: tuple[tuple[str, int | tuple[int, ...], str, str], ...] = (

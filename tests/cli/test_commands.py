@@ -12,6 +12,7 @@ import pytest
 
 from cli.api import Api
 from cli.errors import Unreachable
+from results_db.packages import own_version
 
 pytestmark = pytest.mark.xdist_group("stack")
 
@@ -38,6 +39,11 @@ def test_every_help_has_an_example(bitbudget: Callable, command: str) -> None:
 def test_help_documents_the_exit_codes(bitbudget: Callable) -> None:
     told = bitbudget("--help").out
     assert "4    a NO-GO stopped the study" in told
+
+
+def test_the_version_is_told(bitbudget: Callable) -> None:
+    outcome = bitbudget("--version")
+    assert (outcome.code, outcome.out) == (0, f"bitbudget {own_version()}\n")
 
 
 @pytest.mark.parametrize("arguments", [("nosuch",), ("sql", "--bad"), ("jobs", "cancel"), ("wait",)])

@@ -65,6 +65,7 @@ def test_a_refusal_is_told_and_the_last_answer_stays(open_tab: OpenTab, filler: 
         ask(tab, sql)
         expect(tab.page.get_by_role("alert")).to_contain_text(says, timeout=SLOW)
     expect(tab.page.locator("#sql-table td")).to_have_text("1")
+    expect(tab.page.locator("#sql-status")).to_have_text("The rows below are those of the query before.")
     # the browser itself logs each answer that is no 2xx
     assert all("422" in line for line in tab.problems), tab.problems
 

@@ -66,7 +66,8 @@ function asValue(input) {
 }
 
 function tell(words, failure = "") {
-  status.textContent = words;
+  const old = failure && !byId("sql-result").hidden;
+  status.textContent = old ? "The rows below are those of the query before." : words;
   problem.textContent = failure;
   problem.hidden = !failure;
 }

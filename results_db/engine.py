@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -62,11 +63,9 @@ class Database:
 def _prepare_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "do_connect")
     def _make_private(_dialect: Any, _record: Any, _args: Any, _parameters: Any) -> None:
-        # a new database is its owner's alone: it holds hashes of tokens. Its log is opened with the same rights
         path = engine.url.database
         if path and path != ":memory:" and not path.startswith("file:"):
-            with suppress(OSError):  # SQLite says it better
-                os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            _create_private(path)
 
     @event.listens_for(engine, "connect")
     def _connect(dbapi_connection: Any, _record: Any) -> None:
@@ -82,6 +81,23 @@ def _prepare_sqlite(engine: Engine) -> None:
     def _begin(connection: Connection) -> None:
         mode = connection.get_execution_options().get(_BEGIN, "DEFERRED")
         connection.exec_driver_sql(f"BEGIN {mode}")
+
+
+def _create_private(path: str) -> None:
+    """Make a new database its owner's alone: it holds hashes of tokens. Its log is opened with the same rights.
+
+    A file that is there is never opened: POSIX drops all of a process's locks on a file when the process closes any
+    descriptor of it, and SQLite's locks are such. So a new one is made elsewhere and linked when it is closed.
+    """
+    if os.path.lexists(path):
+        return
+    made = f"{path}.{secrets.token_hex(4)}.new"
+    with suppress(OSError):  # SQLite says it better
+        os.close(os.open(made, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        try:
+            os.link(made, path)
+        finally:
+            os.unlink(made)
 
 
 def _prepare_postgresql(engine: Engine, idle_limit_s: float) -> None:

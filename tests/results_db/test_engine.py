@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import stat
+import subprocess
+import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import redis
@@ -53,3 +57,26 @@ def test_redis_is_empty_for_every_test(redis_url: str) -> None:
 
 def test_redis_is_empty_again(redis_url: str) -> None:
     test_redis_is_empty_for_every_test(redis_url)
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_connecting_again_keeps_the_locks_of_this_process(database: Database) -> None:
+    """Closing a descriptor of a file drops all of a process's POSIX locks on it: then another process, when it leaves,
+    takes itself for the last one and removes the log that this process writes to."""
+    path = str(database.url.database)
+    log = Path(f"{path}-wal")
+    with database.write() as session:
+        submit_job(session, JobKind.FETCH, {})
+    first, second = database.engine.connect(), database.engine.connect()  # two at a time: the pool opens another
+    with first, second:
+        script = f"import sqlite3; c = sqlite3.connect({path!r}); c.execute('SELECT 1 FROM jobs').fetchone(); c.close()"
+        subprocess.run([sys.executable, "-c", script], check=True)
+        assert log.exists()
+
+
+def test_a_new_sqlite_file_is_its_owners_alone(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'new.db'}")
+    with database.engine.connect():
+        assert [path.name for path in tmp_path.iterdir() if path.suffix == ".new"] == []
+        assert stat.S_IMODE((tmp_path / "new.db").stat().st_mode) == 0o600
+    database.dispose()

@@ -249,7 +249,7 @@ def test_a_nul_is_refused_or_found_nowhere(client: TestClient) -> None:
     [
         (b"", "application/json", "must be a JSON object"),
         (b"[1]", "application/json", "must be a JSON object"),
-        (b'{"source": "x"}', "text/plain", "Content-Type: application/json"),
+        (b'{"source": "x"}', "text/plain", "send application/json"),
         (b'{"source":', "application/json", "not valid JSON"),
         (b'{"source": "\xff"}', "application/json", "cannot be read as JSON"),
     ],

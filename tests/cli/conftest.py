@@ -1,24 +1,32 @@
-"""Helpers of the command line's tests: run a command in this process, or a real stack beside it."""
+"""Helpers of the command line's tests: run a command in this process, the API in it too, or a real stack beside it."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from fastapi.testclient import TestClient
 
+from cli.api import Api
 from cli.main import app
 from cli.stack.plan import environment
 from cli.stack.record import StackRecord, running_stack
+from results_db import Database
 from results_db.settings import Settings
+from server.app import create_app
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,62 @@ def bitbudget(
         return Outcome(int(exit_.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def embedded(tmp_path: Path, sqlite_template: Path) -> Iterator[Database]:
+    """The database of ./var: migrated and empty."""
+    path = tmp_path / "var" / "bitbudget.db"
+    path.parent.mkdir()
+    shutil.copy(sqlite_template, path)
+    database = Database(f"sqlite:///{path}")
+    yield database
+    database.dispose()
+
+
+# --- the API in this process ---
+
+
+@contextmanager
+def serving(database: Path, *roots: Path) -> Iterator[TestClient]:
+    """The real application on a SQLite file. Its Redis is nowhere, and nobody works: jobs stay queued."""
+    settings = Settings(
+        database_url=f"sqlite:///{database}",
+        redis_url=f"unix://{database.parent}/none.sock",
+        var_dir=database.parent,
+        model_roots=roots,
+    )
+    with TestClient(create_app(settings, run_loop=False, page=False), base_url="http://localhost") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def served(
+    tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path, repo: Path, shared_folder: Path
+) -> Iterator[TestClient]:
+    """One application for a module's tests. Model roots: what lies beside the checkout, and the shared data."""
+    path = Path(shutil.copy(sqlite_template, tmp_path_factory.mktemp("served")))
+    with serving(path, repo.parent, shared_folder) as client:
+        yield client
+
+
+@pytest.fixture
+def ask(
+    bitbudget: Callable[..., Outcome], served: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Outcome]:
+    """``bitbudget …`` with the application in this process as its server."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        headers = {**request.headers, "accept-encoding": "identity"}
+        found = served.request(request.method, str(request.url), content=request.content, headers=headers)
+        return httpx.Response(found.status_code, content=found.content, headers=dict(found.headers))
+
+    monkeypatch.setattr("cli.options.Api", partial(Api, transport=httpx.MockTransport(answer)))
+    monkeypatch.setenv("BITBUDGET_SERVER", "http://localhost")
+    return bitbudget
+
+
+# --- a stack beside it ---
 
 
 @pytest.fixture(scope="session")

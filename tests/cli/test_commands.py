@@ -1,4 +1,5 @@
-"""Commands against a real stack, on the real small model that the tests share."""
+"""Commands against the application in this process, and one way through a real stack; on the real small model that the
+tests share."""
 
 from __future__ import annotations
 
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
 from cli.api import Api
 from cli.errors import Unreachable
 from results_db.packages import own_version
-
-pytestmark = pytest.mark.xdist_group("stack")
+from results_db.queue.submit import submit_job
+from results_db.states import JobKind, JobState
 
 
 def test_no_server_is_exit_code_3_with_the_cure(bitbudget: Callable) -> None:
@@ -58,47 +60,49 @@ def test_a_bad_variable_is_named(bitbudget: Callable, monkeypatch: pytest.Monkey
     assert "BITBUDGET_PORT" in outcome.err
 
 
-def test_submit_of_neither_file_nor_kind(run: Callable) -> None:
-    assert "neither a file nor a kind" in run("submit", "swep").err
-    assert "there is no file missing.yaml" in run("submit", "missing.yaml").err
+def test_submit_of_neither_file_nor_kind(ask: Callable) -> None:
+    assert "neither a file nor a kind" in ask("submit", "swep").err
+    assert "there is no file missing.yaml" in ask("submit", "missing.yaml").err
 
 
-def test_overrides_are_read_from_their_file(run: Callable, model: str, tmp_path: Path) -> None:
-    missing = run("submit", "compress", f"model={model}", "overrides=missing.yaml")
+def test_overrides_are_read_from_their_file(ask: Callable, model: str, tmp_path: Path) -> None:
+    missing = ask("submit", "compress", f"model={model}", "overrides=missing.yaml")
     assert missing.code == 2
     assert "missing.yaml cannot be read" in missing.err
     given = tmp_path / "overrides.yaml"
     given.write_text("version: 1\nmatrices:\n  99.q: {b_q: 2}\n")
-    refused = run("submit", "compress", f"model={model}", f"overrides={given}")
+    refused = ask("submit", "compress", f"model={model}", f"overrides={given}")
     assert refused.code == 2
     assert "99.q" in refused.err
 
 
-def test_an_unknown_id_is_a_problem_in_words(run: Callable) -> None:
-    outcome = run("jobs", "show", "job_none")
+def test_an_unknown_id_is_a_problem_in_words(ask: Callable) -> None:
+    outcome = ask("jobs", "show", "job_none")
     assert outcome.code == 2
     assert "(404)" in outcome.err
     assert "job_none" in outcome.err
-    assert run("wait", "study_none").code == 2
-    assert run("tail", "job_none").code == 2
+    assert ask("wait", "study_none").code == 2
+    assert ask("tail", "job_none").code == 2
 
 
-def test_a_missing_model_is_refused_with_the_servers_words(run: Callable, tmp_path: Path) -> None:
-    outcome = run("submit", "model", "source=./no/such/model", "--json")
+def test_a_missing_model_is_refused_with_the_servers_words(ask: Callable, tmp_path: Path) -> None:
+    outcome = ask("submit", "model", "source=./no/such/model", "--json")
     assert outcome.code == 2
     problem = json.loads(outcome.err)["error"]["problem"]
     assert problem["status"] in (403, 422)
 
 
-def test_a_study_with_a_mistake_names_the_field(run: Callable, tmp_path: Path, model: str) -> None:
+def test_a_study_with_a_mistake_names_the_field(ask: Callable, tmp_path: Path, model: str) -> None:
     study = tmp_path / "study.yaml"
     study.write_text(f"name: x\nmodel: {{source: {model}}}\ngrid: {{b_q: [2], rank: [-1]}}\n")
-    outcome = run("submit", str(study))
+    outcome = ask("submit", str(study))
     assert outcome.code == 2
     assert "rank" in outcome.err
     assert "Traceback" not in outcome.err
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("stack")
 def test_a_sweep_from_submit_to_export(run: Callable, model: str, text: str, tmp_path: Path) -> None:
     calibrate = run(
         "submit", "calibrate", f"model={model}", "text.kind=file", f"text.path={text}",
@@ -156,53 +160,54 @@ def test_a_sweep_from_submit_to_export(run: Callable, model: str, text: str, tmp
     assert new["calibration_weighted_error"] == cell["calibration_weighted_error"]
 
 
-def test_cancel_twice_is_a_conflict_in_words(run: Callable, model: str, text: str) -> None:
-    job = run(
-        "submit", "calibrate", f"model={model}", "text.kind=file", f"text.path={text}",
-        "windows.length=32", "windows.count=1", "--json",
-    ).json["id"]  # fmt: skip
-    assert run("wait", job, "--timeout", "120").code == 0
-    outcome = run("jobs", "cancel", job)
+def test_cancel_of_what_has_ended_is_a_conflict_in_words(ask: Callable, served: TestClient) -> None:
+    with served.app.state.database.write() as session:  # type: ignore[attr-defined]
+        job = submit_job(session, JobKind.PROBE, {})
+        job.state = JobState.SUCCEEDED.value
+        job_id = job.id
+    outcome = ask("jobs", "cancel", job_id)
     assert outcome.code == 2
     assert "(409)" in outcome.err
 
 
-def test_every_table_is_listed_and_exported(run: Callable, tmp_path: Path) -> None:
-    listed = run("export", "--json").json
+def test_every_table_is_listed_and_exported(ask: Callable, tmp_path: Path) -> None:
+    listed = ask("export", "--json").json
     assert {"measurements", "jobs", "evaluation_items"} <= {item["name"] for item in listed}
-    assert "model_id" in run("export").out
+    assert "model_id" in ask("export").out
     output = tmp_path / "jobs.csv"
-    told = run("export", "jobs", "--format", "csv", "-o", str(output), "--where", "kind=calibrate", "--json").json
+    told = ask("export", "jobs", "--format", "csv", "-o", str(output), "--where", "kind=calibrate", "--json").json
     about = json.loads(output.with_name("jobs.csv.schema.json").read_text())
     assert about == told["schema"]
     assert (about["export"], about["filters"]) == ("jobs", {"kind": "calibrate"})
     parquet = tmp_path / "jobs.parquet"
-    assert run("export", "jobs", "--format", "parquet", "-o", str(parquet)).code == 0
+    assert ask("export", "jobs", "--format", "parquet", "-o", str(parquet)).code == 0
     assert parquet.read_bytes()[:4] == b"PAR1"
-    refused = run("export", "jobs", "--where", "b_q=2", "-o", str(tmp_path / "none"))
+    refused = ask("export", "jobs", "--where", "b_q=2", "-o", str(tmp_path / "none"))
     assert (refused.code, "filter by" in refused.err) == (2, True)
     assert not (tmp_path / "none").exists()
-    assert run("export", "jobs", "--where", "nonsense").code == 2
+    assert ask("export", "jobs", "--where", "nonsense").code == 2
 
 
-def test_many_jobs_at_once(run: Callable) -> None:
-    told = run("jobs", "cancel", "job_a", "job_b")
+def test_many_jobs_at_once(ask: Callable) -> None:
+    told = ask("jobs", "cancel", "job_a", "job_b")
     assert told.code == 2
     assert "0 changed, 0 unchanged, 2 refused" in told.err
-    dry = run("jobs", "retry", "--state", "dead", "--json")
+    dry = ask("jobs", "retry", "--state", "dead", "--json")
     assert (dry.code, dry.json["dry_run"], dry.json["items"]) == (0, True, [])
-    done = run("jobs", "retry", "--state", "dead", "--kind", "sweep", "--yes", "--json")
+    done = ask("jobs", "retry", "--state", "dead", "--kind", "sweep", "--yes", "--json")
     assert (done.code, done.json["dry_run"]) == (0, False)
     for arguments in ((), ("job_a", "--state", "failed")):
-        outcome = run("jobs", "cancel", *arguments)
+        outcome = ask("jobs", "cancel", *arguments)
         assert (outcome.code, "cure" in outcome.err) == (2, True)
 
 
-def test_lists_that_are_empty_are_empty(run: Callable) -> None:
-    assert run("jobs", "list", "--state", "dead", "--json").json == []
-    assert isinstance(run("studies", "list", "--json").json, list)
+def test_lists_that_are_empty_are_empty(ask: Callable) -> None:
+    assert ask("jobs", "list", "--state", "dead", "--json").json == []
+    assert isinstance(ask("studies", "list", "--json").json, list)
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("stack")
 def test_sql_goes_to_the_running_stacks_database(bitbudget: Callable, stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BITBUDGET_VAR_DIR", str(stack.var_dir))
     assert bitbudget("sql", "SELECT count(*) AS n FROM errors", "--json").code == 0

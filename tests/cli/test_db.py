@@ -11,19 +11,17 @@ import pytest
 
 from results_db import Database
 from results_db.base import Base
-from results_db.migrate import head_revision, upgrade
+from results_db.migrate import head_revision
 from results_db.queue.leader import Leader
 from results_db.tables import Artefact
 from tests.rows import count, fill
 
 
 @pytest.fixture
-def embedded(tmp_path: Path) -> Database:
-    """The database of ./var, with rows."""
-    database = Database(f"sqlite:///{tmp_path / 'var' / 'bitbudget.db'}")
-    upgrade(database)
-    fill(database, tables=Base.metadata.sorted_tables)
-    return database
+def embedded(embedded: Database) -> Database:
+    """The same with rows."""
+    fill(embedded, tables=Base.metadata.sorted_tables)
+    return embedded
 
 
 def test_a_move_and_back(

@@ -266,6 +266,8 @@ def test_leftovers_of_an_hour_ago(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert by_name(look_at_stack(Settings(var_dir=tmp_path)))["leftovers"].level is Level.WARN
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("stack")
 def test_a_running_stack_is_asked(stack: Any) -> None:
     settings = Settings(var_dir=stack.var_dir)
     findings = by_name([*look_at_stack(settings), *look_at_redis(settings), *look_at_database(settings)])

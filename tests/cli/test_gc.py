@@ -10,14 +10,6 @@ from typing import Any
 import pytest
 
 from results_db import Database
-from results_db.migrate import upgrade
-
-
-@pytest.fixture
-def embedded(tmp_path: Path) -> Database:
-    database = Database(f"sqlite:///{tmp_path / 'var' / 'bitbudget.db'}")
-    upgrade(database)
-    return database
 
 
 def test_nothing_goes_without_yes(

@@ -1,4 +1,4 @@
-"""`bitbudget plan` against a real stack: the table, what does not fit, and a probe on the way."""
+"""`bitbudget plan`: the table, what does not fit, and a probe on the way."""
 
 from __future__ import annotations
 
@@ -23,19 +23,13 @@ phases: [1, 3]
 
 
 @pytest.fixture
-def run(bitbudget: Callable, stack: Any, monkeypatch: pytest.MonkeyPatch) -> Callable:
-    """``bitbudget …`` with the session's stack as its server."""
-    monkeypatch.setenv("BITBUDGET_SERVER", stack.record.url)
-    return bitbudget
-
-
-@pytest.fixture
 def study(tmp_path: Path, shared_data: Path) -> str:
     path = tmp_path / "study.yaml"
     path.write_text(STUDY.format(model=shared_data / "models" / "stories260K"))
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("stack")
 def test_a_plan_with_a_probe_has_times(run: Callable, study: str) -> None:
     outcome = run("plan", study, "--measure", "--measure-for", "1", "--json", "--set", "grid.b_q=[3]")
@@ -49,9 +43,8 @@ def test_a_plan_with_a_probe_has_times(run: Callable, study: str) -> None:
         assert words in table.out, words
 
 
-@pytest.mark.xdist_group("stack")
-def test_what_does_not_fit_is_exit_code_1(run: Callable, repo: Path) -> None:
-    outcome = run("plan", str(repo / "configs" / "qwen2_72b_study.yaml"), "--device", "RTX 3090", "--set",
+def test_what_does_not_fit_is_exit_code_1(ask: Callable, repo: Path) -> None:
+    outcome = ask("plan", str(repo / "configs" / "qwen2_72b_study.yaml"), "--device", "RTX 3090", "--set",
                   "calibration.samples=100000000")  # fmt: skip
     assert outcome.code == 1
     assert "It does not fit" in outcome.out
@@ -59,9 +52,8 @@ def test_what_does_not_fit_is_exit_code_1(run: Callable, repo: Path) -> None:
     assert "8,400 experiments of the grid" in outcome.out
 
 
-@pytest.mark.xdist_group("stack")
-def test_an_unknown_card_is_refused_in_words(run: Callable, study: str) -> None:
-    outcome = run("plan", study, "--device", "GTX 1080")
+def test_an_unknown_card_is_refused_in_words(ask: Callable, study: str) -> None:
+    outcome = ask("plan", study, "--device", "GTX 1080")
     assert outcome.code == 2
     assert "RTX 3090" in outcome.err
 

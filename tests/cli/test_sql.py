@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from results_db import Database
-from results_db.migrate import upgrade
 from results_db.sql.contract import CONTRACT
 
 
@@ -21,15 +20,6 @@ def database_file(tmp_path: Path) -> Path:
         connection.execute("CREATE TABLE t (a INTEGER, b TEXT, c REAL)")
         connection.execute("INSERT INTO t VALUES (1, '=1+1', 0.5), (2, NULL, 1e300)")
     connection.close()
-    return path
-
-
-@pytest.fixture
-def migrated_file(tmp_path: Path) -> Path:
-    path = tmp_path / "var" / "bitbudget.db"
-    database = Database(f"sqlite:///{path}")
-    upgrade(database)
-    database.dispose()
     return path
 
 
@@ -70,7 +60,7 @@ def test_views_lists_the_contract(bitbudget: Callable) -> None:
     assert all(row["meaning"] for row in rows)
 
 
-def test_a_canned_query_with_a_parameter(bitbudget: Callable, migrated_file: Path) -> None:
+def test_a_canned_query_with_a_parameter(bitbudget: Callable, embedded: Database) -> None:
     outcome = bitbudget("sql", "--query", "worst-matrices", "--param", "bits=3", "--json")
     assert (outcome.code, outcome.json) == (0, []), outcome.err
     assert "worst-matrices" in bitbudget("sql", "--query", "list").out
@@ -88,7 +78,7 @@ def test_a_canned_query_with_a_parameter(bitbudget: Callable, migrated_file: Pat
         (("SELECT token_hash FROM tokens",), "tokens.token_hash is not open"),
     ],
 )
-def test_a_wrong_request_is_told(bitbudget: Callable, migrated_file: Path, arguments: tuple, says: str) -> None:
+def test_a_wrong_request_is_told(bitbudget: Callable, embedded: Database, arguments: tuple, says: str) -> None:
     outcome = bitbudget("sql", *arguments)
     assert outcome.code == 2
     assert says in outcome.err
@@ -106,11 +96,11 @@ def test_what_an_administrator_runs_is_printed(bitbudget: Callable) -> None:
     assert outcome.out == 'CREATE ROLE bitbudget_reader NOLOGIN NOINHERIT;\nGRANT bitbudget_reader TO "me";\n'
 
 
-def test_the_server_can_be_asked_instead(run: Callable) -> None:
-    outcome = run("sql", "--through-server", "SELECT :x AS x", "--param", "x=5", "--json")
+def test_the_server_can_be_asked_instead(ask: Callable) -> None:
+    outcome = ask("sql", "--through-server", "SELECT :x AS x", "--param", "x=5", "--json")
     assert (outcome.code, outcome.json) == (0, [{"x": 5}]), outcome.err
-    assert run("sql", "--through-server", "--query", "workers").code == 0
-    refused = run("sql", "--through-server", "SELECT name FROM tokens")
+    assert ask("sql", "--through-server", "--query", "workers").code == 0
+    refused = ask("sql", "--through-server", "SELECT name FROM tokens")
     assert refused.code == 2
     assert "not open to queries" in refused.err
 

@@ -109,13 +109,13 @@ def build(folder: Path) -> Path:
     Raises:
         RuntimeError: vl-convert draws another Vega-Lite major than the figures are written for.
     """
+    folder.mkdir(parents=True, exist_ok=True)  # first: where nothing can be written, seconds of work are of no use
     import vl_convert
 
     versions = vl_convert.get_vegalite_versions()
     if versions[-1].split(".")[0] != str(VEGA_LITE_MAJOR):
         raise RuntimeError(f"vl-convert draws Vega-Lite {versions[-1]}, the figures are Vega-Lite {VEGA_LITE_MAJOR}")
     code = vl_convert.javascript_bundle(_SNIPPET, vl_version=versions[-1]).encode()
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"charts-{hashlib.sha256(code).hexdigest()[:16]}.js"
     _write(file, code)
     _write(file.with_name(file.name + ".gz"), gzip.compress(code, 9, mtime=0))

@@ -20,16 +20,16 @@ from web.bundle import ChartBundle
 STATIC = Path(web.__file__).parent / "static"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bundle(var_dir: Path) -> ChartBundle:
-    """The chart library, built once for all tests."""
-    bundle = ChartBundle(var_dir / "cache")
+    """The chart library that all tests share."""
+    bundle = ChartBundle(Settings(var_dir=var_dir).charts_dir)
     status = bundle.wait(120)
     assert status.state == "ready", status.message
     return bundle
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def assets(bundle: ChartBundle, var_dir: Path, repo: Path) -> Iterator[TestClient]:
     app = FastAPI()
     mount(app, Settings(var_dir=var_dir, model_roots=(repo,)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ ANCHORS = [CompressionConfig(b_q=b, codebook="scalar", seed=1) for b in (2, 4)]
 
 
 @pytest.fixture
-def prepared(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def prepared(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """Weak references to the contexts that were prepared; all but the newest must be gone when a new one is made."""
     contexts: list[Any] = []
     prepare = module.prepare_input
@@ -40,7 +40,10 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return context
 
     monkeypatch.setattr(module, "prepare_input", watch)
-    return contexts
+    # a collection looks at what the test has made alone, and not at all that was imported
+    gc.freeze()
+    yield contexts
+    gc.unfreeze()
 
 
 def test_each_job_prepares_each_input_once(

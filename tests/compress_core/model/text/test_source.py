@@ -94,12 +94,3 @@ def test_bad_sources() -> None:
 def test_source_round_trip(tmp_path: Path) -> None:
     for source in (TextSource(), TextSource("file", tmp_path / "x.jsonl", field="body")):
         assert TextSource.from_dict(source.to_dict()) == source
-
-
-def test_the_standard_librarys_splits_are_disjoint() -> None:
-    texts = {split: split_text(TextSource(), split) for split in SPLITS}
-    assert all(len(text) > 100_000 for text in texts.values())
-    documents = {split: set(text.split("<|endoftext|>")) for split, text in texts.items()}
-    for a in SPLITS:
-        for b in SPLITS:
-            assert a == b or not documents[a] & documents[b]

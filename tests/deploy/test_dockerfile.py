@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.deploy.compose import DOCKERFILE, REPO, Image, read_image, read_stages
+from tests.sources import imports
 
 TARGETS = ("server", "worker")
 #: rooms that an image does without, and why a room that is there may import them only where they are not needed
@@ -117,25 +117,15 @@ def test_an_image_runs_as_nobody_in_particular(image: Image) -> None:
     assert image.last("LABEL")
 
 
+@pytest.mark.xdist_group("sources")
 def test_an_image_has_the_rooms_that_its_rooms_import(image: Image) -> None:
     """An import that nothing can satisfy would show when the container starts, or later: when a job first needs it."""
     target = image.stages[-1].name
     rooms = {name for name in image.copied if (REPO / name / "__init__.py").exists()}
     assert not rooms & LEFT_OUT[target]
     for room in rooms:
-        for path in (REPO / room).rglob("*.py"):
-            needed = _imported(path) & LEFT_OUT[target]
-            assert not needed, (path, needed)
-
-
-def _imported(path: Path) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names.add(node.module.partition(".")[0])
-    return names
+        for path, names in imports(room).items():
+            assert not names & LEFT_OUT[target], path
 
 
 def test_a_linter_finds_nothing() -> None:
@@ -173,16 +163,18 @@ def _requirements(extra: str) -> set[str]:
     return found
 
 
+@pytest.mark.xdist_group("sources")
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_image_installs_what_its_rooms_import(target: str) -> None:
     """The tests' environment has the libraries of both images: a forgotten one would show in a container alone."""
     installed = _requirements(target) | {"bitbudget"}
     owners = packages_distributions()
+    ours = {*sys.stdlib_module_names, *(entry.name for entry in REPO.iterdir())}
     missing: dict[str, str] = {}
     for room in set(read_image(target).copied) - _IN_PART[target]:
-        for path in (REPO / room).rglob("*.py"):
-            for module in _imported(path) - set(sys.stdlib_module_names) - {entry.name for entry in REPO.iterdir()}:
+        for path, modules in imports(room).items():
+            for module in modules - ours:
                 names = {canonicalize_name(name) for name in owners.get(module, [module])}
                 if not names & (installed | _WITH_CUDA):
-                    missing[module] = str(path.relative_to(REPO))
+                    missing[module] = path
     assert missing == {}

@@ -1,4 +1,4 @@
-"""The arrows of the house: who may import whom (read from the sources, without importing anything)."""
+"""The arrows of the house: who may import whom, read from the sources."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.sources import imports, nodes
+
+# who reads all sources does it in one process, which parses them once
+pytestmark = pytest.mark.xdist_group("sources")
 
 #: room -> rooms that it may import. An import inside a function counts as well.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -52,68 +57,34 @@ sys.meta_path.insert(0, NoTorch())
 """
 
 
-def sources(repo: Path, room: str) -> list[Path]:
-    return sorted((repo / room).rglob("*.py"))
-
-
-def imported(path: Path) -> set[str]:
-    """Top-level names of everything that a file imports."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names.add(node.module.partition(".")[0])
-    return names
-
-
 @pytest.mark.parametrize("room", MAY_IMPORT)
-def test_a_room_imports_only_rooms_below_it(repo: Path, room: str) -> None:
-    assert sources(repo, room), f"the room {room} is empty"
-    allowed = MAY_IMPORT[room] | {room}
-    wrong = {
-        str(path.relative_to(repo)): sorted(upward)
-        for path in sources(repo, room)
-        if (upward := (imported(path) & MAY_IMPORT.keys()) - allowed)
+def test_a_room_imports_only_rooms_below_it(room: str) -> None:
+    assert imports(room), f"the room {room} is empty"
+    upward = {
+        path: sorted((names & MAY_IMPORT.keys()) - MAY_IMPORT[room] - {room}) for path, names in imports(room).items()
     }
-    assert not wrong
+    assert {path: names for path, names in upward.items() if names} == {}
 
 
 @pytest.mark.parametrize("room", FORBIDDEN)
-def test_a_room_does_without_the_packages_of_others(repo: Path, room: str) -> None:
-    wrong = {
-        str(path.relative_to(repo)): sorted(found)
-        for path in sources(repo, room)
-        if (found := imported(path) & FORBIDDEN[room])
-    }
-    assert not wrong
+def test_a_room_does_without_the_packages_of_others(room: str) -> None:
+    found = {path: sorted(names & FORBIDDEN[room]) for path, names in imports(room).items()}
+    assert {path: names for path, names in found.items() if names} == {}
 
 
-def test_relative_imports_do_not_leave_a_room(repo: Path) -> None:
+def test_relative_imports_do_not_leave_a_room() -> None:
     wrong = [
-        f"{path.relative_to(repo)}:{node.lineno}"
+        f"{path}:{node.lineno}"
         for room in MAY_IMPORT
-        for path in sources(repo, room)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ImportFrom) and node.level >= len(path.relative_to(repo).parts)
+        for path, node in nodes(room)
+        if isinstance(node, ast.ImportFrom) and node.level >= len(Path(path).parts)
     ]
     assert not wrong
 
 
-def test_the_server_never_imports_torch(repo: Path) -> None:
-    _runs_without_torch(repo, "import server.app")
-
-
-def test_the_command_line_never_imports_torch(repo: Path) -> None:
-    _runs_without_torch(repo, "import cli.main")
-
-
-def test_fits_and_allocations_need_no_torch(repo: Path) -> None:
-    _runs_without_torch(repo, "; ".join(f"import compress_core.{name}" for name in TORCH_FREE))
-
-
-def _runs_without_torch(repo: Path, code: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", f"{_NO_TORCH}\n{code}"], cwd=repo, capture_output=True, text=True, timeout=120
-    )
+def test_server_command_line_fits_and_allocations_do_without_torch(repo: Path) -> None:
+    """One process for all of them: whatever it has imported, it has imported without torch."""
+    modules = ("server.app", "cli.main", *(f"compress_core.{name}" for name in TORCH_FREE))
+    code = "\n".join([_NO_TORCH, *(f"import {module}" for module in modules)])
+    done = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

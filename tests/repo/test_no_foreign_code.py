@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
 import pytest
 import yaml
 
 from compress_core.strict_yaml import load_yaml
+from tests.sources import REPO, nodes
 
-REPO = Path(__file__).resolve().parents[2]
+# as in test_arrows
+pytestmark = pytest.mark.xdist_group("sources")
+
 ROOMS = ("compress_core", "results_db", "server", "worker", "web", "cli", "migrations")
 #: what is run by hand, on files of our own
 BESIDE = ("demo", "benchmarks")
@@ -31,13 +32,6 @@ GUARDED = {
 NEVER = {"eval", "exec", "os.system", "os.popen", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "torch.jit.load"}
 
 
-@cache
-def parsed(room: str) -> list[tuple[str, ast.Module]]:
-    """(path, syntax tree) of every file of a room."""
-    paths = sorted((REPO / room).rglob("*.py"))
-    return [(str(path.relative_to(REPO)), ast.parse(path.read_text(encoding="utf-8"))) for path in paths]
-
-
 def dotted(called: ast.expr) -> str:
     """``a.b.c`` of what is called; ``….c`` where it begins with no name."""
     if isinstance(called, ast.Attribute):
@@ -45,13 +39,15 @@ def dotted(called: ast.expr) -> str:
     return called.id if isinstance(called, ast.Name) else "…"
 
 
-def calls(*rooms: str) -> Iterator[tuple[str, str, ast.Call]]:
+@cache
+def calls(*rooms: str) -> tuple[tuple[str, str, ast.Call], ...]:
     """(place, dotted name, call) of every call."""
-    for room in rooms:
-        for path, tree in parsed(room):
-            for node in ast.walk(tree):
-                if isinstance(node, ast.Call):
-                    yield f"{path}:{node.lineno}", dotted(node.func), node
+    return tuple(
+        (f"{path}:{node.lineno}", dotted(node.func), node)
+        for room in rooms
+        for path, node in nodes(room)
+        if isinstance(node, ast.Call)
+    )
 
 
 def test_remote_code_is_trusted_nowhere() -> None:
@@ -102,12 +98,11 @@ def test_no_program_is_started_through_a_shell() -> None:
 @pytest.mark.parametrize("room", ROOMS)
 def test_nothing_is_unpickled(room: str) -> None:
     found = set()
-    for path, tree in parsed(room):
-        for node in ast.walk(tree):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                names = [node.module or ""]
-            found |= {f"{path}: {name}" for name in names if name.partition(".")[0] in UNSAFE_MODULES}
+    for path, node in nodes(room):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        found |= {f"{path}: {name}" for name in names if name.partition(".")[0] in UNSAFE_MODULES}
     assert not found

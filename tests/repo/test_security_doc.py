@@ -30,9 +30,3 @@ def test_the_test_of_a_promise_exists(path: str, name: str) -> None:
 @pytest.mark.parametrize("scope", Scope)
 def test_every_scope_is_explained(scope: Scope) -> None:
     assert f"\n| `{scope}` | " in TEXT
-
-
-def test_links_lead_somewhere() -> None:
-    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", TEXT)
-    assert links
-    assert not [link for link in links if not (REPO / "docs" / link).exists()]

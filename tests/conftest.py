@@ -89,11 +89,11 @@ def _clients_of_this_machine() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _charts_built_once(pytestconfig: pytest.Config) -> Iterator[None]:
+def _charts_built_once() -> Iterator[None]:
     """A page builds the chart library behind its first requests, which takes seconds of a core: all applications and
     stacks of the tests share one. It is there from the first session on, and built anew for another vl-convert."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BITBUDGET_CHARTS_DIR", str(pytestconfig.cache.mkdir("charts")))
+        patch.setenv("BITBUDGET_CHARTS_DIR", str(REPO / ".pytest_cache" / "charts"))
         yield
 
 

@@ -61,9 +61,16 @@ def s3() -> Iterator[dict[str, str]]:
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def make_service() -> type[Service]:
+    """What a module's service is; modules may have their own."""
+    return Service
+
+
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def service(
     request: pytest.FixtureRequest,
+    make_service: type[Service],
     tmp_path_factory: pytest.TempPathFactory,
     redis_server_url: str,
     repo: Path,
@@ -86,7 +93,7 @@ def service(
         run(f"CREATE DATABASE {name} TEMPLATE {request.getfixturevalue('postgres_template')}")
         url = request.getfixturevalue("postgres_uri")(name)
         drop = f"DROP DATABASE {name} WITH (FORCE)"
-    service = Service(url, redis_server_url, folder, repo, [tiny_model.parent.parent, text_path.parent])
+    service = make_service(url, redis_server_url, folder, repo, [tiny_model.parent.parent, text_path.parent])
     yield service
     service.close()
     if drop is not None:

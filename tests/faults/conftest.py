@@ -13,9 +13,29 @@ import pytest
 
 from results_db.states import JobKind
 from tests.faults.misbehaving import ACTS, PROGRAM
-from tests.service_fixtures import calibration_id, deep_model, grid, model_id, s3, service, text_path, tiny_model
+from tests.service_fixtures import (
+    calibration_id,
+    deep_model,
+    grid,
+    make_service,
+    model_id,
+    s3,
+    service,
+    text_path,
+    tiny_model,
+)
 
-__all__ = ["calibration_id", "deep_model", "grid", "model_id", "s3", "service", "text_path", "tiny_model"]
+__all__ = [
+    "calibration_id",
+    "deep_model",
+    "grid",
+    "make_service",
+    "model_id",
+    "s3",
+    "service",
+    "text_path",
+    "tiny_model",
+]
 
 HERE = Path(__file__).parent
 

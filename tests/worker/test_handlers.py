@@ -1,4 +1,4 @@
-"""Each kind of job through a real worker: what it records, what it reuses, and how it names a cause when it fails."""
+"""Each kind of job: what it records, what it reuses, and how it names a cause when it fails. On both databases."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from results_db.tables import (
     SensitivityAnchor,
     Sweep,
 )
+from tests.worker.hands import Hands
 
 N_MATRICES, N_LAYERS = 14, 2
 UNIFORM = {"b_q": 3, "rank": 4, "codebook": "scalar", "seed": 77}
@@ -45,16 +46,19 @@ def run(service: Any, kind: JobKind, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def fail(service: Any, kind: JobKind, params: dict[str, Any]) -> dict[str, Any]:
-    """The error of a job that must fail at its first attempt, leaving the worker alive."""
-    worker = service.worker()
+    """The error of a job that must fail at its first attempt."""
     job_id = service.submit(kind, params)
     job = service.finish(job_id)
     assert job.state == JobState.FAILED, job.result
     assert len(service.attempts(job_id)) == 1
-    assert worker.poll() is None
     assert job.error["traceback"]
     assert job.error["retryable"] is False
     return dict(job.error)
+
+
+@pytest.fixture(scope="module")
+def make_service() -> type[Hands]:
+    return Hands
 
 
 @pytest.fixture(scope="module")
@@ -327,7 +331,9 @@ def test_compress_without_allocation(service: Any, model_id: str, calibration_id
 # --- fetch ---------------------------------------------------------------------------------------------------------
 
 
-def test_fetch_fills_in_the_row(service: Any, tiny_model: Path, tmp_path: Path, broken_model: Any) -> None:
+def test_fetch_fills_in_the_row(
+    service: Any, tiny_model: Path, tmp_path: Path, broken_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from results_db.tables import Model
 
     def scale(tensors: dict[str, torch.Tensor]) -> None:
@@ -337,7 +343,8 @@ def test_fetch_fills_in_the_row(service: Any, tiny_model: Path, tmp_path: Path, 
     path = service.folder / "hub" / "models--org--fetched" / "snapshots" / commit
     path.parent.mkdir(parents=True)
     shutil.move(broken_model(scale), path)
-    service.worker()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(service.folder / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with service.database.write() as session:
         model = Model(id=new_id("model"), name="fetched", source="org/fetched", revision=commit)
         session.add(model)
@@ -430,10 +437,3 @@ def test_a_text_outside_the_roots(service: Any, model_id: str, calibration_id: s
     params = {"model_id": model_id, "text": text, "windows": {"count": 2, "length": 32}}
     error = fail(service, JobKind.CALIBRATE, params)
     assert "pyproject.toml" in error["message"]
-
-
-def test_the_worker_still_works(service: Any, model_id: str, calibration_id: str) -> None:
-    """After every failure above."""
-    params = {"model_id": model_id, "calibration_id": calibration_id, "configs": [UNIFORM | {"seed": 599}]}
-    assert run(service, JobKind.SWEEP, params)["recorded"] == N_MATRICES
-    assert len(service.workers) == 1

@@ -1,4 +1,4 @@
-"""A worker that is asked to stop a sweep stops it; one without its device never starts."""
+"""A worker that is asked to stop a sweep stops it, what fails does not stop it; one without its device never starts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from results_db.queue.submit import cancel_job, pause_job, resume_job
-from results_db.states import AttemptState, JobState
+from results_db.states import AttemptState, JobKind, JobState
 from results_db.tables import Worker
 from tests.sweeps import N_CELLS, N_CONFIGS, assert_complete, start_sweep, states
 
@@ -36,6 +36,17 @@ def test_pause_and_resume(service: Any, model_id: str, calibration_id: str, grid
         resume_job(session, job_id)
     assert_complete(service, job_id)
     assert states(service, job_id) == [AttemptState.RELEASED, AttemptState.SUCCEEDED]
+
+
+def test_a_worker_outlives_what_fails(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:
+    """What each kind of job records, and how it fails, is tested without the process: test_handlers."""
+    worker = service.worker()
+    params = {"model_id": model_id, "calibration_id": calibration_id}
+    job = service.finish(service.submit(JobKind.SWEEP, params | {"configs": [{"b_q": 9}]}))
+    assert (job.state, job.error["code"]) == (JobState.FAILED, "invalid-config")
+    assert states(service, job.id) == [AttemptState.FAILED]
+    assert service.finish(service.submit(JobKind.SWEEP, params | {"configs": grid(18, 1)})).state == JobState.SUCCEEDED
+    assert worker.poll() is None
 
 
 def test_an_absent_gpu_is_an_error(service: Any) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -24,21 +25,33 @@ class Server:
     app: FastAPI
     settings: Settings
     database: Database
+    #: the event loop of all requests: otherwise each would start one, and threads, of its own
+    portal: BlockingPortal
     tokens: dict[Scope, str] = field(default_factory=dict)
 
     def client(self, scope: Scope | None = None, *, peer: str = "127.0.0.1", host: str = "localhost") -> TestClient:
         """A client at this address that sends the token of this scope, or none."""
         headers = {} if scope is None else {"Authorization": f"Bearer {self.tokens[scope]}"}
-        return TestClient(
+        client = TestClient(
             self.app, base_url=f"http://{host}", headers=headers, client=(peer, 50_000), follow_redirects=False
         )
+        client.portal = self.portal
+        return client
 
 
 Make = Callable[..., Server]
 
 
 @pytest.fixture(scope="module")
-def make_server(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Make]:
+def portal() -> Iterator[BlockingPortal]:
+    with start_blocking_portal() as portal:
+        yield portal
+
+
+@pytest.fixture(scope="module")
+def make_server(
+    sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory, portal: BlockingPortal
+) -> Iterator[Make]:
     """A server with these settings, on SQLite; its lifespan is not run: nothing here needs its loop."""
     databases: list[Database] = []
 
@@ -54,7 +67,7 @@ def make_server(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory)
             **settings,  # type: ignore[arg-type]
         )
         app = create_app(chosen, run_loop=False)
-        server = Server(app, chosen, app.state.database)
+        server = Server(app, chosen, app.state.database, portal)
         with server.database.write() as session:
             for scope in Scope:
                 server.tokens[scope] = create_token(session, scope.value, scope).secret

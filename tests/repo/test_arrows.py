@@ -46,12 +46,14 @@ TORCH_FREE = (
     *("fit", "allocate", "analyze", "plan", "text"),
 )
 
-#: makes torch impossible to import, as on a machine that does not have it
+#: makes torch impossible to import, as on a machine that does not have it; nobody may even try
 _NO_TORCH = """
 import sys
+tried = []
 class NoTorch:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in ("torch", "transformers"):
+            tried.append(name)
             raise ModuleNotFoundError(f"{name} must not be needed here", name=name)
 sys.meta_path.insert(0, NoTorch())
 """
@@ -85,6 +87,6 @@ def test_relative_imports_do_not_leave_a_room() -> None:
 def test_server_command_line_fits_and_allocations_do_without_torch(repo: Path) -> None:
     """One process for all of them: whatever it has imported, it has imported without torch."""
     modules = ("server.app", "cli.main", *(f"compress_core.{name}" for name in TORCH_FREE))
-    code = "\n".join([_NO_TORCH, *(f"import {module}" for module in modules)])
+    code = "\n".join([_NO_TORCH, *(f"import {module}; assert not tried, {module!r}" for module in modules)])
     done = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -94,17 +94,23 @@ def app(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
 
 
 @pytest.fixture
-def client(app: FastAPI) -> Iterator[TestClient]:
+def fresh_client(app: FastAPI) -> Iterator[TestClient]:
     with TestClient(app, base_url="http://localhost") as client:
         yield client
 
 
 @pytest.fixture
-def model(client: TestClient, checkpoint: Path, request: pytest.FixtureRequest) -> dict[str, Any]:
+def client(fresh_client: TestClient) -> TestClient:
+    """Modules whose tests may share an application say so with a ``client`` of their own: ``standing`` or
+    ``standing_measured``. What must be alone there asks for ``fresh_client``."""
+    return fresh_client
+
+
+@pytest.fixture
+def model(client: TestClient, request: pytest.FixtureRequest) -> dict[str, Any]:
     """The tiny model, registered."""
-    if "measured_model" in request.fixturenames:
-        return dict(client.get("/api/v1/models").json()["items"][0])
-    return register(client, checkpoint)
+    known = client.get("/api/v1/models").json()["items"]
+    return dict(known[0]) if known else register(client, request.getfixturevalue("checkpoint"))
 
 
 def register(client: TestClient, checkpoint: Path) -> dict[str, Any]:
@@ -251,12 +257,6 @@ def standing_measured(database_backend: str, standing_clients: Callable[..., Tes
     """The same with the measured model. Further allocations of it disturb nobody; measurements, sensitivities and
     validations would."""
     return standing_clients(database_backend, with_measured=True)
-
-
-@pytest.fixture
-def standing_model(standing: TestClient) -> dict[str, Any]:
-    """The tiny model of ``standing``."""
-    return dict(standing.get("/api/v1/models").json()["items"][0])
 
 
 @pytest.fixture

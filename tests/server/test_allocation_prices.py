@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from tests.server.allocating import BUDGET, MENU, Ids, allocate
+
 sqlite_only = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
 
-Ids = dict[str, str]
-BUDGET = {"uniform": {"b_q": 3, "rank": 4}}
-MENU = [{"b_q": b, "rank": r} for b in (2, 3, 4) for r in (0, 4, 12)]
+
+@pytest.fixture
+def client(standing_measured: TestClient) -> TestClient:
+    """Nothing here but allocations is added."""
+    return standing_measured
 
 
 def ask(client: TestClient, what: str, ids: Ids, **params: Any) -> dict[str, Any]:
@@ -24,13 +28,6 @@ def ask(client: TestClient, what: str, ids: Ids, **params: Any) -> dict[str, Any
 def refused(client: TestClient, what: str, ids: Ids, slug: str, status: int = 422, **params: Any) -> dict[str, Any]:
     answer = client.post(f"/api/v1/allocations/{what}", json={"model_id": ids["model_id"], "menu": MENU} | params)
     assert (answer.status_code, answer.json()["type"]) == (status, f"urn:bitbudget:problem:{slug}"), answer.text
-    return dict(answer.json())
-
-
-def allocate(client: TestClient, ids: Ids, **params: Any) -> dict[str, Any]:
-    body = {"model_id": ids["model_id"], "name": "test", "menu": MENU} | params
-    answer = client.post("/api/v1/allocations", json=body)
-    assert answer.status_code == 201, answer.text
     return dict(answer.json())
 
 
@@ -47,7 +44,7 @@ def test_the_frontier_is_what_the_solver_finds_at_its_points(
     assert points[0]["shadow_price"] is None
     assert prices == sorted(prices, reverse=True), "every further byte is worth less"
     for point in (points[0], points[7], points[-1]):
-        exact = allocate(client, measured_model, budget={"bytes": point["matrix_bytes"]})
+        exact = allocate(client, measured_model, menu=MENU, budget={"bytes": point["matrix_bytes"]})
         assert exact["objective_value"] == pytest.approx(point["objective_value"], rel=1e-9)
         assert exact["matrix_bytes"] == point["matrix_bytes"]
         assert exact["bits_per_weight"] == pytest.approx(point["bits_per_weight"])
@@ -76,14 +73,16 @@ def test_a_frontier_under_constraints(client: TestClient, measured_model: Ids) -
     found = ask(client, "frontier", measured_model, constraints=constraints)
     assert found["points"][0]["matrix_bytes"] > free["points"][0]["matrix_bytes"]
     point = found["points"][3]
-    exact = allocate(client, measured_model, budget={"bytes": point["matrix_bytes"]}, constraints=constraints)
+    exact = allocate(
+        client, measured_model, menu=MENU, budget={"bytes": point["matrix_bytes"]}, constraints=constraints
+    )
     assert exact["objective_value"] == pytest.approx(point["objective_value"], rel=1e-9)
     field = refused(client, "frontier", measured_model, "invalid-request", constraints={"max_configs": 2})
     assert field["errors"][0]["field"] == "constraints.max_configs"
 
 
 def test_what_ifs_are_what_solving_again_finds(client: TestClient, measured_model: Ids) -> None:
-    optimal = allocate(client, measured_model, budget=BUDGET)
+    optimal = allocate(client, measured_model, menu=MENU, budget=BUDGET)
     pin = {"matrix": "2.down", "config": {"b_q": 2, "rank": 0}}
     found = ask(
         client, "what-if", measured_model, budget=BUDGET, pins=[pin], more_bytes=[500, -500, 0], regrets=["2.down"]
@@ -92,7 +91,7 @@ def test_what_ifs_are_what_solving_again_finds(client: TestClient, measured_mode
     assert found["budget_bytes"] == optimal["budget_bytes"]
     assert found["shadow_price_per_mb"] == pytest.approx(1e6 * optimal["shadow_price"])
     pinned = allocate(
-        client, measured_model, budget=BUDGET,
+        client, measured_model, menu=MENU, budget=BUDGET,
         constraints={"pins": [{"matrices": {"layers": [2], "projections": ["down"]}, "config": pin["config"]}]},
     )  # fmt: skip
     (price,) = found["pins"]
@@ -102,7 +101,7 @@ def test_what_ifs_are_what_solving_again_finds(client: TestClient, measured_mode
     assert price["at_least"] <= price["difference"] <= price["at_most"]
     assert "2.down" in price["changed"]
     more, fewer, same = found["more_bytes"]
-    richer = allocate(client, measured_model, budget={"bytes": optimal["budget_bytes"] + 500})
+    richer = allocate(client, measured_model, menu=MENU, budget={"bytes": optimal["budget_bytes"] + 500})
     assert more["difference"] == pytest.approx(richer["objective_value"] - optimal["objective_value"])
     assert more["difference"] <= 0 <= fewer["difference"]
     assert (same["difference"], same["changed"]) == (0, [])

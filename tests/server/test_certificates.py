@@ -13,18 +13,14 @@ from compress_core.allocate.certificate_file import check_constraints
 from compress_core.allocate.verify import verify
 from results_db import Database
 from results_db.tables import Measurement
+from tests.server.allocating import BUDGET, Ids, allocate
 
 sqlite_only = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
 
-Ids = dict[str, str]
-BUDGET = {"uniform": {"b_q": 3, "rank": 4}}
 
-
-def allocate(client: TestClient, ids: Ids, **params: Any) -> dict[str, Any]:
-    body = {"model_id": ids["model_id"], "name": "test", "budget": BUDGET} | params
-    answer = client.post("/api/v1/allocations", json=body)
-    assert answer.status_code == 201, answer.text
-    return dict(answer.json())
+@pytest.fixture
+def client(standing_measured: TestClient) -> TestClient:
+    return standing_measured
 
 
 def certificate(client: TestClient, allocation: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +41,7 @@ def certificate(client: TestClient, allocation: dict[str, Any]) -> dict[str, Any
 )
 @sqlite_only
 def test_it_holds_and_says_what_the_row_says(client: TestClient, measured_model: Ids, params: dict[str, Any]) -> None:
-    found = allocate(client, measured_model, **params)
+    found = allocate(client, measured_model, budget=BUDGET, **params)
     document = certificate(client, found)
     for check in [*verify(document), check_constraints(document)]:
         assert check.passed, check
@@ -59,22 +55,22 @@ def test_it_holds_and_says_what_the_row_says(client: TestClient, measured_model:
     assert not all(check.passed for check in verify(document))
 
 
-def test_what_was_measured_since_does_not_change_it(client: TestClient, measured_model: Ids) -> None:
-    found = allocate(client, measured_model)
-    before = certificate(client, found)
-    database: Database = client.app.state.database  # type: ignore[attr-defined]
+def test_what_was_measured_since_does_not_change_it(fresh_client: TestClient, measured_model: Ids) -> None:
+    found = allocate(fresh_client, measured_model, budget=BUDGET)
+    before = certificate(fresh_client, found)
+    database: Database = fresh_client.app.state.database  # type: ignore[attr-defined]
     with database.write() as session:
         session.execute(update(Measurement).values(calibration_weighted_error=Measurement.raw_mse + 0.5))
-    answer = client.get(f"/api/v1/allocations/{found['id']}/certificate.json")
+    answer = fresh_client.get(f"/api/v1/allocations/{found['id']}/certificate.json")
     assert (answer.status_code, answer.json()["type"]) == (409, "urn:bitbudget:problem:certificate-stale")
     assert "allocate again" in answer.json()["detail"]
-    again = certificate(client, allocate(client, measured_model))
+    again = certificate(fresh_client, allocate(fresh_client, measured_model, budget=BUDGET))
     assert again["problem_hash"] != before["problem_hash"]
 
 
 @sqlite_only
 def test_only_what_is_proven_has_one(client: TestClient, measured_model: Ids) -> None:
-    greedy = allocate(client, measured_model, kind="greedy")
+    greedy = allocate(client, measured_model, budget=BUDGET, kind="greedy")
     answer = client.get(f"/api/v1/allocations/{greedy['id']}/certificate.json")
     assert (answer.status_code, answer.json()["type"]) == (409, "urn:bitbudget:problem:no-certificate")
     assert client.get("/api/v1/allocations/none/certificate.json").status_code == 404

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,16 +15,16 @@ from fastapi.testclient import TestClient
 
 from compress_core.allocate import overrides_from_yaml
 from compress_core.nbytes import predicted_nbytes
+from tests.server.allocating import Ids, allocate
+from tests.server.conftest import register
 
 sqlite_only = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
 
-Ids = dict[str, str]
 
-
-def allocate(client: TestClient, ids: Ids, **params: Any) -> dict[str, Any]:
-    answer = client.post("/api/v1/allocations", json={"model_id": ids["model_id"], "name": "test"} | params)
-    assert answer.status_code == 201, answer.text
-    return dict(answer.json())
+@pytest.fixture
+def client(standing_measured: TestClient) -> TestClient:
+    """Nothing here but allocations and jobs that nobody runs is added, unless a test asks for ``fresh_client``."""
+    return standing_measured
 
 
 def refused(client: TestClient, noun: str, body: dict[str, Any], slug: str, status: int = 422) -> dict[str, Any]:
@@ -174,18 +175,18 @@ def test_explicit_overrides_are_held_to_the_shapes(client: TestClient, model: di
 
 
 @sqlite_only
-def test_what_is_missing_is_named(client: TestClient, model: dict[str, Any], run_to_end: Callable[..., None]) -> None:
-    ask: dict[str, Any] = {"model_id": model["id"]}
+def test_what_is_missing_is_named(fresh_client: TestClient, checkpoint: Path, run_to_end: Callable[..., None]) -> None:
+    ask: dict[str, Any] = {"model_id": register(fresh_client, checkpoint)["id"]}
     budget = {"name": "x", "budget": {"gb": 1}}
-    refused(client, "sweeps", ask | {"configs": [{"b_q": 2}]}, "calibration-missing", 409)
-    refused(client, "allocations", ask | budget, "calibration-missing", 409)
-    client.post("/api/v1/calibrations", json=ask)
+    refused(fresh_client, "sweeps", ask | {"configs": [{"b_q": 2}]}, "calibration-missing", 409)
+    refused(fresh_client, "allocations", ask | budget, "calibration-missing", 409)
+    fresh_client.post("/api/v1/calibrations", json=ask)
     run_to_end()
-    refused(client, "allocations", ask | budget, "nothing-measured", 409)
-    client.post("/api/v1/sweeps", json=ask | {"configs": [{"b_q": 2}]})
+    refused(fresh_client, "allocations", ask | budget, "nothing-measured", 409)
+    fresh_client.post("/api/v1/sweeps", json=ask | {"configs": [{"b_q": 2}]})
     run_to_end()
-    refused(client, "allocations", ask | budget, "sensitivity-missing", 409)
-    assert client.post("/api/v1/allocations", json=ask | budget | {"objective": "error"}).status_code == 201
+    refused(fresh_client, "allocations", ask | budget, "sensitivity-missing", 409)
+    assert fresh_client.post("/api/v1/allocations", json=ask | budget | {"objective": "error"}).status_code == 201
 
 
 @sqlite_only
@@ -239,33 +240,35 @@ def test_measurement_filters_and_exports(client: TestClient, measured_model: Ids
     assert client.get("/api/v1/measurements/export?format=xml").status_code == 422
 
 
-def test_compressions_and_evaluations(client: TestClient, measured_model: Ids, run_to_end: Callable[..., None]) -> None:
+def test_compressions_and_evaluations(
+    fresh_client: TestClient, measured_model: Ids, run_to_end: Callable[..., None]
+) -> None:
     ask: dict[str, Any] = {"model_id": measured_model["model_id"]}
-    fine = allocate(client, measured_model, kind="uniform", uniform={"b_q": 4})
-    coarse = allocate(client, measured_model, kind="uniform", uniform={"b_q": 2})
+    fine = allocate(fresh_client, measured_model, kind="uniform", uniform={"b_q": 4})
+    coarse = allocate(fresh_client, measured_model, kind="uniform", uniform={"b_q": 2})
     for allocation in (fine, coarse):
-        answer = client.post("/api/v1/compressions", json=ask | {"allocation_id": allocation["id"]})
+        answer = fresh_client.post("/api/v1/compressions", json=ask | {"allocation_id": allocation["id"]})
         assert answer.status_code == 202, answer.text
     run_to_end()
-    packed = {c["allocation_id"]: c for c in client.get("/api/v1/compressions").json()["items"]}
+    packed = {c["allocation_id"]: c for c in fresh_client.get("/api/v1/compressions").json()["items"]}
     assert packed[fine["id"]]["actual_bytes"] == fine["matrix_bytes"] + fine["fixed_bytes"]
     for body in ({}, *({"compression_id": c["id"]} for c in packed.values())):
-        assert client.post("/api/v1/evaluations", json=ask | body).status_code == 202
+        assert fresh_client.post("/api/v1/evaluations", json=ask | body).status_code == 202
     short = {"compression_id": None, "windows": {"length": 64}}
-    assert client.post("/api/v1/evaluations", json=ask | short).status_code == 202
+    assert fresh_client.post("/api/v1/evaluations", json=ask | short).status_code == 202
     run_to_end()
-    rows = client.get("/api/v1/evaluations?order=asc").json()["items"]
+    rows = fresh_client.get("/api/v1/evaluations?order=asc").json()["items"]
     by_compression = {e["compression_id"]: e for e in rows[:3]}
     a = by_compression[packed[coarse["id"]]["id"]]
     b = by_compression[packed[fine["id"]]["id"]]
-    found = client.get(f"/api/v1/evaluations/compare?a={a['id']}&b={b['id']}").json()
+    found = fresh_client.get(f"/api/v1/evaluations/compare?a={a['id']}&b={b['id']}").json()
     assert found["verdict"] == "better"
     assert found["low"] < found["relative_ppl_change"] < found["high"] < 0
     assert found["relative_ppl_change"] == pytest.approx(b["value"] / a["value"] - 1)
-    unequal = client.get(f"/api/v1/evaluations/compare?a={a['id']}&b={rows[3]['id']}")
+    unequal = fresh_client.get(f"/api/v1/evaluations/compare?a={a['id']}&b={rows[3]['id']}")
     assert unequal.json()["type"] == "urn:bitbudget:problem:not-comparable"
-    assert client.get(f"/api/v1/evaluations/compare?a={a['id']}&b=none").status_code == 404
-    assert client.get(f"/api/v1/evaluations/{a['id']}").json() == a
+    assert fresh_client.get(f"/api/v1/evaluations/compare?a={a['id']}&b=none").status_code == 404
+    assert fresh_client.get(f"/api/v1/evaluations/{a['id']}").json() == a
 
 
 @sqlite_only
@@ -285,7 +288,7 @@ def test_requests_that_name_the_wrong_thing(client: TestClient, measured_model: 
 
 
 @pytest.mark.parametrize("bits", [None, 4.0, "4", {"a": 1}, [4, 4, 4], [[4], [4]], True])
-@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+@sqlite_only
 def test_factor_bits_of_another_type_are_refused(client: TestClient, model: dict[str, Any], bits: Any) -> None:
     body = {"model_id": model["id"], "name": "x", "kind": "uniform", "uniform": {"b_q": 2, "factor_bits": bits}}
     answer = client.post("/api/v1/allocations", json=body)
@@ -293,7 +296,7 @@ def test_factor_bits_of_another_type_are_refused(client: TestClient, model: dict
 
 
 @pytest.mark.parametrize("codebook", [[], {}, None, 4])
-@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+@sqlite_only
 def test_a_codebook_of_another_type_is_refused(client: TestClient, model: dict[str, Any], codebook: Any) -> None:
     body = {"model_id": model["id"], "name": "x", "kind": "uniform", "uniform": {"b_q": 2, "codebook": codebook}}
     assert client.post("/api/v1/allocations", json=body).json()["type"].endswith(":invalid-config")
@@ -302,7 +305,7 @@ def test_a_codebook_of_another_type_is_refused(client: TestClient, model: dict[s
 @pytest.mark.parametrize(
     "budget", ['{"gb": Infinity}', '{"gb": NaN}', '{"bytes": 1e30}', '{"bits_per_weight": 1e300}', '{"gb": 1e300}']
 )
-@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+@sqlite_only
 def test_a_budget_beyond_every_model_is_refused(client: TestClient, model: dict[str, Any], budget: str) -> None:
     body = (
         f'{{"model_id": "{model["id"]}", "name": "x", "kind": "uniform", "uniform": {{"b_q": 2}}, "budget": {budget}}}'
@@ -312,13 +315,13 @@ def test_a_budget_beyond_every_model_is_refused(client: TestClient, model: dict[
     assert answer.json()["errors"][0]["field"].startswith("budget")
 
 
-@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+@sqlite_only
 def test_a_seed_beyond_its_column_is_refused(client: TestClient, model: dict[str, Any]) -> None:
     answer = client.post("/api/v1/calibrations", json={"model_id": model["id"], "windows": {"seed": 2**31}})
     assert answer.json()["errors"][0]["field"] == "windows.seed"
 
 
-@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+@sqlite_only
 @pytest.mark.parametrize("scope", ["decoder", "model"])
 def test_a_given_allocation_keeps_to_its_budget(client: TestClient, model: dict[str, Any], scope: str) -> None:
     body = {"model_id": model["id"], "name": "x", "kind": "uniform", "uniform": {"b_q": 2}, "scope": scope}
@@ -330,7 +333,7 @@ def test_a_given_allocation_keeps_to_its_budget(client: TestClient, model: dict[
     assert client.post("/api/v1/allocations", json=given).json()["smallest_bytes"] == smallest
 
 
-@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+@sqlite_only
 def test_an_unknown_config_field_is_the_one_named(client: TestClient, model: dict[str, Any]) -> None:
     body = {"model_id": model["id"], "name": "x", "kind": "uniform", "uniform": {"b_q": 2, "bogus": 1}}
     assert client.post("/api/v1/allocations", json=body).json()["errors"][0]["field"] == "uniform.bogus"

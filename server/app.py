@@ -34,6 +34,7 @@ from server.jobs import endpoints as jobs
 from server.kit.hosts import HostCheck
 from server.kit.parameters import refuse_unknown_parameters
 from server.kit.problem import add_handlers
+from server.kit.sse import OpenStreams
 from server.kit.tracing import Tracing
 from server.kit.units import read_session
 from server.loop import AdvanceLoop
@@ -131,14 +132,15 @@ def create_app(settings: Settings | None = None, *, run_loop: bool = True, page:
     app.state.settings = settings
     app.state.database = database
     app.state.loop = loop
-    app.state.metrics = Metrics(database, loop)
+    app.state.open_streams = OpenStreams()
+    app.state.metrics = Metrics(database, loop, app.state.open_streams)
     app.state.sql_console = Console(database.url, settings.sql_seconds)
     add_handlers(app)
     # the last one added is the outermost: the host is checked before the caller, and both before any body is read
     app.add_middleware(BodyCheck, max_bytes=int(settings.max_body_mb * 1e6))
     app.add_middleware(Guard, database=database, settings=settings)
     app.add_middleware(HostCheck, allowed=(settings.host, *settings.allowed_hosts))
-    app.add_middleware(Tracing, metrics=app.state.metrics)
+    app.add_middleware(Tracing, answered=app.state.metrics.answered, prefix=API)
     app.router.routes.extend(_api().routes)
     if page:
         app.include_router(make_login(database, settings))

@@ -20,8 +20,11 @@ from results_db import Database
 from results_db.clock import db_now
 from results_db.queue.relay import is_due
 from results_db.tables import Attempt, Job, JobEvent, Measurement, RetiredMeasurement, Worker
+from server.kit.sse import OpenStreams
 from server.loop import AdvanceLoop
 
+#: a method is any word that the caller likes, and each would make a series
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 #: seconds: pages and lists take milliseconds, allocations up to minutes
 _BUCKETS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
 _STREAM = "/events"
@@ -30,7 +33,7 @@ _STREAM = "/events"
 class Metrics:
     """The metrics of one application."""
 
-    def __init__(self, database: Database, loop: AdvanceLoop) -> None:
+    def __init__(self, database: Database, loop: AdvanceLoop, streams: OpenStreams) -> None:
         self.registry = CollectorRegistry()
         labels = ["method", "route"]
         self._requests = Counter(
@@ -43,21 +46,16 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
-        self._streams = Gauge("bitbudget_event_streams", "Event streams open now.", registry=self.registry)
+        open_now = Gauge("bitbudget_event_streams", "Event streams open now.", registry=self.registry)
+        open_now.set_function(lambda: streams.open)
         self.registry.register(_FromDatabase(database, loop))
 
-    def began(self, path: str) -> None:
-        """A request came in."""
-        if path.endswith(_STREAM):
-            self._streams.inc()
-
-    def ended(self, path: str, method: str, route: str, status: int, seconds: float) -> None:
-        """It was answered, or given up. ``route`` is a template: ids would make a series each."""
-        self._requests.labels(method, route, str(status)).inc()
-        if path.endswith(_STREAM):
-            self._streams.dec()
-        else:
-            self._seconds.labels(method, route).observe(seconds)
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        """A request was answered, or given up. ``route`` is a template: ids would make a series each."""
+        known = method if method in _METHODS else "other"
+        self._requests.labels(known, route, str(status)).inc()
+        if not route.endswith(_STREAM):
+            self._seconds.labels(known, route).observe(seconds)
 
     def text(self) -> bytes:
         """Everything in Prometheus' text form."""

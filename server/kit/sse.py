@@ -91,10 +91,7 @@ class OpenStreams:
 
 
 def _open_streams(request: Request) -> OpenStreams:
-    state = request.app.state
-    if not hasattr(state, "open_streams"):
-        state.open_streams = OpenStreams()
-    streams: OpenStreams = state.open_streams
+    streams: OpenStreams = request.app.state.open_streams
     return streams
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from results_db.logs import bind_for_good, new_trace, trace_from
-from server.health.metrics import Metrics
 
 log = logging.getLogger("server.access")
 
@@ -22,11 +22,16 @@ class Tracing:
     """ASGI middleware, the outermost: binds the trace id to every log line of the request and answers it.
 
     The caller's own id is kept where its ``traceparent`` or ``X-Trace-Id`` is well-formed.
+
+    Args:
+        answered: told of each request when it is over: method, template of its route, status, seconds.
+        prefix: of the API's routes, which their templates leave out.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, answered: Callable[[str, str, int, float], None], prefix: str) -> None:
         self.app = app
-        self.metrics = metrics
+        self.answered = answered
+        self.prefix = prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -38,7 +43,6 @@ class Tracing:
         # every request has a task, and so a context, of its own
         bind_for_good(trace_id=trace_id)
         began = time.perf_counter()
-        self.metrics.began(scope["path"])
         status = 500
 
         async def answer(message: Message) -> None:
@@ -56,6 +60,11 @@ class Tracing:
             path = scope["path"]
             level = logging.DEBUG if path.endswith(_QUIET) and status < 500 else logging.INFO
             fields = {"method": scope["method"], "path": path, "status": status, "seconds": round(seconds, 4)}
-            route = getattr(scope.get("route"), "path", "none")
-            self.metrics.ended(path, scope["method"], route, status, seconds)
+            self.answered(scope["method"], self._template(scope), status, seconds)
             log.log(level, "%s %s %d", scope["method"], path, status, extra=fields)
+
+    def _template(self, scope: Scope) -> str:
+        """The path of the route that answered, with names where the request has ids."""
+        if "route" not in scope:
+            return "none"
+        return (self.prefix if scope["path"].startswith(f"{self.prefix}/") else "") + str(scope["route"].path)

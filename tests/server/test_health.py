@@ -94,7 +94,7 @@ def scrape(client: TestClient) -> dict[tuple[str, frozenset[tuple[str, str]]], f
     return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
 
 
-def test_metrics_count_jobs_attempts_and_requests(client: TestClient, database: Database) -> None:
+def test_metrics_count_jobs_attempts_and_requests(app: FastAPI, client: TestClient, database: Database) -> None:
     with database.write() as session:
         first = submit_job(session, JobKind.PROBE, {}).id
         submit_job(session, JobKind.PROBE, {})
@@ -103,6 +103,9 @@ def test_metrics_count_jobs_attempts_and_requests(client: TestClient, database: 
         session.add(Worker(id="wrk_1", name="one", heartbeat_at=utc_now(), **worker))
     for job_id in (first, "job_none"):
         client.get(f"/api/v1/jobs/{job_id}")
+    for word in ("BREW", "STIR"):
+        client.request(word, "/jobs/1")
+    app.state.open_streams.open = 3
     found = scrape(client)
 
     def value(name: str, **labels: str) -> float:
@@ -113,16 +116,17 @@ def test_metrics_count_jobs_attempts_and_requests(client: TestClient, database: 
     assert 99 < value("queue_oldest_seconds") < 200
     assert (value("workers_up"), value("workers_lost_total"), value("measurements")) == (1, 0, 0)
     assert value("database_up") == 1
-    route = "/jobs/{job_id}"
+    route = "/api/v1/jobs/{job_id}"
     assert value("http_requests_total", method="GET", route=route, status="200") == 1
     assert value("http_requests_total", method="GET", route=route, status="404") == 1
     assert value("http_request_seconds_count", method="GET", route=route) == 2
-    assert value("event_streams") == 0
+    assert value("http_requests_total", method="other", route="none", status="404") == 2, "a caller makes no series"
+    assert value("event_streams") == 3
 
 
 def test_a_database_that_is_away_leaves_the_process_its_metrics(app: FastAPI, client: TestClient) -> None:
     away = Database("postgresql+psycopg://nobody@127.0.0.1:9/none")
-    app.state.metrics.__init__(away, app.state.loop)
+    app.state.metrics.__init__(away, app.state.loop, app.state.open_streams)
     found = scrape(client)
     assert found["bitbudget_database_up", frozenset()] == 0
     assert not any(name == "bitbudget_jobs" for name, _ in found)

@@ -24,6 +24,13 @@ def is_every_interface(host: str) -> bool:
     return not host or (address is not None and address.is_unspecified)
 
 
+def asked_host(host: str) -> str:
+    """The host by which a server that listens on ``host`` is asked from its own machine."""
+    if not is_every_interface(host):
+        return host
+    return "::1" if ":" in host else "127.0.0.1"
+
+
 def _address(host: str) -> IPv4Address | IPv6Address | None:
     try:
         return ip_address(host)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import errno
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
 
+from results_db.disk import free_bytes
 from worker.errors import DiskFull
 
 #: what the operating system calls it, also through libraries that keep only the text
@@ -53,15 +53,9 @@ def naming_full_disks(folders: Iterable[Path]) -> Iterator[None]:
 
 def _message(error: BaseException, folders: Iterable[Path]) -> str:
     path = getattr(error, "filename", None)
-    space = "; ".join(f"{folder} has {_free(folder):,} bytes left" for folder in folders)
+    space = "; ".join(f"{folder} has {free_bytes(folder):,} bytes left" for folder in folders)
     where = f" at {path}" if path else ""
     return (
         f"no space left{where} ({space}): free some space (bitbudget gc lists what no row refers to) and retry "
         "the job; what it has finished is kept"
     )
-
-
-def _free(folder: Path) -> int:
-    """Bytes left where a folder is, or will be."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(there).free

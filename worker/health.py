@@ -19,7 +19,7 @@ from results_db import Database
 from results_db.clock import db_now
 from results_db.settings import Settings
 from results_db.tables import Worker
-from worker.registration import ProcessId
+from worker.registration import ProcessId, runs_here
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def pulses(session: Session, me: ProcessId) -> list[Pulse]:
     """The workers whose rows do not say "down" and whose process lives where ``me`` lives."""
     now = session.scalars(select(db_now())).one()
     workers = session.scalars(select(Worker).where(Worker.state != "down")).all()
-    return [Pulse(w.name, (now - w.heartbeat_at).total_seconds()) for w in workers if _runs_here(w, me)]
+    return [Pulse(w.name, (now - w.heartbeat_at).total_seconds()) for w in workers if runs_here(w, me)]
 
 
 def verdict(found: Sequence[Pulse], *, limit_s: float) -> str | None:
@@ -66,14 +66,6 @@ def main() -> int:
         return 0
     sys.stderr.write(f"{wrong}\n")
     return 1
-
-
-def _runs_here(worker: Worker, me: ProcessId) -> bool:
-    process = (worker.versions or {}).get("process") or {}
-    if (process.get("boot_id"), process.get("pid_namespace")) != (me.boot_id, me.pid_namespace):
-        return False
-    now = ProcessId.of(int(process["pid"]))
-    return now is not None and now.started == process.get("started")
 
 
 if __name__ == "__main__":

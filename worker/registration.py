@@ -124,8 +124,7 @@ def bury_the_dead(database: Database, settings: Settings) -> int:
     lost = 0
     with database.write() as session:
         for worker in session.scalars(select(Worker).where(Worker.state == "up")).all():
-            process = (worker.versions or {}).get("process")
-            if not process or _lives(process, me):
+            if runs_here(worker, me) is not False:
                 continue
             worker.state = "down"
             running = select(Attempt).where(Attempt.worker_id == worker.id, Attempt.state == AttemptState.RUNNING.value)
@@ -142,9 +141,10 @@ def bury_the_dead(database: Database, settings: Settings) -> int:
     return lost
 
 
-def _lives(process: dict[str, Any], me: ProcessId) -> bool:
-    """Whether a recorded process is alive; True where this cannot be known from here."""
-    if process.get("boot_id") != me.boot_id or process.get("pid_namespace") != me.pid_namespace:
-        return True
+def runs_here(worker: Worker, me: ProcessId) -> bool | None:
+    """Whether a worker's process is alive; None where this cannot be known, since it is not of ``me``'s machine."""
+    process = (worker.versions or {}).get("process") or {}
+    if (process.get("boot_id"), process.get("pid_namespace")) != (me.boot_id, me.pid_namespace):
+        return None
     now = ProcessId.of(int(process["pid"]))
     return now is not None and now.started == process.get("started")

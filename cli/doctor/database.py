@@ -8,13 +8,13 @@ from pathlib import Path
 from sqlalchemy import select, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from cli.doctor.disk import existing
 from cli.doctor.finding import Finding, fail, ok, warn
 from cli.output import nbytes
 from results_db import Database
 from results_db.clock import db_now, utc_now
+from results_db.disk import existing
 from results_db.gc import moved_marker
-from results_db.masking import mask_url
+from results_db.masking import mask, mask_url
 from results_db.migrate import head_revision, present_revision
 from results_db.queue.workers import SILENT_S
 from results_db.settings import Settings
@@ -43,7 +43,7 @@ def look_at_database(settings: Settings) -> Iterator[Finding]:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
         yield fail(
             "database",
-            f"{shown} does not answer: {mask_url(reason)}",
+            f"{shown} does not answer: {mask(reason)}",
             "start it, and check host, name, user and password in BITBUDGET_DATABASE_URL",
         )
     finally:

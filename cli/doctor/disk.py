@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import statistics
 import tempfile
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from cli.doctor.finding import Finding, fail, ok, warn
 from cli.output import nbytes
+from results_db.disk import existing, free_bytes
 from results_db.settings import Settings
 
 #: bytes: below the first a packed model of a few GB no longer fits, below the second nothing does
@@ -32,11 +32,6 @@ def look_at_disks(settings: Settings) -> Iterator[Finding]:
     yield _room("model cache", hub_cache(), needed=False)
 
 
-def existing(path: Path) -> Path:
-    """The folder itself, or the nearest above that is there."""
-    return next(folder for folder in (path, *path.parents) if folder.exists())
-
-
 def hub_cache() -> Path:
     """Where models of the hub are downloaded to."""
     home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
@@ -47,7 +42,7 @@ def _room(about: str, path: Path, *, needed: bool) -> Finding:
     there = existing(path)
     if needed and not os.access(there, os.W_OK | os.X_OK):
         return fail(about, f"{there} is not writable by this user", "change its owner, or set BITBUDGET_VAR_DIR")
-    free = shutil.disk_usage(there).free
+    free = free_bytes(path)
     detail = f"{path}: {nbytes(free)} free"
     if free < _NOTHING:
         return fail(about, detail, "make room: bitbudget gc --yes removes what is of no more use")

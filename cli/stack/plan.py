@@ -12,7 +12,7 @@ from cli.credential import TOKEN, TOKEN_FILE
 from cli.errors import StackError
 from cli.stack.program import Program
 from cli.stack.redis import valkey_command
-from results_db.loopback import is_every_interface
+from results_db.loopback import asked_host
 from results_db.settings import Settings
 
 #: a device that names one GPU: its number or its UUID
@@ -75,8 +75,7 @@ def make_plan(settings: Settings, *, port: int, redis_socket: Path, n_workers: i
 
 def server_url(host: str, port: int) -> str:
     """Where a server that listens on this host is asked from this machine."""
-    if is_every_interface(host):
-        host = "::1" if ":" in host else "127.0.0.1"
+    host = asked_host(host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

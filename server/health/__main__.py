@@ -8,8 +8,8 @@ from __future__ import annotations
 import http.client
 import json
 import sys
-from ipaddress import ip_address
 
+from results_db.loopback import asked_host
 from results_db.settings import Settings
 
 _TIMEOUT_S = 5.0
@@ -18,7 +18,7 @@ _TIMEOUT_S = 5.0
 def main() -> int:
     """Say on stderr what is not ready; the exit code."""
     settings = Settings()
-    host = _reachable(settings.host)
+    host = asked_host(settings.host)
     try:
         connection = http.client.HTTPConnection(host, settings.port, timeout=_TIMEOUT_S)
         connection.request("GET", "/readyz")
@@ -31,17 +31,6 @@ def main() -> int:
         return 0
     sys.stderr.write(f"the server answers {status}: {_wanting(body)}\n")
     return 1
-
-
-def _reachable(host: str) -> str:
-    """Where a server that listens on ``host`` is reached from its own machine."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return host
-    if not address.is_unspecified:
-        return host
-    return "127.0.0.1" if address.version == 4 else "::1"
 
 
 def _wanting(body: bytes) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from results_db import Database
 from results_db.clock import db_now, utc_now
+from results_db.disk import free_bytes
 from results_db.migrate import head_revision, present_revision
 from results_db.queue.relay import due_attempts
 from results_db.settings import Settings
@@ -115,8 +115,7 @@ def _loop(loop: AdvanceLoop) -> Check:
 
 
 def _disk(var_dir: Path) -> Check:
-    folder = next(path for path in (var_dir, *var_dir.parents) if path.exists())
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(var_dir)
     if free < LEAST_FREE:
         why = f"{free // 10**6} MB are free in {var_dir}, under {LEAST_FREE // 10**6}"
         return Check(False, f"{why}: make room (bitbudget gc, bitbudget doctor)")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from compress_core.plan import Machine, Rates
+from results_db.disk import free_bytes
 from results_db.settings import Settings
 
 #: limits of a container's memory, of cgroups 2 and 1
@@ -18,15 +18,9 @@ def this_machine(settings: Settings, rates: Rates | None) -> Machine:
     memory = rates.memory if rates is not None and rates.memory is not None else host_memory()
     return Machine(
         memory=memory,
-        disk=free_disk(settings.var_dir),
+        disk=free_bytes(settings.var_dir),
         device_memory=None if rates is None else rates.device_memory,
     )
-
-
-def free_disk(folder: Path) -> int:
-    """Bytes that can still be written below a folder, which need not be there yet."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return shutil.disk_usage(existing).free
 
 
 def host_memory() -> int:

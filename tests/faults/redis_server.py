@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import redis
 from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -56,3 +59,18 @@ class RedisServer:
         if self.is_up:
             self.kill()
         self._client.close()
+
+
+@pytest.fixture(scope="module")
+def redis_server(short_dir: Path) -> Iterator[RedisServer]:
+    """A Redis that a module's tests may kill."""
+    server = RedisServer(Path(tempfile.mkdtemp(dir=short_dir)))
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def redis_server_url(redis_server: RedisServer) -> str:
+    """In place of the session's, which other tests need."""
+    return redis_server.url

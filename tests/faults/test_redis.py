@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from results_db.states import AttemptState, JobKind, JobState
 from tests.faults.misbehaving import ACTS, PROGRAM
-from tests.faults.redis_server import RedisServer
+from tests.faults.redis_server import RedisServer, redis_server, redis_server_url
 from tests.sweeps import N_CONFIGS, N_MATRICES, assert_complete, start_sweep, states
 
-
-@pytest.fixture(scope="module")
-def redis_server(short_dir: Path) -> Iterator[RedisServer]:
-    """A Redis that these tests may kill."""
-    server = RedisServer(Path(tempfile.mkdtemp(dir=short_dir)))
-    server.start()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def redis_server_url(redis_server: RedisServer) -> str:
-    """In place of the session's, which other tests need."""
-    return redis_server.url
+__all__ = ["redis_server", "redis_server_url"]  # fixtures
 
 
 @pytest.fixture(autouse=True)

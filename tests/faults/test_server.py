@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,23 +14,11 @@ from sqlalchemy import select
 
 from results_db.states import AttemptState, JobState
 from results_db.tables import Job, JobEvent
-from tests.faults.redis_server import RedisServer
+from tests.faults.redis_server import RedisServer, redis_server, redis_server_url
 from tests.faults.server_process import PATIENCE_S, ServerProcess
 from tests.sweeps import states
 
-
-@pytest.fixture(scope="module")
-def redis_server(short_dir: Path) -> Iterator[RedisServer]:
-    server = RedisServer(Path(tempfile.mkdtemp(dir=short_dir)))
-    server.start()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def redis_server_url(redis_server: RedisServer) -> str:
-    """In place of the session's, which other tests need."""
-    return redis_server.url
+__all__ = ["redis_server", "redis_server_url"]  # fixtures
 
 
 @pytest.fixture(scope="module")

@@ -215,7 +215,7 @@ def test_the_plans_own_studies(
     grid_cells: int,
     fits: bool,
 ) -> None:
-    monkeypatch.setattr(machine, "free_disk", lambda folder: 250 * 10**9)
+    monkeypatch.setattr(machine, "free_bytes", lambda folder: 250 * 10**9)
     monkeypatch.setattr(machine, "host_memory", lambda: 64 * 10**9)
     found = plan(client, written(name), "RTX 3090")
     assert found["model"]["origin"].startswith("configs/models/")
@@ -228,7 +228,7 @@ def test_the_plans_own_studies(
 
 
 def test_the_72b_fits_because_its_hessians_are_not_stored(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "free_disk", lambda folder: 250 * 10**9)
+    monkeypatch.setattr(machine, "free_bytes", lambda folder: 250 * 10**9)
     monkeypatch.setattr(machine, "host_memory", lambda: 64 * 10**9)
     config = written("qwen2_72b_study")
     kept = config["calibration"]

@@ -13,7 +13,8 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import func, select, update
+from sqlalchemy import event, func, select, update
+from sqlalchemy.exc import OperationalError
 
 from results_db.clock import utc_now
 from results_db.settings import Settings
@@ -28,6 +29,50 @@ sqlite_only = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=T
 def count(app: FastAPI, table: Any) -> int:
     with app.state.database.read() as session:
         return int(session.scalar(select(func.count()).select_from(table)) or 0)
+
+
+def test_the_same_request_is_done_once(client: TestClient, model: dict[str, Any]) -> None:
+    body = {"model_id": model["id"]}
+    key = {"Idempotency-Key": "once"}
+    first = client.post("/api/v1/calibrations", json=body, headers=key)
+    again = client.post("/api/v1/calibrations", json=body, headers=key)
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert again.json() == first.json()
+    assert again.headers["location"] == first.headers["location"]
+    assert again.headers["idempotency-replayed"] == "true"
+    other = client.post("/api/v1/calibrations", json=body | {"windows": {"count": 2}}, headers=key)
+    assert other.json()["type"] == "urn:bitbudget:problem:idempotency-key-reused"
+    assert other.status_code == 422
+    # the same key on another path is another key
+    assert client.post(f"/api/v1/jobs/{first.json()['id']}/pause", headers=key).status_code == 200
+    assert len(client.get("/api/v1/jobs").json()["items"]) == 1
+
+
+def test_a_refused_request_may_be_corrected_under_its_key(client: TestClient, model: dict[str, Any]) -> None:
+    key = {"Idempotency-Key": "k"}
+    assert client.post("/api/v1/calibrations", json={"model_id": "nothing"}, headers=key).status_code == 404
+    assert client.post("/api/v1/calibrations", json={"model_id": model["id"]}, headers=key).status_code == 202
+
+
+def test_a_commit_that_fails_is_no_success(app: FastAPI, client: TestClient, model: dict[str, Any]) -> None:
+    engine = app.state.database.engine
+
+    def refuse(connection: Any) -> None:
+        raise OperationalError("COMMIT", {}, Exception("disk I/O error"))
+
+    event.listen(engine, "commit", refuse)
+    try:
+        answer = client.post(
+            "/api/v1/calibrations", json={"model_id": model["id"]}, headers={"Idempotency-Key": "lost"}
+        )
+    finally:
+        event.remove(engine, "commit", refuse)
+    assert answer.status_code == 503
+    assert answer.json()["type"] == "urn:bitbudget:problem:database-unavailable"
+    assert client.get("/api/v1/jobs").json()["items"] == []
+    # the key was not spent either
+    again = client.post("/api/v1/calibrations", json={"model_id": model["id"]}, headers={"Idempotency-Key": "lost"})
+    assert again.status_code == 202
 
 
 @pytest.fixture

@@ -8,9 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+# threads that wait for each other on a core that others use as well cost many times what they give
+torch.set_num_threads(1)
 
 
 class LiveBytes(TorchDispatchMode):

@@ -24,20 +24,25 @@ from compress_core.text.tokens import sampled_windows
 #: geometric mean of our errors over those of GPTQ on round-to-nearest's grid, at most
 MEAN_RATIO = 0.5
 
-Matrices = dict[str, tuple[Tensor, Tensor]]
+#: in one process, which calibrates each model once
+pytestmark = pytest.mark.xdist_group("never_worse")
 
+Matrices = dict[str, tuple[Tensor, Tensor]]
 
 #: what a weight may cost more than with a float16 a row: narrow matrices pay for our scales
 MOST_EXTRA_BITS = 0.04
 #: layer 1 of the demo model has the loudest inputs; its matrices are cut to so many rows, which are independent
-DEMO, DEMO_ROWS = ("1.k", "1.o", "4.down"), 128
+DEMO, DEMO_ROWS = ("1.k", "1.o", "4.down"), 64
+#: of text, of which 12 windows are taken
+CHARACTERS = 200_000
 STORIES = ("0.k", "0.v", "1.up", "2.k", "3.k", "3.q", "4.down")
 
 
 def calibrated(model: Path, source: TextSource, path: Path) -> Matrices:
     checkpoint = open_checkpoint(model)
     weights = DenseWeights(checkpoint)
-    tokens = sampled_windows(model, split_text(source, "calibrate"), samples=12, length=128, seed=0)
+    text = split_text(source, "calibrate")[:CHARACTERS]
+    tokens = sampled_windows(model, text, samples=12, length=128, seed=0)
     calibration = calibrate_model(checkpoint, tokens, path, source="test", seed=0)
     return {
         str(spec.key): (weights.tensor(spec.tensor_name).float(), calibration.hessian(spec.key))

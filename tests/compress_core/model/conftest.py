@@ -30,8 +30,6 @@ from compress_core.checkpoint import open_checkpoint
 from compress_core.stream.model import StreamedModel
 from compress_core.text.tokens import TokenWindows
 
-torch.set_num_threads(1)
-
 # widths that are no power of two; grouped-query attention; three layers
 SHAPE: dict[str, Any] = {
     "vocab_size": 320,

@@ -16,6 +16,8 @@ FINGERPRINT = (
     "print(*(hashlib.sha256(corpus.split_text(s).encode()).hexdigest() for s in corpus.SPLITS));"
     "print(*sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'numpy', 'transformers'}))"
 )
+#: in one process, which reads the library once
+pytestmark = pytest.mark.xdist_group("stdlib")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ from compress_core.text.tokens import TokenWindows
 
 RAW = CompressionConfig(b_q=16, codebook="raw")
 E8 = CompressionConfig(b_q=2, codebook="e8")
+#: in one process, which packs each family once
+pytestmark = pytest.mark.xdist_group("families")
 
 
 @pytest.fixture
@@ -58,6 +61,18 @@ def _pack(path: Path, out: Path, config: CompressionConfig, **options: int) -> P
     return PackedModel.open(out)
 
 
+@pytest.fixture(scope="module")
+def pack_e8(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], PackedModel]:
+    """A checkpoint packed with E8; once, whoever asks."""
+    root = tmp_path_factory.mktemp("e8")
+
+    @cache
+    def pack(path: Path) -> PackedModel:
+        return _pack(path, root / path.name, E8)
+
+    return pack
+
+
 def test_a_lossless_round_trip_changes_no_forward_pass(
     family: Path, ids: torch.Tensor, random_windows: Callable[..., TokenWindows], tmp_path: Path
 ) -> None:
@@ -79,8 +94,10 @@ def test_a_lossless_round_trip_changes_no_forward_pass(
     assert torch.equal(_logits(_load(packed.path, dequantize=True, experts_implementation="eager"), ids), original)
 
 
-def test_two_bits_are_those_of_the_dequantised_model(family: Path, ids: torch.Tensor, tmp_path: Path) -> None:
-    packed = _pack(family, tmp_path / "packed", E8)
+def test_two_bits_are_those_of_the_dequantised_model(
+    family: Path, ids: torch.Tensor, pack_e8: Callable[[Path], PackedModel]
+) -> None:
+    packed = pack_e8(family)
     dense = _load(packed.path, dequantize=True)
     assert not any(isinstance(m, CompressedLinear | FusedLinear | PackedExperts) for m in dense.modules())
     expected = _logits(dense, ids)
@@ -93,9 +110,9 @@ def test_two_bits_are_those_of_the_dequantised_model(family: Path, ids: torch.Te
 
 @pytest.mark.parametrize("shard_size", ["50GB", "20kB"])
 def test_saved_again_it_loads_bit_equal(
-    unusual_family: Path, ids: torch.Tensor, tmp_path: Path, shard_size: str
+    unusual_family: Path, ids: torch.Tensor, tmp_path: Path, shard_size: str, pack_e8: Callable[[Path], PackedModel]
 ) -> None:
-    packed = _pack(unusual_family, tmp_path / "packed", E8)
+    packed = pack_e8(unusual_family)
     model = _load(packed.path)
     model.save_pretrained(tmp_path / "again", max_shard_size=shard_size)
     again = PackedModel.open(tmp_path / "again")

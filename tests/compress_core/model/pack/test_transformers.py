@@ -30,17 +30,22 @@ MENU = (
     CompressionConfig(b_q=6, codebook="scalar", iterations=1),
     CompressionConfig(b_q=3, rank=2, codebook="trellis", states=256, iterations=1),
 )
-#: q, k, v, o, gate, up, down of a larger model: only small matrices get what takes long to compress
+_RTN = CompressionConfig(b_q=4, codebook="rtn")
+#: for the six layers of a larger model: q, k, v, o, gate, up, down of the first, where only small matrices get what
+#: takes long to compress; the others go quickly
 QUICK_MENU = (
-    CompressionConfig(b_q=4, codebook="rtn"),
+    _RTN,
     CompressionConfig(b_q=3, rank=4, codebook="trellis", states=256, iterations=1),
     CompressionConfig(b_q=2, codebook="e8"),
     CompressionConfig(b_q=3, codebook="gptq"),
     CompressionConfig(b_q=5, codebook="scalar"),
-    CompressionConfig(b_q=4, codebook="rtn"),
+    _RTN,
     CompressionConfig(b_q=3, codebook="gptq"),
+    *[_RTN] * 35,
 )
 FAMILIES = ("qwen2", "llama", "mistral")
+#: in one process, which packs each model once
+pytestmark = pytest.mark.xdist_group("transformers")
 #: float32 rounding of logits of size ~10 through a few layers
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}
 

@@ -71,13 +71,13 @@ def test_any_width_and_height(codebook: str, shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("factor_bits", [4, 8, 16])
 @pytest.mark.parametrize("codebook", OURS)
 def test_ranks_up_to_the_highest(codebook: str, factor_bits: int) -> None:
-    w, h = layer(112, 104)
+    w, h = layer(72, 64)
     errors = {}
-    for rank in (0, 1, 3, 24, 100, 104):
+    for rank in (0, 1, 3, 16, 60, 64):
         w_hat = checked(w, h, config(codebook, 2, rank=rank, factor_bits=factor_bits))
         errors[rank] = calibration_weighted_error(w, w_hat, h)
-    assert errors[24] < errors[3] < errors[0]
-    assert max(errors[100], errors[104]) < errors[24]
+    assert errors[16] < errors[3] < errors[0]
+    assert max(errors[60], errors[64]) < errors[16]
 
 
 def _dead(h: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,15 +11,7 @@ from torch import Tensor
 MakeLayer = Callable[..., tuple[Tensor, Tensor]]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_layer() -> MakeLayer:
     """(out, in, seed) -> weight with rows of unequal norm and a low-rank part, Hessian with outlier channels."""
 

@@ -11,6 +11,7 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,9 +51,19 @@ def facts(measurement: MatrixMeasurement) -> tuple[object, ...]:
     return (m.config, m.raw_mse, m.normalized_mse, m.calibration_weighted_error, m.nbytes)
 
 
-@pytest.fixture
+#: in one process, which compresses the layer once
+pytestmark = pytest.mark.xdist_group("determinism")
+
+
+@pytest.fixture(scope="module")
 def layer(make_layer) -> tuple[Tensor, Tensor]:
     return make_layer(*SHAPE)
+
+
+@pytest.fixture(scope="module")
+def alone(layer) -> dict[CompressionConfig, str]:
+    """The bytes of each config, compressed by itself."""
+    return {config: digest(compress_matrix(*layer, config)) for config in CONFIGS}
 
 
 def test_a_sweep_measures_the_same_in_any_order(layer) -> None:
@@ -66,9 +77,8 @@ def test_a_sweep_measures_the_same_in_any_order(layer) -> None:
         assert facts(sweep_matrix(w, h, [config])[0]) == expected[config]
 
 
-def test_a_shared_preparation_gives_the_bytes_of_each_config_alone(layer) -> None:
+def test_a_shared_preparation_gives_the_bytes_of_each_config_alone(layer, alone) -> None:
     w, h = layer
-    alone = {config: digest(compress_matrix(w, h, config)) for config in CONFIGS}
     assert len(set(alone.values())) == len(alone)
     for order in (CONFIGS, CONFIGS[::-1]):
         contexts = {config.seed: prepare_matrix(w, h, config.seed, CPU) for config in CONFIGS}
@@ -89,7 +99,7 @@ for values in json.loads(sys.argv[2]):
 """
 
 
-def test_another_process_makes_the_same_bytes(layer, tmp_path: Path, repo: Path) -> None:
+def test_another_process_makes_the_same_bytes(layer, alone, tmp_path: Path, repo: Path) -> None:
     from safetensors.torch import save_file
 
     w, h = layer
@@ -99,10 +109,17 @@ def test_another_process_makes_the_same_bytes(layer, tmp_path: Path, repo: Path)
         [sys.executable, "-c", _CHILD, str(tmp_path / "layer.safetensors"), values],
         cwd=repo, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert child.stdout.split() == [digest(compress_matrix(w, h, config)) for config in CONFIGS]
+    assert child.stdout.split() == list(alone.values())
 
 
-def test_two_threads_reach_the_error_of_one(make_layer) -> None:
+@pytest.fixture
+def two_threads() -> Iterator[Callable[[], None]]:
+    """Call it to go from one thread to two."""
+    yield lambda: torch.set_num_threads(2)
+    torch.set_num_threads(1)
+
+
+def test_two_threads_reach_the_error_of_one(make_layer, two_threads) -> None:
     w, h = make_layer(300, 140)  # enough for both
     configs = [CompressionConfig(b_q=2, rank=6, states=256), CompressionConfig(b_q=3, codebook="e8")]
 
@@ -110,7 +127,7 @@ def test_two_threads_reach_the_error_of_one(make_layer) -> None:
         return [compress_matrix(w, h, config) for config in configs]
 
     one = compressed()
-    torch.set_num_threads(2)
+    two_threads()
     two, again = compressed(), compressed()
     for config, a, b, c in zip(configs, one, two, again, strict=True):
         assert digest(b) == digest(c), config
@@ -119,11 +136,9 @@ def test_two_threads_reach_the_error_of_one(make_layer) -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS[:6:2], ids=str)
-def test_the_generators_of_the_caller_are_left_alone(config: CompressionConfig, layer) -> None:
-    w, h = layer
+def test_the_generators_of_the_caller_are_left_alone(config: CompressionConfig, layer, alone) -> None:
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    first = digest(compress_matrix(w, h, config))
+    assert digest(compress_matrix(*layer, config)) == alone[config]
     assert torch.equal(torch.rand(4), expected)
-    assert digest(compress_matrix(w, h, config)) == first

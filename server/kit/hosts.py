@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from results_db.loopback import is_every_interface, is_loopback
 from server.kit.problem import Problem
 
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 #: a name, an IPv4 address or an IPv6 address in brackets, and a port: nothing else is a Host
 _HOST = re.compile(
@@ -74,7 +74,7 @@ class HostCheck:
             return Problem(
                 403, "host-not-allowed", f"this server does not answer to {host}: add it to BITBUDGET_ALLOWED_HOSTS"
             )
-        if method in _SAFE:
+        if method in SAFE_METHODS:
             return None
         site = headers.get("sec-fetch-site")
         if site is not None:

@@ -9,8 +9,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.kit.problem import Problem
 
 _WITHIN_S = 60.0
+YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"})
 #: a browser's form sends none of these, so no page of another site can without asking us first
-_TYPES = frozenset({"application/json", "application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"})
+_TYPES = YAML_TYPES | {"application/json"}
 
 
 class BodyCheck:

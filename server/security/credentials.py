@@ -14,7 +14,7 @@ from results_db.loopback import is_loopback
 from results_db.page_sessions import find_session
 from results_db.settings import Settings
 from results_db.tokens import find_token
-from server.kit.hosts import host_of, is_own_origin
+from server.kit.hosts import SAFE_METHODS, host_of, is_own_origin
 from server.kit.problem import Problem
 from server.security.principal import LOCAL, Principal
 
@@ -24,7 +24,6 @@ SECURE_COOKIE = f"__Host-{COOKIE}"
 
 _TOKEN = re.compile(r"bb_[A-Za-z0-9_-]{43}")
 _COOKIE_VALUE = re.compile(r"[A-Za-z0-9_-]{43}")
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 #: whoever sends one of these is, or passed, a proxy
 _FORWARDING = (
     *("forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "x-original-host", "x-original-url"),
@@ -59,16 +58,17 @@ def token_invalid(why: str = "it is unknown, expired or revoked") -> Problem:
     )
 
 
-def is_local(scope: AsgiScope, headers: Headers, settings: Settings) -> bool:
-    """Whether a request without any credential counts as this machine's own.
+def local(scope: AsgiScope, headers: Headers, settings: Settings) -> Principal | None:
+    """The principal of a request without any credential that counts as this machine's own.
 
     Headers that proxies add can only make the answer no: never is one believed to make it yes.
     """
     if settings.needs_token or any(name in _FORWARDING or name.startswith("x-forwarded-") for name in headers):
-        return False
+        return None
     peer = scope.get("client")
     host = host_of(headers.get("host", ""))
-    return peer is not None and is_loopback(peer[0]) and host is not None and is_loopback(host)
+    is_here = peer is not None and is_loopback(peer[0]) and host is not None and is_loopback(host)
+    return LOCAL if is_here else None
 
 
 def is_https(scope: AsgiScope, headers: Headers) -> bool:
@@ -119,7 +119,7 @@ def page_session(scope: AsgiScope, headers: Headers) -> Lookup | None:
     if value is None:
         return None
     site = headers.get("sec-fetch-site")
-    if scope["method"] in _SAFE:
+    if scope["method"] in SAFE_METHODS:
         if site not in (None, "same-origin", "none"):
             return None
     elif site != "same-origin" and not (
@@ -138,8 +138,3 @@ def page_session(scope: AsgiScope, headers: Headers) -> Lookup | None:
             return None if found is None else Principal.of_session(found[1], found[0].expires_at)
 
     return look_up
-
-
-def local(scope: AsgiScope, headers: Headers, settings: Settings) -> Principal | None:
-    """The principal of a request that sent no credential."""
-    return LOCAL if is_local(scope, headers, settings) else None

@@ -18,13 +18,13 @@ from results_db.settings import Settings
 from results_db.tokens import USED_WITHIN, note_use
 from server.kit.problem import Problem
 from server.security.credentials import Lookup, bearer, local, page_session, token_invalid, token_missing
-from server.security.principal import Principal, set_principal
+from server.security.principal import LOCAL, Principal, set_principal
 from server.security.scopes import needed_scope
 
 log = logging.getLogger(__name__)
 
-#: public paths that show more to those who are let in; the others never touch the database
-_KNOWS_ITS_GUEST = ("/readyz", "/login", "/logout")
+#: public paths that show more to those who are let in; for the others nobody is looked up
+_KNOWS_ITS_GUEST = ("/readyz", "/login")
 #: so often a stream asks whether its token still works
 _ASK_AGAIN_S = 15.0
 
@@ -69,7 +69,8 @@ class Guard:
                 await _refuse(problem, scope, headers)(scope, receive, send)
                 return
         set_principal(scope, principal)
-        if lookup is not None and scope["path"].endswith("/events"):
+        # what is let in since it comes from this machine does not end with a cookie that has ended before
+        if lookup is not None and principal is not LOCAL and scope["path"].endswith("/events"):
             await self._stream(lookup, scope, receive, send)
         else:
             await self.app(scope, receive, send)

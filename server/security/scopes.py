@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from results_db.tokens import Scope
+from server.kit.hosts import SAFE_METHODS
 
 #: answered to everybody: they say that the server lives, let people in, and hold nothing but our own sources
 _PUBLIC = re.compile(r"(/api/v1)?/(livez|readyz)|/login|/logout|/favicon\.ico|/assets/.*", re.DOTALL)
@@ -12,7 +13,6 @@ _PUBLIC = re.compile(r"(/api/v1)?/(livez|readyz)|/login|/logout|/favicon\.ico|/a
 _READING_POSTS = re.compile(r"/api/v1/(plans|sql(/.*)?|allocations/(frontier|what-if))", re.DOTALL)
 #: what stops or steers the service as a whole
 _ADMINISTRATION = re.compile(r"/api/v1/(queue|workers|tokens)(/.*)?", re.DOTALL)
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def needed_scope(method: str, path: str) -> Scope | None:
@@ -22,7 +22,7 @@ def needed_scope(method: str, path: str) -> Scope | None:
     """
     if _PUBLIC.fullmatch(path):
         return None
-    if method in _SAFE:
+    if method in SAFE_METHODS:
         return Scope.READ
     if _ADMINISTRATION.fullmatch(path):
         return Scope.ADMIN

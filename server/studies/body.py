@@ -10,8 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 from compress_core.strict_yaml import load_yaml
 from server.kit.problem import Problem, invalid, validation_problem
+from server.security.body import YAML_TYPES
 
-_YAML_TYPES = frozenset({"application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"})
 _MAX_BYTES = 1_000_000
 #: reading YAML takes 50 µs a byte
 _MAX_YAML_BYTES = 100_000
@@ -27,24 +27,18 @@ async def read_study(request: Request, model: type[Body]) -> Body:
     """The body as ``model``, whose field ``config`` a YAML body fills alone.
 
     Raises:
-        Problem: too-large, unsupported-media-type, invalid-yaml, or what the config says that it may not.
+        Problem: too-large, invalid-yaml, or what the config says that it may not.
     """
     body = await request.body()
     if len(body) > _MAX_BYTES:
         raise Problem(413, "too-large", f"a study's config has at most {_MAX_BYTES:,} bytes")
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     try:
-        if media_type in _YAML_TYPES:
+        if media_type in YAML_TYPES:
             if len(body) > _MAX_YAML_BYTES:
                 raise Problem(413, "too-large", f"a study's config as YAML has at most {_MAX_YAML_BYTES:,} bytes")
             # not on the event loop: everybody else would wait
             return model.model_validate({SECTION: await to_thread.run_sync(_mapping, body)})
-        if media_type and media_type != "application/json":
-            raise Problem(
-                415,
-                "unsupported-media-type",
-                f"{media_type} is not read here: send application/json or application/yaml",
-            )
         return model.model_validate_json(body)
     except ValidationError as error:
         raise validation_problem(_without_section(error.errors())) from error

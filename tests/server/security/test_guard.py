@@ -311,6 +311,25 @@ def test_a_stream_ends_with_its_token(guarded: Server) -> None:
     assert sent[-1]["more_body"] is False, "the response ends in good order"
 
 
+def test_a_stream_of_this_machine_does_not_end_with_a_cookie_that_ended_long_ago(at_home: Server) -> None:
+    listens: list[Any] = []
+
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        listens.append(receive)
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def ask(name: str, value: str) -> None:
+        headers = [(b"host", b"localhost"), (name.encode(), value.encode())]
+        scope = {"type": "http", "method": "GET", "path": "/api/v1/events", "headers": headers, "client": ("::1", 1)}
+        await Guard(stream, at_home.database, at_home.settings)(scope, receive, receive)
+
+    anyio.run(ask, "cookie", f"bitbudget_session={'A' * 43}")
+    anyio.run(ask, "authorization", f"Bearer {at_home.tokens[Scope.READ]}")
+    assert [listen is receive for listen in listens] == [True, False], "the token's stream is asked for it again"
+
+
 def _revoke(server: Server, name: str) -> None:
     with server.database.write() as session:
         revoke_token(session, name)

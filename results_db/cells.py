@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -16,9 +16,9 @@ from typing import Any
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, other: Callable[[Any], Any] = str) -> Any:
     """A value of either database in JSON's types: aware times in UTC as ISO 8601 with Z, NaN and infinity as null,
-    bytes as hexadecimal digits."""
+    bytes as hexadecimal digits; ``other`` makes what it is of anything else."""
     match value:
         case None | bool() | int() | str():
             return value
@@ -31,17 +31,22 @@ def plain(value: Any) -> Any:
         case bytes() | bytearray() | memoryview():
             return bytes(value).hex()
         case Mapping():
-            return {str(key): plain(item) for key, item in value.items()}
+            return {str(key): plain(item, other) for key, item in value.items()}
         case list() | tuple():
-            return [plain(item) for item in value]
-    return str(value)
+            return [plain(item, other) for item in value]
+    return other(value)
+
+
+def json_text(value: Any) -> str:
+    """Compact JSON of what :func:`plain` made."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def csv_cell(value: Any) -> Any:
     """A cell of a CSV file: objects and lists as JSON, and an apostrophe before a text that a spreadsheet would run."""
     value = plain(value)
     if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return json_text(value)
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any
 
-from results_db.cells import csv_lines, plain
+from results_db.cells import csv_lines, json_text, plain
 from server.exports.batches import Rows
 from server.exports.parquet import write_parquet
 
@@ -50,6 +49,5 @@ WRITERS: dict[Format, Callable[[Rows, dict[str, Any]], Iterator[bytes]]] = {
 
 
 def _line(value: dict[str, Any]) -> bytes:
-    text = json.dumps(plain(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     # a lone surrogate, which JSON may escape and UTF-8 cannot say, becomes a question mark
-    return text.encode(errors="replace") + b"\n"
+    return json_text(plain(value)).encode(errors="replace") + b"\n"

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from results_db.cells import plain
+from results_db.cells import json_text, plain
 from server.exports.batches import Rows
 from server.kit.problem import Problem
 
@@ -78,7 +78,7 @@ def _batch(batch: list[tuple[Any, ...]], schema: pyarrow.Schema) -> pyarrow.Reco
 
 def _cell(value: Any) -> Any:
     if isinstance(value, dict | list):
-        return json.dumps(plain(value), ensure_ascii=False, separators=(",", ":"))
+        return json_text(plain(value))
     return value.encode(errors="replace").decode() if isinstance(value, str) else value
 
 

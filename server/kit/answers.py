@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from functools import cache
 from typing import Any, get_args, get_type_hints
 
@@ -13,32 +9,29 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, create_model
 from starlette.responses import Response
 
+from results_db import cells
 from results_db.base import Base
 
 
 def plain(value: Any) -> Any:
     """``value`` as JSON has it: rows and models as objects, aware datetimes as ISO 8601 in UTC, no NaN."""
+    return cells.plain(value, _object)
+
+
+def _object(value: Any) -> Any:
     match value:
-        case None | bool() | int() | str():
-            return value
-        case float():
-            return value if math.isfinite(value) else None
-        case datetime():
-            return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
         case Base():
             return plain(value.as_dict())
         case BaseModel():
             return plain(value.model_dump(mode="json"))
-        case Mapping():
-            return {str(key): plain(item) for key, item in value.items()}
-        case list() | tuple() | set() | frozenset():
+        case set() | frozenset():
             return [plain(item) for item in value]
     raise TypeError(f"{type(value).__name__} has no JSON form here")
 
 
 def to_json(value: Any) -> str:
     """Compact JSON text of ``plain(value)``."""
-    return json.dumps(plain(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return cells.json_text(plain(value))
 
 
 class Answer(JSONResponse):

@@ -18,6 +18,7 @@ def test_a_second_optimum_that_loses_is_named_with_its_numbers(
 ) -> None:
     """The second optimum is the better of the two on the select split, and still worse than uniform."""
     worse = {"optimal": 9.0, "reanchored": 7.0}
+    study_config["phases"] = [1, 3, 4]
     answer = client.post("/api/v1/studies", json={"config": study_config})
     assert answer.status_code == 202, answer.text
     worker = make_worker(calibrated=False, validated_excess=lambda name, excess: worse.get(name, 1.0) * excess)

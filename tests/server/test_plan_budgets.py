@@ -45,7 +45,7 @@ def test_a_slack_budget_decides_none_of_its_gates(
 ) -> None:
     """7B with at most 4 bits at 8 GB, in small: the largest config everywhere takes less than the budget."""
     study_config["budgets"] = [{"gb": 1}]
-    study_config["phases"] = [1, 2, 3, 4]
+    study_config["phases"] = [1, 3, 4]
     answer = client.post("/api/v1/studies", json={"config": study_config})
     assert answer.status_code == 202, answer.text
     run_to_end()

@@ -53,6 +53,10 @@ class ColumnKind:
     type: str
     nullable: bool
 
+    def __str__(self) -> str:
+        """As files and lists tell it: ``?`` = may be null."""
+        return self.type + ("?" if self.nullable else "")
+
 
 def _kind(annotation: Any) -> ColumnKind:
     kinds = [part for part in (get_args(annotation) or (annotation,)) if part is not type(None)]

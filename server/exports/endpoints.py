@@ -93,6 +93,6 @@ def _row(export: Export) -> ExportRow:
     return ExportRow(
         name=export.name,
         description=export.description,
-        columns={name: kind.type + ("?" if kind.nullable else "") for name, kind in export.columns.items()},
+        columns={name: str(kind) for name, kind in export.columns.items()},
         filters=list(filter_names(export)),
     )

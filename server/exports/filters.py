@@ -11,10 +11,9 @@ from sqlalchemy import ColumnElement
 
 from server.exports.catalogue import Export
 from server.kit.checks import check_projection
-from server.kit.pagination import LARGEST_ID
 from server.kit.problem import invalid
+from server.kit.rows import Number
 
-Number = Annotated[int | None, Query(ge=0, le=LARGEST_ID)]
 _TIMES = ("created_after", "created_before")
 
 

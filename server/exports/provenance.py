@@ -27,7 +27,7 @@ def provenance(rows: Rows, filters: dict[str, str], version: str) -> dict[str, A
         "exported_at": plain(utc_now()),
         "filters": filters,
         "up_to_id": rows.up_to,
-        "columns": {name: kind.type + ("?" if kind.nullable else "") for name, kind in rows.export.columns.items()},
+        "columns": {name: str(kind) for name, kind in rows.export.columns.items()},
     }
 
 

@@ -11,9 +11,11 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from results_db.base import Base
 from results_db.errors import NotFound
+from server.kit.pagination import LARGEST_ID
 
 Row = TypeVar("Row", bound=Base)
 
+Number = Annotated[int | None, Query(ge=0, le=LARGEST_ID)]
 NameContains = Annotated[str | None, Query(max_length=200, description="part of the name, in any case")]
 Stale = Annotated[
     bool | None, Query(description="true: only what rests on a measurement that counts no more; false: the others")

@@ -5,21 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Annotated, Any
 
-from fastapi import Depends, Query
+from fastapi import Depends
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, Select, select
 
 from results_db.tables import Measurement, RetiredMeasurement
 from server.kit.answers import page_model, row_model
 from server.kit.checks import check_projection
-from server.kit.pagination import LARGEST_ID
+from server.kit.rows import Number
 
 MeasurementRow = row_model(Measurement)
 MeasurementPage = page_model(MeasurementRow)
 RetiredRow = row_model(RetiredMeasurement)
 RetiredPage = page_model(RetiredRow)
-
-Number = Annotated[int | None, Query(ge=0, le=LARGEST_ID)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends
 from sqlalchemy import select
 from starlette.responses import Response
 
@@ -14,9 +14,9 @@ from server.jobs.schemas import JobRow, job_accepted
 from server.kit.answers import Answer
 from server.kit.checks import check_projection
 from server.kit.idempotency import IdempotentRoute
-from server.kit.pagination import LARGEST_ID, PageRequest, listing, paginate
+from server.kit.pagination import PageRequest, listing, paginate
 from server.kit.priority import SubmitSession
-from server.kit.rows import filtered
+from server.kit.rows import Number, filtered
 from server.kit.units import AppSettings, ReadSession
 from server.sensitivities.schemas import AnchorPage, EstimatePage, FidelityPage
 from server.sensitivities.service import submit_sensitivity
@@ -50,7 +50,7 @@ def list_estimates(
     calibration_id: str | None = None,
     job_id: str | None = None,
     method: SensitivityMethod | None = None,
-    layer_idx: Annotated[int | None, Query(ge=0, le=LARGEST_ID)] = None,
+    layer_idx: Number = None,
     projection: str | None = None,
 ) -> Response:
     """Nats of KL per unit of calibration_weighted_error, one row a matrix and method."""
@@ -78,7 +78,7 @@ def list_anchors(
     calibration_id: str | None = None,
     job_id: str | None = None,
     method: SensitivityMethod | None = None,
-    layer_idx: Annotated[int | None, Query(ge=0, le=LARGEST_ID)] = None,
+    layer_idx: Number = None,
     projection: str | None = None,
 ) -> Response:
     """One matrix alone was changed at one anchor config: what it cost in KL, and per unit of error."""
@@ -105,7 +105,7 @@ def list_fidelities(
     model_id: str | None = None,
     calibration_id: str | None = None,
     job_id: str | None = None,
-    layer_idx: Annotated[int | None, Query(ge=0, le=LARGEST_ID)] = None,
+    layer_idx: Number = None,
 ) -> Response:
     """Cosine and relative error of a block's outputs, with and without compression."""
     filters = {

@@ -13,20 +13,17 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from cli.errors import CliError, ExitCode
+from cli.database import is_absent, open_database, shown
+from cli.errors import CliError
 from cli.options import JsonOption, settings
 from cli.output import duration, err, out, print_json, say, table
 from results_db import Database
-from results_db.copy import CannotCopy, CopyReport, Progress, copy_database
+from results_db.copy import CopyReport, Progress, copy_database
 from results_db.copy.artefacts import is_packed, pack, point_to, unpack_artefacts, unpack_database
 from results_db.copy.backup import backup_database, restore_database
 from results_db.copy.unused import unused
-from results_db.errors import SchemaTooNew
 from results_db.gc import moved_marker
-from results_db.masking import mask_url
 from results_db.migrate import downgrade, head_revision, present_revision, upgrade
 
 app = typer.Typer(help="The database itself: its schema, copies, backups.", no_args_is_help=True)
@@ -42,11 +39,11 @@ _LINE_EVERY_S = 5.0
 def current(database: DatabaseOption = None, as_json: JsonOption = False) -> None:
     """The schema that the database has, and the one that this release needs."""
     with open_database(database) as opened:
-        present, head = None if _absent(opened.url) else present_revision(opened), head_revision()
+        present, head = None if is_absent(opened.url) else present_revision(opened), head_revision()
         if as_json:
-            print_json({"database": _shown(opened), "revision": present, "head": head, "current": present == head})
+            print_json({"database": shown(opened), "revision": present, "head": head, "current": present == head})
         else:
-            say(f"{_shown(opened)}: schema {present or 'none'}, this release needs {head}")
+            say(f"{shown(opened)}: schema {present or 'none'}, this release needs {head}")
 
 
 @app.command("upgrade")
@@ -65,9 +62,9 @@ def upgrade_(database: DatabaseOption = None, as_json: JsonOption = False) -> No
         upgrade(opened)
         after = present_revision(opened)
         if as_json:
-            print_json({"database": _shown(opened), "from": before, "to": after})
+            print_json({"database": shown(opened), "from": before, "to": after})
         else:
-            say(f"{_shown(opened)}: schema {before or 'none'} → {after}")
+            say(f"{shown(opened)}: schema {before or 'none'} → {after}")
 
 
 @app.command("downgrade")
@@ -85,7 +82,7 @@ def downgrade_(
     with open_database(database, there=True) as opened, unused(opened):
         before = present_revision(opened)
         downgrade(opened, revision)
-        say(f"{_shown(opened)}: schema {before} → {present_revision(opened) or 'none'}")
+        say(f"{shown(opened)}: schema {before} → {present_revision(opened) or 'none'}")
 
 
 @app.command("copy")
@@ -122,13 +119,13 @@ def copy(
             report = copy_database(source, target, hold=True, mend=mend, say=tell)
             # the old database knows nothing of what will be needed at the new one: gc then refuses it
             if (marker := moved_marker(source)) is not None:
-                marker.write_text(f"{_shown(target)}\n", encoding="utf-8")
+                marker.write_text(f"{shown(target)}\n", encoding="utf-8")
         if as_json:
-            print_json({"from": _shown(source), "to": _shown(target), **_report(report)})
+            print_json({"from": shown(source), "to": shown(target), **_report(report)})
             return
         _show(report)
-        say(f"{report.n_rows} rows copied and compared in {duration(report.seconds)}: {_shown(target)} holds the same")
-        say(f"now: export BITBUDGET_DATABASE_URL={_shown(target)}")
+        say(f"{report.n_rows} rows copied and compared in {duration(report.seconds)}: {shown(target)} holds the same")
+        say(f"now: export BITBUDGET_DATABASE_URL={shown(target)}")
         say("the old database is as it was: keep it until you are sure, and start nothing on it")
 
 
@@ -215,10 +212,10 @@ def restore(
         with unused_if_made(target), _progress() as tell:
             report = restore_database(path, target, scratch=Path(folder), say=tell, **options)
         if as_json:
-            print_json({"file": str(file), "to": _shown(target), "n_artefacts": n_artefacts, **_report(report)})
+            print_json({"file": str(file), "to": shown(target), "n_artefacts": n_artefacts, **_report(report)})
             return
         _show(report)
-        say(f"{report.n_rows} rows restored and compared: {_shown(target)}")
+        say(f"{report.n_rows} rows restored and compared: {shown(target)}")
         if options:
             say(f"{n_artefacts} artefacts restored to {chosen.artefacts_url}")
 
@@ -231,45 +228,6 @@ def unused_if_made(database: Database) -> Iterator[None]:
             yield
     else:
         yield
-
-
-@contextmanager
-def open_database(url: str | None, *, there: bool = False) -> Iterator[Database]:
-    """The database at ``url``; its errors become words and an exit code. ``there``: one that is absent is not made.
-
-    Raises:
-        CliError: no such database, or it refuses what was asked.
-    """
-    url = url or settings().database_url
-    try:
-        if make_url(url).get_backend_name() not in ("sqlite", "postgresql"):
-            raise ArgumentError
-    except (ArgumentError, ValueError):
-        raise CliError(
-            f"{mask_url(url)!r} is no URL of a database",
-            cure="write sqlite:////path/to/file.db or postgresql+psycopg://user@host/database",
-        ) from None
-    database = Database(url)
-    if there and _absent(database.url):
-        raise CliError(
-            f"there is no database at {database.url.database} yet",
-            cure="the first start makes it, and so does `bitbudget db upgrade`; BITBUDGET_DATABASE_URL names another",
-        )
-    try:
-        yield database
-    except CannotCopy as error:
-        raise CliError(str(error), cure=error.cure) from error
-    except SchemaTooNew as error:
-        raise CliError(str(error)) from error
-    except SQLAlchemyError as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise CliError(
-            f"the database {_shown(database)} refused: {mask_url(reason)}",
-            cure="`bitbudget doctor` looks closer",
-            code=ExitCode.UNREACHABLE,
-        ) from error
-    finally:
-        database.dispose()
 
 
 @contextmanager
@@ -305,16 +263,6 @@ def _report(report: CopyReport) -> dict[str, Any]:
 def _show(report: CopyReport) -> None:
     rows = [(each.name, each.n_rows, each.content_hash[:16], each.n_mended or None) for each in report.tables]
     out().print(table(("table", "rows", "content", "mended"), rows))
-
-
-def _absent(url: URL) -> bool:
-    """Whether it is a SQLite file that connecting would make."""
-    path = url.database
-    return url.get_backend_name() == "sqlite" and bool(path) and path != ":memory:" and not Path(str(path)).exists()
-
-
-def _shown(database: Database) -> str:
-    return database.url.render_as_string(hide_password=True)
 
 
 def _folder_of(file: Path) -> Path:

@@ -15,6 +15,7 @@ import typer
 
 from cli.api import Api, segment
 from cli.errors import CliError, Unreachable
+from cli.filters import EXPORT_FILTERS, taking
 from cli.options import JsonOption, ServerOption, connect
 from cli.output import out, print_json, say, table
 
@@ -28,6 +29,7 @@ class ExportFormat(StrEnum):
     PARQUET = "parquet"
 
 
+@taking(EXPORT_FILTERS)
 def export(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="What to export; default: list it.")] = None,
     format_: Annotated[ExportFormat, typer.Option("--format", help="jsonl, csv or parquet.")] = ExportFormat.JSONL,
@@ -37,18 +39,8 @@ def export(
     where: Annotated[
         list[str] | None, typer.Option("--where", metavar="KEY=VALUE", help="Only these rows; again for more.")
     ] = None,
-    model: Annotated[str | None, typer.Option(metavar="MODEL_ID", help="Only this model.")] = None,
-    study: Annotated[str | None, typer.Option(metavar="STUDY_ID", help="Only this study.")] = None,
-    calibration: Annotated[str | None, typer.Option(metavar="CALIBRATION_ID", help="Only under this one.")] = None,
-    sweep: Annotated[str | None, typer.Option(metavar="SWEEP_ID", help="Only this sweep.")] = None,
-    layer: Annotated[int | None, typer.Option(min=0, help="Only this layer_idx.")] = None,
-    projection: Annotated[str | None, typer.Option(help="Only this projection: q, k, v, o, gate, up, down.")] = None,
-    b_q: Annotated[int | None, typer.Option("--b-q", "--bits", help="Only this b_q.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Only this rank.")] = None,
-    codebook: Annotated[
-        str | None, typer.Option(help="Only this codebook: trellis, e8, scalar, raw, rtn, gptq.")
-    ] = None,
-    states: Annotated[int | None, typer.Option(help="Only so many states of the trellis.")] = None,
+    *,
+    only: dict[str, Any],
 ) -> None:
     """Write a table of results to a file; without a name, list the tables with their filters.
 
@@ -68,18 +60,7 @@ def export(
         return
     if as_json and output is None:
         raise CliError("--json tells what was written, and stdout is taken by the export", cure="add --output FILE")
-    filters = {
-        "model_id": model,
-        "study_id": study,
-        "calibration_id": calibration,
-        "sweep_id": sweep,
-        "layer_idx": layer,
-        "projection": projection,
-        "b_q": b_q,
-        "rank": rank,
-        "codebook": codebook,
-        "states": states,
-    } | _assignments(where or ())
+    filters = only | _assignments(where or ())
     path = f"/exports/{segment(name)}"
     with connect(server) as api:
         if output is None:

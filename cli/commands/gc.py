@@ -6,14 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.commands.db import open_database
+from cli.database import open_database, require_schema, shown
 from cli.errors import CliError
 from cli.options import JsonOption, settings
 from cli.output import nbytes, out, print_json, say, table
 from results_db import Database
 from results_db.gc import Item, find_garbage, moved_marker
 from results_db.gc.collect import LEAST_DAYS
-from results_db.migrate import head_revision, present_revision
 
 
 def gc(
@@ -40,18 +39,18 @@ def gc(
         _check(database)
         items = list(find_garbage(database, chosen, days=older_than))
         removed = [item for item in items if yes and item.remove()]
-        shown = removed if yes else items
-        total = sum(item.nbytes for item in shown)
-        where = database.url.render_as_string(hide_password=True)
+        found = removed if yes else items
+        total = sum(item.nbytes for item in found)
+        where = shown(database)
         if as_json:
-            print_json({"database": where, "removed": yes, "nbytes": total, "items": [_facts(item) for item in shown]})
+            print_json({"database": where, "removed": yes, "nbytes": total, "items": [_facts(item) for item in found]})
             return
         say(f"database {where}, artefacts {chosen.artefacts_url}, var folder {chosen.var_dir}")
-        if shown:
-            rows = [(item.kind, nbytes(item.nbytes) if item.nbytes else None, item.name, item.reason) for item in shown]
+        if found:
+            rows = [(item.kind, nbytes(item.nbytes) if item.nbytes else None, item.name, item.reason) for item in found]
             out().print(table(("what", "size", "which", "why"), rows))
         word = "removed" if yes else "would go; --yes removes it"
-        say(f"{len(shown)} things, {nbytes(total)} {word}" if shown else "nothing lies around")
+        say(f"{len(found)} things, {nbytes(total)} {word}" if found else "nothing lies around")
         if yes and len(removed) < len(items):
             say(f"{len(items) - len(removed)} were taken up again meanwhile, and stay")
 
@@ -61,12 +60,7 @@ def _check(database: Database) -> None:
     Raises:
         CliError: this database cannot say what is needed.
     """
-    present, head = present_revision(database), head_revision()
-    if present != head:
-        raise CliError(
-            f"the database has schema {present or 'none'}, this release needs {head}",
-            cure="bitbudget db upgrade; if it should have rows, see BITBUDGET_DATABASE_URL",
-        )
+    require_schema(database)
     marker = moved_marker(database)
     if marker is not None and marker.exists():
         raise CliError(

@@ -8,6 +8,7 @@ import typer
 
 from cli.api import segment
 from cli.errors import CliError, ExitCode
+from cli.filters import JOB_FILTERS, taking
 from cli.options import JsonOption, ServerOption, connect
 from cli.output import duration, out, print_json, say, table
 from cli.watch.estimate import fraction, seconds_of
@@ -16,9 +17,6 @@ app = typer.Typer(help="List jobs and act on them.", no_args_is_help=True, rich_
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 JobIds = Annotated[list[str] | None, typer.Argument(metavar="JOB...", help="Ids of jobs.")]
-StateOption = Annotated[list[str] | None, typer.Option("--state", help="All in this state; again for more.")]
-KindOption = Annotated[list[str] | None, typer.Option("--kind", help="All of this kind; again for more.")]
-StudyOption = Annotated[str | None, typer.Option("--study", metavar="STUDY", help="All of this study.")]
 YesOption = Annotated[bool, typer.Option("--yes", help="Do it; without it, filters only tell what would happen.")]
 
 
@@ -82,13 +80,13 @@ def show(id_: JobId, server: ServerOption = None, as_json: JsonOption = False) -
 
 
 @app.command()
+@taking(JOB_FILTERS)
 def cancel(
     ids: JobIds = None,
     server: ServerOption = None,
     as_json: JsonOption = False,
-    state: StateOption = None,
-    kind: KindOption = None,
-    study: StudyOption = None,
+    *,
+    only: dict[str, Any],
     yes: YesOption = False,
 ) -> None:
     """Cancel jobs; running ones stop within ten seconds. What they have recorded stays.
@@ -100,17 +98,17 @@ def cancel(
       bitbudget jobs cancel job_0192f3a4b5c9f1e2d3c4b5a
       bitbudget jobs cancel --study STUDY --state queued --yes
     """
-    _act_on("cancel", ids, state, kind, study, server, as_json=as_json, yes=yes)
+    _act_on("cancel", ids, only, server, as_json=as_json, yes=yes)
 
 
 @app.command()
+@taking(JOB_FILTERS)
 def retry(
     ids: JobIds = None,
     server: ServerOption = None,
     as_json: JsonOption = False,
-    state: StateOption = None,
-    kind: KindOption = None,
-    study: StudyOption = None,
+    *,
+    only: dict[str, Any],
     yes: YesOption = False,
 ) -> None:
     """Run failed, cancelled, dead or skipped jobs again; what they have recorded is not measured again.
@@ -122,7 +120,7 @@ def retry(
       bitbudget jobs retry job_0192f3a4b5c9f1e2d3c4b5a
       bitbudget jobs retry --state failed --state dead --yes
     """
-    _act_on("retry", ids, state, kind, study, server, as_json=as_json, yes=yes)
+    _act_on("retry", ids, only, server, as_json=as_json, yes=yes)
 
 
 @app.command()
@@ -181,18 +179,14 @@ def _act(id_: str, action: str, server: str | None, as_json: bool) -> None:
 def _act_on(
     action: str,
     ids: list[str] | None,
-    state: list[str] | None,
-    kind: list[str] | None,
-    study: str | None,
+    only: dict[str, Any],
     server: str | None,
     *,
     as_json: bool,
     yes: bool,
 ) -> None:
     """One job by its own address, so that a refusal is an error; many in one request."""
-    filters = {"state": state or None, "kind": kind or None, "study_id": study}
-    asked = {name: value for name, value in filters.items() if value is not None}
-    if bool(ids) == bool(asked):
+    if bool(ids) == bool(only):
         raise CliError(
             "give ids of jobs or filters, not both" if ids else f"which jobs shall {action} take?",
             cure="list ids, or give --state, --kind or --study",
@@ -200,7 +194,7 @@ def _act_on(
     if ids and len(ids) == 1:
         _act(ids[0], action, server, as_json)
         return
-    body: dict[str, Any] = {"ids": ids} if ids else asked | {"dry_run": not yes}
+    body: dict[str, Any] = {"ids": ids} if ids else only | {"dry_run": not yes}
     with connect(server) as api:
         answer = api.post(f"/jobs/{action}", body)
     if as_json:

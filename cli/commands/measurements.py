@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 import typer
 
 from cli.errors import CliError
+from cli.filters import MEASUREMENT_FILTERS, taking
 from cli.options import JsonOption, ServerOption, connect
 from cli.output import out, print_json, say, table
 
@@ -15,33 +16,18 @@ app = typer.Typer(
     help="Look at single measurements, and invalidate bad ones.", no_args_is_help=True, rich_markup_mode=None
 )
 
-ModelOption = Annotated[str | None, typer.Option("--model", metavar="MODEL", help="Only of this model's id.")]
-CalibrationOption = Annotated[str | None, typer.Option("--calibration", metavar="CALIBRATION", help="Only under this.")]
-SweepOption = Annotated[str | None, typer.Option("--sweep", metavar="SWEEP", help="Only those that it measured.")]
-LayerOption = Annotated[int | None, typer.Option("--layer", min=0, help="Only of this layer.")]
-ProjectionOption = Annotated[str | None, typer.Option("--projection", help="Only of this one, for example down.")]
-BitsOption = Annotated[int | None, typer.Option("--bits", "--b-q", help="Only with this b_q.")]
-RankOption = Annotated[int | None, typer.Option("--rank", min=0, help="Only of this rank.")]
-CodebookOption = Annotated[str | None, typer.Option("--codebook", help="Only of this codebook.")]
-StatesOption = Annotated[int | None, typer.Option("--states", help="Only of a trellis of so many states.")]
 LimitOption = Annotated[int, typer.Option(min=1, help="At most so many, newest first.")]
 
 _CELL = ("id", "layer_idx", "projection", "b_q", "rank", "codebook", "calibration_weighted_error", "nbytes")
 
 
 @app.command("list")
+@taking(MEASUREMENT_FILTERS)
 def list_measurements(
     server: ServerOption = None,
     as_json: JsonOption = False,
-    model: ModelOption = None,
-    calibration: CalibrationOption = None,
-    sweep: SweepOption = None,
-    layer: LayerOption = None,
-    projection: ProjectionOption = None,
-    bits: BitsOption = None,
-    rank: RankOption = None,
-    codebook: CodebookOption = None,
-    states: StatesOption = None,
+    *,
+    only: dict[str, Any],
     limit: LimitOption = 50,
 ) -> None:
     """List measurements, newest first. `bitbudget export measurements` has all of them, with every column.
@@ -50,23 +36,16 @@ def list_measurements(
     Example:
       bitbudget measurements list --layer 3 --projection down --bits 2
     """
-    only = _filters(model, calibration, sweep, layer, projection, bits, rank, codebook, states)
     _show("/measurements", only, limit, (*_CELL, "seconds", "sweep_id"), server, as_json)
 
 
 @app.command()
+@taking(MEASUREMENT_FILTERS)
 def retired(
     server: ServerOption = None,
     as_json: JsonOption = False,
-    model: ModelOption = None,
-    calibration: CalibrationOption = None,
-    sweep: SweepOption = None,
-    layer: LayerOption = None,
-    projection: ProjectionOption = None,
-    bits: BitsOption = None,
-    rank: RankOption = None,
-    codebook: CodebookOption = None,
-    states: StatesOption = None,
+    *,
+    only: dict[str, Any],
     limit: LimitOption = 50,
 ) -> None:
     """List measurements that count no more: invalidated, or measured again by a forced sweep.
@@ -75,26 +54,19 @@ def retired(
     Example:
       bitbudget measurements retired --layer 3
     """
-    only = _filters(model, calibration, sweep, layer, projection, bits, rank, codebook, states)
     columns = ("measurement_id", *_CELL[1:], "retired_at", "reason")
     _show("/measurements/retired", only, limit, columns, server, as_json)
 
 
 @app.command()
+@taking(MEASUREMENT_FILTERS)
 def invalidate(
     reason: Annotated[str, typer.Option(help="Why: kept with them, and shown with what was computed from them.")],
     ids: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Measurements by their ids.")] = None,
     server: ServerOption = None,
     as_json: JsonOption = False,
-    model: ModelOption = None,
-    calibration: CalibrationOption = None,
-    sweep: SweepOption = None,
-    layer: LayerOption = None,
-    projection: ProjectionOption = None,
-    bits: BitsOption = None,
-    rank: RankOption = None,
-    codebook: CodebookOption = None,
-    states: StatesOption = None,
+    *,
+    only: dict[str, Any],
     yes: Annotated[bool, typer.Option("--yes", help="Do it. Without: only tell what would be done.")] = False,
 ) -> None:
     """Let bad measurements count no more, by their ids or by what they are of: the next sweep measures the cells again.
@@ -106,7 +78,6 @@ def invalidate(
       bitbudget measurements invalidate 17 --reason "the fan stood still"
       bitbudget measurements invalidate --sweep swp_0192f3a4b5c9f1e2d3c4b5a --layer 3 --reason "bad memory" --yes
     """
-    only = _filters(model, calibration, sweep, layer, projection, bits, rank, codebook, states)
     if bool(ids) == bool(only):
         raise CliError(
             "name measurements by their ids, or by at least one filter, not by both",
@@ -130,23 +101,6 @@ def invalidate(
         say(f"{which} retired; stale with that: {counted}")
     else:
         say(f"{which} would be retired; stale with that: {counted}. Nothing is done yet: add --yes")
-
-
-def _filters(
-    model: str | None,
-    calibration: str | None,
-    sweep: str | None,
-    layer: int | None,
-    projection: str | None,
-    bits: int | None,
-    rank: int | None,
-    codebook: str | None,
-    states: int | None,
-) -> dict[str, Any]:
-    """As the API names them; what is not given is left out."""
-    given = {"model_id": model, "calibration_id": calibration, "sweep_id": sweep, "layer_idx": layer, "b_q": bits}
-    given |= {"projection": projection, "rank": rank, "codebook": codebook, "states": states}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _show(

@@ -9,15 +9,14 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy.exc import DBAPIError
 
+from cli.database import open_database, require_schema
 from cli.errors import CliError
-from cli.options import JsonOption, settings
+from cli.options import JsonOption
 from cli.output import out, print_json, say, table
 from results_db import Database
 from results_db.errors import NotFound
-from results_db.masking import mask, mask_url
-from results_db.migrate import head_revision, present_revision, upgrade
+from results_db.migrate import present_revision, upgrade
 from results_db.tables import Token
 from results_db.tokens import Scope, TokenRefused, create_token, is_usable, list_tokens, parse_age, revoke_token
 
@@ -101,30 +100,12 @@ def revoke(
 
 @contextmanager
 def _database() -> Iterator[Database]:
-    """The settings' database, with this code's schema; an empty one gets it.
-
-    Raises:
-        CliError: it does not answer, or belongs to another release.
-    """
-    url = settings().database_url
-    database = Database(url)
-    try:
-        present = present_revision(database)
-        if present is None:
+    """The settings' database, with this code's schema; an empty one gets it."""
+    with open_database(None) as database:
+        if present_revision(database) is None:
             upgrade(database)
-        elif present != head_revision():
-            raise CliError(
-                f"the database {mask_url(url)} has the schema {present}, this release needs {head_revision()}",
-                cure="start this release's server once: it brings the schema up to date",
-            )
+        require_schema(database)
         yield database
-    except DBAPIError as error:
-        raise CliError(
-            f"the database {mask_url(url)} cannot be used: {mask(str(error.orig))}",
-            cure="run this where the server runs, with its BITBUDGET_DATABASE_URL or BITBUDGET_VAR_DIR",
-        ) from error
-    finally:
-        database.dispose()
 
 
 def _shown(token: Token) -> dict[str, Any]:

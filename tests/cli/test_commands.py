@@ -201,6 +201,20 @@ def test_many_jobs_at_once(ask: Callable) -> None:
         assert (outcome.code, "cure" in outcome.err) == (2, True)
 
 
+def test_filters_go_to_the_api_by_its_names(ask: Callable) -> None:
+    only = ("--model", "m", "--sweep", "s", "--layer", "0", "--projection", "q", "--bits", "2", "--rank", "0")
+    for words in (("list",), ("retired",)):
+        assert ask("measurements", *words, *only, "--calibration", "c", "--states", "256", "--json").json == []
+    done = ask("measurements", "invalidate", *only, "--reason", "why", "--json").json
+    assert [answer["measurements"] for answer in done] == [0]
+    assert ask("measurements", "invalidate", "--reason", "why").code == 2
+    (head,) = ask("export", "measurements", *only).out.splitlines()
+    asked = {"model_id": "m", "sweep_id": "s", "layer_idx": "0", "projection": "q", "b_q": "2", "rank": "0"}
+    assert json.loads(head)["schema"]["filters"] == asked
+    (head,) = ask("export", "jobs", "--study", "t").out.splitlines()
+    assert json.loads(head)["schema"]["filters"] == {"study_id": "t"}
+
+
 def test_lists_that_are_empty_are_empty(ask: Callable) -> None:
     assert ask("jobs", "list", "--state", "dead", "--json").json == []
     assert isinstance(ask("studies", "list", "--json").json, list)

@@ -118,7 +118,11 @@ def test_what_is_not_there_is_not_made_by_looking(
 
 
 def test_passwords_are_not_shown(bitbudget: Callable[..., Any]) -> None:
-    for url in ("postgresql+psycopg://me:hunter2hunter2@127.0.0.1:9/x", "mysql://me:hunter2hunter2@h/x"):
+    for url in (
+        "postgresql+psycopg://me:hunter2hunter2@127.0.0.1:9/x",
+        "postgresql+psycopg://me@127.0.0.1:9/x?password=hunter2hunter2",
+        "mysql://me:hunter2hunter2@h/x",
+    ):
         told = bitbudget("db", "current", "--database", url)
         assert told.code in (2, 3)
         assert "hunter2" not in told.out + told.err

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -30,6 +30,7 @@ from results_db.migrate import upgrade
 from tests.postgres import running_postgres
 
 REPO = Path(__file__).resolve().parent.parent
+NewDatabase = Callable[[str, Path], AbstractContextManager[str]]
 
 
 # before xdist reads the groups
@@ -142,16 +143,28 @@ def database_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="session")
+def new_database(request: pytest.FixtureRequest) -> NewDatabase:
+    """``with new_database("sqlite" or "postgresql", folder) as url``: a fresh, migrated database, for as long as the
+    block lasts; for fixtures that tests share."""
+
+    @contextmanager
+    def make(backend: str, folder: Path) -> Iterator[str]:
+        if backend == "sqlite":
+            path = folder / "bitbudget.db"
+            shutil.copy(request.getfixturevalue("sqlite_template"), path)
+            yield f"sqlite:///{path}"
+            return
+        with _postgres_database(request, f"TEMPLATE {request.getfixturevalue('postgres_template')}") as url:
+            yield url
+
+    return make
+
+
 @pytest.fixture
-def database_url(database_backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def database_url(database_backend: str, new_database: NewDatabase, tmp_path: Path) -> Iterator[str]:
     """URL of a fresh, migrated database of one's own."""
-    if database_backend == "sqlite":
-        path = tmp_path / "bitbudget.db"
-        shutil.copy(request.getfixturevalue("sqlite_template"), path)
-        yield f"sqlite:///{path}"
-        return
-    template = request.getfixturevalue("postgres_template")
-    with _postgres_database(request, f"TEMPLATE {template}") as url:
+    with new_database(database_backend, tmp_path) as url:
         yield url
 
 

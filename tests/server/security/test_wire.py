@@ -107,7 +107,9 @@ def test_an_ordinary_request_tells_no_versions(ask: Ask) -> None:
     ],
 )
 def test_what_is_no_request_ends_at_the_socket(ask: Ask, request_: bytes) -> None:
-    assert _status(ask(request_)) in (0, 400, 431, 501)
+    status = _status(ask(request_))
+    # 0: the answer is lost where the server closes while we are still sending
+    assert status == 400 or (status == 0 and len(request_) > 100_000)
 
 
 def test_an_old_request_without_a_host_is_refused(ask: Ask) -> None:

@@ -16,7 +16,7 @@ from results_db.disk import existing
 from results_db.gc import moved_marker
 from results_db.masking import mask, mask_url
 from results_db.migrate import head_revision, present_revision
-from results_db.queue.workers import SILENT_S
+from results_db.queue.workers import SILENT_S, is_silent
 from results_db.settings import Settings
 from results_db.tables import Artefact, Worker
 
@@ -122,9 +122,7 @@ def _look_at_clock(database: Database) -> Finding:
 def _look_at_rows(database: Database, settings: Settings) -> Iterator[Finding]:
     with database.read() as session:
         uris = [uri for uri in session.scalars(select(Artefact.uri)) if "://" not in uri]
-        silent = session.scalars(
-            select(Worker.name).where(Worker.state == "up", Worker.heartbeat_at < db_now(-SILENT_S))
-        ).all()
+        silent = session.scalars(select(Worker.name).where(is_silent())).all()
     missing = [uri for uri in uris if not Path(uri).exists()]
     if missing:
         yield warn(

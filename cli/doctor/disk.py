@@ -11,7 +11,9 @@ from pathlib import Path
 
 from cli.doctor.finding import Finding, fail, ok, warn
 from cli.output import nbytes
+from compress_core.checkpoint.resolve import hub_cache
 from results_db.disk import existing, free_bytes
+from results_db.packages import installed
 from results_db.settings import Settings
 
 #: bytes: below the first a packed model of a few GB no longer fits, below the second nothing does
@@ -29,13 +31,8 @@ def look_at_disks(settings: Settings) -> Iterator[Finding]:
         yield ok("artefacts", f"in the store {settings.artefacts_url}; a worker tries it when it starts")
     else:
         yield _room("artefacts", Path(settings.artefacts_url), needed=True)
-    yield _room("model cache", hub_cache(), needed=False)
-
-
-def hub_cache() -> Path:
-    """Where models of the hub are downloaded to."""
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    if installed("huggingface-hub"):
+        yield _room("model cache", hub_cache(), needed=False)
 
 
 def _room(about: str, path: Path, *, needed: bool) -> Finding:

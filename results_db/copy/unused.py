@@ -12,11 +12,10 @@ from results_db.clock import db_now
 from results_db.copy.errors import CannotCopy
 from results_db.engine import Database
 from results_db.queue.leader import Leader
+from results_db.queue.workers import SILENT_S, is_silent
 from results_db.states import AttemptState
 from results_db.tables import Attempt, Worker
 
-#: a worker that has said nothing for so long is gone, whatever its row says
-_SILENT_S = 60.0
 #: PostgreSQL sees a moment later that a server has ended
 _PATIENCE_S = 1.5
 _CURE = "stop every server and worker of this database (bitbudget down), then try again"
@@ -49,11 +48,10 @@ def _refuse_workers(database: Database) -> None:
         ).all()
         if running:
             raise CannotCopy(f"a worker runs on this database: it holds the attempt {running[0]}", _CURE)
-        alive = session.scalars(
-            select(Worker.name).where(Worker.state == "up", Worker.heartbeat_at > db_now(-_SILENT_S))
-        ).all()
+        # one that has said nothing for a minute is gone, whatever its row says
+        alive = session.scalars(select(Worker.name).where(Worker.state == "up", ~is_silent())).all()
         if alive:
             raise CannotCopy(
                 f"a worker runs on this database, or did a minute ago: {', '.join(sorted(alive))}",
-                f"{_CURE}; one that was killed counts as gone after {_SILENT_S:.0f} s",
+                f"{_CURE}; one that was killed counts as gone after {SILENT_S:.0f} s",
             )

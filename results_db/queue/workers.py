@@ -37,15 +37,16 @@ def drain_worker(session: Session, worker_id: str) -> Worker:
 
 def has_silent_workers(session: Session) -> bool:
     """Whether a worker counts as up that has not shown itself for a minute."""
-    return bool(session.scalar(select(exists().where(_silent()))))
+    return bool(session.scalar(select(exists().where(is_silent()))))
 
 
 def mark_silent_workers(session: Session) -> list[str]:
     """Count those as down; their names. One that comes back, from a suspended machine for example, is up again with
     its next heartbeat."""
-    marked = update(Worker).where(_silent()).values(state="down").returning(Worker.name)
+    marked = update(Worker).where(is_silent()).values(state="down").returning(Worker.name)
     return list(session.scalars(marked, execution_options={"synchronize_session": False}))
 
 
-def _silent() -> ColumnElement[bool]:
+def is_silent() -> ColumnElement[bool]:
+    """Condition: it counts as up and has not shown itself for a minute."""
     return (Worker.state == "up") & (Worker.heartbeat_at < db_now(-SILENT_S))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -71,6 +70,7 @@ def make_service() -> type[Service]:
 def service(
     request: pytest.FixtureRequest,
     make_service: type[Service],
+    new_database: Callable[[str, Path], AbstractContextManager[str]],
     tmp_path_factory: pytest.TempPathFactory,
     redis_server_url: str,
     repo: Path,
@@ -84,20 +84,10 @@ def service(
     client.flushall()
     client.close()
     folder = tmp_path_factory.mktemp("var")
-    drop = None
-    if request.param == "sqlite":
-        shutil.copy(request.getfixturevalue("sqlite_template"), folder / "bitbudget.db")
-        url = f"sqlite:///{folder / 'bitbudget.db'}"
-    else:
-        run, name = request.getfixturevalue("postgres_run"), f"t{uuid4().hex}"
-        run(f"CREATE DATABASE {name} TEMPLATE {request.getfixturevalue('postgres_template')}")
-        url = request.getfixturevalue("postgres_uri")(name)
-        drop = f"DROP DATABASE {name} WITH (FORCE)"
-    service = make_service(url, redis_server_url, folder, repo, [tiny_model.parent.parent, text_path.parent])
-    yield service
-    service.close()
-    if drop is not None:
-        request.getfixturevalue("postgres_run")(drop)
+    with new_database(request.param, folder) as url:
+        service = make_service(url, redis_server_url, folder, repo, [tiny_model.parent.parent, text_path.parent])
+        yield service
+        service.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -220,21 +220,18 @@ def measured(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
 
 
 @pytest.fixture(scope="session")
-def standing_clients(measured: Measured, request: pytest.FixtureRequest) -> Iterator[Callable[..., TestClient]]:
+def standing_clients(
+    measured: Measured,
+    new_database: Callable[[str, Path], AbstractContextManager[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[..., TestClient]]:
     """Applications that all tests of a process share: one a database, and one with the measured model."""
     with ExitStack() as stack:
 
         @cache
         def client(backend: str, *, with_measured: bool) -> TestClient:
-            name = "standing_measured" if with_measured else "standing"
-            folder = request.getfixturevalue("tmp_path_factory").mktemp(name)
-            if backend == "sqlite":
-                shutil.copy(request.getfixturevalue("sqlite_template"), folder / "bitbudget.db")
-                url = f"sqlite:///{folder / 'bitbudget.db'}"
-            else:
-                template = request.getfixturevalue("postgres_template")
-                request.getfixturevalue("postgres_run")(f"CREATE DATABASE {name} TEMPLATE {template}")
-                url = request.getfixturevalue("postgres_uri")(name)
+            folder = tmp_path_factory.mktemp("standing")
+            url = stack.enter_context(new_database(backend, folder))
             if with_measured:
                 measured.copy_to(url)
             app = create_app(make_settings(url, folder, measured.checkpoint.parent), run_loop=False, page=False)

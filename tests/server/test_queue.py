@@ -132,8 +132,8 @@ def test_of_two_servers_one_turns_and_the_other_takes_over(
             time.sleep(0.02)
 
     with TestClient(second, base_url="http://localhost") as two:
+        wait_for(two, "loop turns")
         with TestClient(first, base_url="http://localhost") as one:
-            wait_for(two, "loop turns")
             wait_for(one, "stands by")
             # both answer, and the job runs once
             job_ids = [add_job(first.state.database, JobKind.FIT) for _ in range(3)]

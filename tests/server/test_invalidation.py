@@ -225,7 +225,8 @@ def test_a_study_whose_cell_is_bad_is_marked_and_computed_again(
     app: FastAPI, client: TestClient, study_config: dict[str, Any], run_to_end: Callable[..., None]
 ) -> None:
     study_config["validation"] |= {"random": 0}
-    study_config |= {"grid": {"codebook": "e8", "b_q": [2, 3], "rank": [0, 4, 8]}, "baselines": {"rtn": [], "gptq": []}}
+    study_config |= {"phases": [0, 1, 2, 3], "baselines": {"rtn": [], "gptq": []}}
+    study_config["grid"] = {"codebook": "e8", "b_q": [2, 3], "rank": [0, 4, 8]}
     study = client.post("/api/v1/studies", json={"config": study_config}).json()
     path = f"/api/v1/studies/{study['id']}"
     refused(client.post(f"{path}/recompute"), 409, "wrong-state")

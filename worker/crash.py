@@ -29,12 +29,13 @@ class LastWords:
 
     def __init__(self, var_dir: Path, attempt_id: str) -> None:
         self._path = _path(var_dir, attempt_id)
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
 
     def __enter__(self) -> LastWords:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("w")
+            # without a buffer: what could not be written is not tried again when the job is done
+            self._file = self._path.open("wb", buffering=0)
             faulthandler.enable(self._file)
         except OSError as error:
             log.warning("a crash of this job will leave no traceback: %s", error)
@@ -59,8 +60,7 @@ class LastWords:
         try:
             self._file.seek(0)
             self._file.truncate()
-            self._file.write(f"At its last heartbeat, {utc_now().isoformat(timespec='seconds')}:\n")
-            self._file.flush()
+            self._file.write(f"At its last heartbeat, {utc_now().isoformat(timespec='seconds')}:\n".encode())
             faulthandler.dump_traceback(self._file)
         except OSError as error:
             log.warning("where the job is could not be noted: %s", error)
@@ -84,8 +84,11 @@ def last_words(var_dir: Path, attempt_id: str) -> str | None:
 def forget_old(var_dir: Path, days: float) -> None:
     """Remove files that nobody came for."""
     for path in (var_dir / _FOLDER).glob("*.txt"):
-        if time.time() - path.stat().st_mtime > days * _DAY_S:
-            path.unlink(missing_ok=True)
+        try:
+            if time.time() - path.stat().st_mtime > days * _DAY_S:
+                path.unlink()
+        except FileNotFoundError:  # another worker that starts removes them too
+            continue
 
 
 def _path(var_dir: Path, attempt_id: str) -> Path:

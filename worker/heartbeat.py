@@ -116,5 +116,9 @@ class Heartbeat:
                 release_attempt(session, self._claim, to=JobState.CANCELLED)
         except LeaseLost as error:
             self._fence(error)
+        except Exception:
+            # the next beat tries again; if the database stays away, so does the lease
+            log.warning("attempt %s: its cancel could not be stored", self._claim.attempt_id, exc_info=True)
+            return
         self._words.forget()
         os._exit(0)

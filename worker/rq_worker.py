@@ -139,7 +139,6 @@ class BitbudgetWorker(Worker):
 
     def _lose(self, attempt_id: str, why: str, **remains: int | None) -> None:
         settings = self.current.settings
-        words = last_words(settings.var_dir, attempt_id)
         database = open_database(settings)
         try:
             with database.write() as session:
@@ -147,6 +146,7 @@ class BitbudgetWorker(Worker):
                 if attempt is None or attempt.worker_id != self.current.id:
                     # delivered twice: whoever claimed it goes on, whatever became of the horse that did not
                     return
+                words = last_words(settings.var_dir, attempt_id)
                 if lose_attempt(session, attempt, why, traceback=words, backoff=settings.backoff, remains=remains):
                     with bind(**log_ids(session, attempt_id)):
                         log.warning("attempt %s is lost: %s", attempt_id, why)

@@ -219,6 +219,7 @@ def test_live_events(app: FastAPI, live: str, checkpoint: Path) -> None:
 
 
 @sqlite_only
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_an_open_stream_does_not_keep_the_server_from_stopping(settings: Settings, repo: Path) -> None:
     variables = {

@@ -90,7 +90,7 @@ def test_no_password_leaves_the_environment(
             assert client.get("/readyz").json()["checks"]["redis"]["ok"], "the password is used"
             for page in PAGES:
                 answer = client.get(page)
-                assert answer.status_code in (200, 503), page
+                assert answer.status_code == 200, (page, answer.text)
                 assert password not in answer.text + str(answer.headers), page
                 assert token not in answer.text, page
             # what the page's stream and the command line's own record tell

@@ -21,15 +21,16 @@ from cli.stack.record import running_stack
 from cli.stack.stack import Stack
 from results_db.settings import Settings
 
-# the tests that share the session's stack run in one process
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack")]
 
-
+@pytest.mark.slow
+@pytest.mark.xdist_group("stack")
 def test_up_serves(stack) -> None:
     assert set(stack.record.programs) == {"redis", "server", "worker"}
     assert httpx.get(f"{stack.record.url}/readyz").status_code == 200
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("stack")
 def test_a_second_up_says_where_the_first_one_is(stack, start_cli: Callable[..., subprocess.Popen[str]]) -> None:
     second = start_cli("up", folder=stack.folder)
     _, told = second.communicate(timeout=90)
@@ -37,6 +38,8 @@ def test_a_second_up_says_where_the_first_one_is(stack, start_cli: Callable[...,
     assert f"already running: {stack.record.url}, process {stack.process.pid}" in told
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("stack")
 def test_a_killed_worker_is_started_again(stack, until: Callable[..., None]) -> None:
     before = stack.record.programs
     os.kill(before["worker"], signal.SIGKILL)
@@ -46,6 +49,8 @@ def test_a_killed_worker_is_started_again(stack, until: Callable[..., None]) -> 
     }
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("stack")
 def test_down_stops_everything(
     start_stack: Callable[..., object],
     start_cli: Callable[..., subprocess.Popen[str]],
@@ -67,6 +72,8 @@ def test_down_stops_everything(
     assert not (running.var_dir / "redis.sock").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("stack")
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
 def test_nothing_outlives_a_killed_supervisor(
     start_stack: Callable[..., object], until: Callable[..., None], gone: Callable[[int], bool], tmp_path: Path
@@ -79,6 +86,8 @@ def test_nothing_outlives_a_killed_supervisor(
     until(lambda: all(gone(pid) for pid in record.programs.values()))
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("stack")
 def test_a_program_that_cannot_start_is_named_with_its_last_words(
     tmp_path: Path, start_cli: Callable[..., subprocess.Popen[str]]
 ) -> None:

@@ -21,6 +21,9 @@ from worker.errors import MissingInput, StoreNotUsable, StoreUnreachable
 from worker.files import artefact_bytes, move_folder
 from worker.remote import MANIFEST, RemoteFolder, check_store
 
+# one process starts the S3 API
+pytestmark = pytest.mark.xdist_group("s3")
+
 SECRET = "not-to-be-seen-anywhere"
 
 

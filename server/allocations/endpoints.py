@@ -13,8 +13,9 @@ from results_db.tables import Allocation
 from server.allocations.certificate import make_certificate
 from server.allocations.prices import answer_frontier, answer_what_if
 from server.allocations.schemas import (
+    AllocationDetail,
     AllocationPage,
-    AllocationRow,
+    AllocationsMade,
     FrontierAnswer,
     FrontierRequest,
     WhatIfAnswer,
@@ -34,7 +35,7 @@ _VALUES = ("objective_value", "predicted_kl", "seconds")
 Page = Annotated[PageRequest, Depends(listing(Allocation, "created_at", "name", "kind", *_BYTES, *_VALUES))]
 
 
-@router.post("", status_code=201, summary="Allocate now", responses={201: {"model": AllocationRow}})
+@router.post("", status_code=201, summary="Allocate now", responses={201: {"model": AllocationsMade}})
 def create_allocation(params: AllocateParams, database: AppDatabase, session: WriteSession) -> Response:
     """Kind ``optimal`` proves its optimality or says how far it may be off; the other kinds are baselines."""
     # solved on a reading transaction, so that no write lock is held meanwhile
@@ -42,9 +43,7 @@ def create_allocation(params: AllocateParams, database: AppDatabase, session: Wr
         draft = compute_allocation(reading, params)
     allocations = save_allocation(session, draft)
     first = allocations[0]
-    body = describe_allocation(session, first)
-    if len(allocations) > 1:
-        body["allocation_ids"] = [allocation.id for allocation in allocations]
+    body = describe_allocation(session, first) | {"allocation_ids": [allocation.id for allocation in allocations]}
     return created(body, f"/api/v1/allocations/{first.id}")
 
 
@@ -92,7 +91,7 @@ def list_allocations(
     return Answer(paginate(session, marked(query, Allocation.stale_at, stale), page))
 
 
-@router.get("/{allocation_id}", summary="One allocation, with its items", responses={200: {"model": AllocationRow}})
+@router.get("/{allocation_id}", summary="One allocation, with its items", responses={200: {"model": AllocationDetail}})
 def get_allocation(allocation_id: str, session: ReadSession) -> Response:
     """The config, bytes and expected error of each matrix, and what the solver found."""
     return Answer(describe_allocation(session, get_row(session, Allocation, allocation_id)))

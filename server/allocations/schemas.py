@@ -8,11 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from results_db.constraints import ConstraintSpec
 from results_db.params import AllocateParams, BudgetSpec, ConfigFields, Objective
-from results_db.tables import Allocation
+from results_db.tables import Allocation, AllocationItem
 from server.kit.answers import page_model, row_model
 
 AllocationRow = row_model(Allocation)
 AllocationPage = page_model(AllocationRow)
+_ITEMS: Any = list[row_model(AllocationItem)]  # type: ignore[misc]
+AllocationDetail = row_model(Allocation, "AllocationDetail", items=_ITEMS)
+#: the first of those that were made, and the ids of all: kinds random and uniforms make several
+AllocationsMade = row_model(Allocation, "AllocationsMade", items=_ITEMS, allocation_ids=list[str])
 
 _MODEL = "model_0192f3a4b5c9f1e2d3c4b5a"
 _CONFIG: dict[str, Any] = {"b_q": 3, "rank": 64}

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from results_db.params import FitParams
 from results_db.tables import Fit
 from server.fits.records import describe_fit, save_fit
-from server.fits.schemas import FitListed, FitPage, FitRow
+from server.fits.schemas import FitDetail, FitListed, FitPage
 from server.fits.service import compute_fit
 from server.kit.answers import Answer, created
 from server.kit.idempotency import IdempotentRoute
@@ -27,7 +27,7 @@ Page = Annotated[
 ]
 
 
-@router.post("", status_code=201, summary="Fit the error model now", responses={201: {"model": FitRow}})
+@router.post("", status_code=201, summary="Fit the error model now", responses={201: {"model": FitDetail}})
 def create_fit(params: FitParams, database: AppDatabase, session: WriteSession) -> Response:
     """Form ``auto`` fits all four forms, stores them under one ``group_id`` and answers with the chosen one."""
     # computed on a reading transaction, so that no write lock is held meanwhile
@@ -71,7 +71,7 @@ def _listed(fit: Fit) -> dict[str, Any]:
     return {name: getattr(fit, name) for name in FitListed.model_fields}
 
 
-@router.get("/{fit_id}", summary="One fit, with its parameters", responses={200: {"model": FitRow}})
+@router.get("/{fit_id}", summary="One fit, with its parameters", responses={200: {"model": FitDetail}})
 def get_fit(fit_id: str, session: ReadSession) -> Response:
     """Global parameters and those of each matrix, with their intervals, and the residual of each cell."""
     return Answer(describe_fit(session, get_row(session, Fit, fit_id)))

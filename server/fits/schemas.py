@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from results_db.tables import Fit
+from results_db.tables import Fit, FitParameter
 from server.kit.answers import page_model, row_model
 
-FitRow = row_model(Fit)
+FitDetail = row_model(Fit, "FitDetail", parameters=list[row_model(FitParameter)])  # type: ignore[misc]
 #: lists leave the residuals out: a row a cell
 FitListed = row_model(Fit, "FitListed", without=("residuals",))
 FitPage = page_model(FitListed)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from results_db.queue.submit import cancel_job, pause_job, resume_job, retry_job
 from results_db.states import JobKind, JobState
 from results_db.tables import Job, Study
-from server.jobs.schemas import JobPage, JobRow
+from server.jobs.schemas import JobDetail, JobPage, JobRow
 from server.jobs.service import describe_job, ended_job
 from server.kit.answers import Answer
 from server.kit.idempotency import IdempotentRoute
@@ -50,7 +50,7 @@ def list_jobs(
     return Answer(paginate(session, query, page))
 
 
-@router.get("/jobs/{job_id}", summary="One job, with its attempts", responses={200: {"model": JobRow}})
+@router.get("/jobs/{job_id}", summary="One job, with its attempts", responses={200: {"model": JobDetail}})
 def get_job(job_id: JobId, session: ReadSession) -> Response:
     """Parameters, progress, result or error, and every attempt with its exit code, signal and peak memory."""
     return Answer(describe_job(session, job_id))

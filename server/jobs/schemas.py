@@ -7,8 +7,10 @@ from starlette.responses import Response
 from results_db.tables import Attempt, Job
 from server.kit.answers import accepted, page_model, row_model
 
-AttemptRow = row_model(Attempt)
+AttemptRow = row_model(Attempt, without=("lease_token",))
 JobRow = row_model(Job)
+#: ``parts``: ids of the jobs that it is split into
+JobDetail = row_model(Job, "JobDetail", attempts=list[AttemptRow], parts=list[str])  # type: ignore[valid-type]
 JobPage = page_model(JobRow)
 #: of a job that was submitted although there is something to know before
 WarnedJobRow = row_model(Job, "JobWithWarning", warning=str | None)

@@ -21,6 +21,8 @@ from server.models.service import inspect_source, register_model
 router = APIRouter(prefix="/models", tags=["models"], route_class=IdempotentRoute)
 
 ModelRow = row_model(Model)
+#: ``job_id``: of the job that fetches it
+FetchedModelRow = row_model(Model, "FetchedModel", job_id=str)
 Page = Annotated[PageRequest, Depends(listing(Model, "created_at", "name", "architecture", "original_bytes"))]
 
 
@@ -28,7 +30,7 @@ Page = Annotated[PageRequest, Depends(listing(Model, "created_at", "name", "arch
     "",
     status_code=201,
     summary="Register a checkpoint: 201 new, 200 known by its fingerprint, 202 a hub id that a worker fetches",
-    responses={200: {"model": ModelRow}, 201: {"model": ModelRow}, 202: {"model": ModelRow}},
+    responses={200: {"model": ModelRow}, 201: {"model": ModelRow}, 202: {"model": FetchedModelRow}},
 )
 def create_model(request: ModelRequest, settings: AppSettings, session: SubmitSession) -> Response:
     """A local folder is looked at now: only headers are read. A hub id needs the 40 hex digits of a commit."""

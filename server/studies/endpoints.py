@@ -21,7 +21,7 @@ from server.kit.sse import AfterEvent, Streams, Topic, event_stream
 from server.kit.units import AppDatabase, AppSettings, ReadSession, WriteSession
 from server.studies.body import openapi_body, read_study
 from server.studies.recompute import config_to_recompute
-from server.studies.schemas import StudyConfig, StudyDetail, StudyPage, StudyRequest, StudyRow
+from server.studies.schemas import StudyConfig, StudyDetail, StudyPage, StudyRequest
 from server.studies.service import cancel_study, check_study, describe_study, ended_study, start_study
 
 router = APIRouter(prefix="/studies", tags=["studies"], route_class=IdempotentRoute)
@@ -76,7 +76,7 @@ def get_study(study_id: str, session: ReadSession) -> Response:
     "/{study_id}/cancel",
     summary="Cancel every job that has not ended",
     operation_id="cancel_study",
-    responses={200: {"model": StudyRow}},
+    responses={200: {"model": StudyDetail}},
 )
 def cancel(study_id: str, session: WriteSession) -> Response:
     """What runs is asked to stop, what waits does not start, what was measured stays."""

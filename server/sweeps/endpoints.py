@@ -17,7 +17,7 @@ from server.kit.pagination import PageRequest, listing, paginate
 from server.kit.priority import SubmitSession
 from server.kit.rows import filtered, get_row
 from server.kit.units import ReadSession
-from server.sweeps.schemas import SweepPage, SweepRow
+from server.sweeps.schemas import SweepDetail, SweepPage
 from server.sweeps.service import describe_sweep, submit_sweep
 
 router = APIRouter(prefix="/sweeps", tags=["sweeps"], route_class=IdempotentRoute)
@@ -46,7 +46,7 @@ def list_sweeps(
     return Answer(paginate(session, filtered(select(Sweep), filters), page))
 
 
-@router.get("/{sweep_id}", summary="One sweep, with n_recorded", responses={200: {"model": SweepRow}})
+@router.get("/{sweep_id}", summary="One sweep, with n_recorded", responses={200: {"model": SweepDetail}})
 def get_sweep(sweep_id: str, session: ReadSession) -> Response:
     """``n_recorded`` of ``n_cells`` are measured by now."""
     return Answer(describe_sweep(session, get_row(session, Sweep, sweep_id)))

@@ -18,7 +18,7 @@ from server.kit.pagination import PageRequest, listing, paginate
 from server.kit.priority import SubmitSession
 from server.kit.rows import NameContains, containing, filtered, get_row
 from server.kit.units import AppSettings, ReadSession
-from server.validations.schemas import ValidationPage, ValidationRow
+from server.validations.schemas import ValidationDetail, ValidationPage
 from server.validations.service import describe_validation, submit_validation
 
 router = APIRouter(prefix="/validations", tags=["validations"], route_class=IdempotentRoute)
@@ -64,7 +64,7 @@ def list_validations(
     return Answer(paginate(session, query, page))
 
 
-@router.get("/{validation_id}", summary="One validation, with its items", responses={200: {"model": ValidationRow}})
+@router.get("/{validation_id}", summary="One validation, with its items", responses={200: {"model": ValidationDetail}})
 def get_validation(validation_id: str, session: ReadSession) -> Response:
     """Predicted and realised KL of each allocation, and the guard's verdict in words."""
     return Answer(describe_validation(session, get_row(session, Validation, validation_id)))

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from compress_core.config import CompressionConfig
 from server.studies.finish import finish_study
 from server.studies.schemas import GridSection
+from tests.server.documented import undocumented
 
 sqlite_only = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
 
@@ -212,6 +213,7 @@ def test_a_whole_study(client: TestClient, study_config: Config, run_to_end: Cal
         (5, "optimal_beats_uniform"): "GO",
         (5, "consistent"): "NOT MEASURED",
     }
+    assert undocumented(client) == []
     bytes_match = next(gate for gate in study["gates"] if gate["name"] == "bytes_match")
     assert "on disk" in bytes_match["explanation"]
     headline = study["headline"]

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -30,7 +30,7 @@ from results_db.migrate import upgrade
 from tests.postgres import running_postgres
 
 REPO = Path(__file__).resolve().parent.parent
-NewDatabase = Callable[[str, Path], AbstractContextManager[str]]
+NewDatabase = Callable[[str, Path], str]
 #: a file system in memory, and the bytes that it must have left for all processes of a run
 _MEMORY, _ROOM = Path("/dev/shm"), 6 * 10**9
 
@@ -155,26 +155,27 @@ def database_backend(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def new_database(request: pytest.FixtureRequest) -> NewDatabase:
-    """``with new_database("sqlite" or "postgresql", folder) as url``: a fresh, migrated database, for as long as the
-    block lasts; for fixtures that tests share."""
+    """``new_database("sqlite" or "postgresql", folder)``: URL of a fresh, migrated database, for fixtures that tests
+    share; on PostgreSQL it stays as long as the server."""
 
-    @contextmanager
-    def make(backend: str, folder: Path) -> Iterator[str]:
+    def make(backend: str, folder: Path) -> str:
         if backend == "sqlite":
-            path = folder / "bitbudget.db"
-            shutil.copy(request.getfixturevalue("sqlite_template"), path)
-            yield f"sqlite:///{path}"
-            return
-        with _postgres_database(request, f"TEMPLATE {request.getfixturevalue('postgres_template')}") as url:
-            yield url
+            return _copy_of(request.getfixturevalue("sqlite_template"), folder)
+        template, name = request.getfixturevalue("postgres_template"), f"s{uuid4().hex}"
+        request.getfixturevalue("postgres_run")(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return str(request.getfixturevalue("postgres_uri")(name))
 
     return make
 
 
 @pytest.fixture
-def database_url(database_backend: str, new_database: NewDatabase, tmp_path: Path) -> Iterator[str]:
+def database_url(database_backend: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """URL of a fresh, migrated database of one's own."""
-    with new_database(database_backend, tmp_path) as url:
+    if database_backend == "sqlite":
+        yield _copy_of(request.getfixturevalue("sqlite_template"), tmp_path)
+        return
+    template = request.getfixturevalue("postgres_template")
+    with _postgres_database(request, f"TEMPLATE {template}") as url:
         yield url
 
 
@@ -204,6 +205,10 @@ def database(database_url: str) -> Iterator[Database]:
     database = Database(database_url)
     yield database
     database.dispose()
+
+
+def _copy_of(template: Path, folder: Path) -> str:
+    return f"sqlite:///{shutil.copy(template, folder / 'bitbudget.db')}"
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def make_service() -> type[Service]:
 def service(
     request: pytest.FixtureRequest,
     make_service: type[Service],
-    new_database: Callable[[str, Path], AbstractContextManager[str]],
+    new_database: Callable[[str, Path], str],
     tmp_path_factory: pytest.TempPathFactory,
     redis_server_url: str,
     repo: Path,
@@ -84,10 +83,10 @@ def service(
     client.flushall()
     client.close()
     folder = tmp_path_factory.mktemp("var")
-    with new_database(request.param, folder) as url:
-        service = make_service(url, redis_server_url, folder, repo, [tiny_model.parent.parent, text_path.parent])
-        yield service
-        service.close()
+    url = new_database(request.param, folder)
+    service = make_service(url, redis_server_url, folder, repo, [tiny_model.parent.parent, text_path.parent])
+    yield service
+    service.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -222,7 +222,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRe
 @pytest.fixture(scope="session")
 def standing_clients(
     measured: Measured,
-    new_database: Callable[[str, Path], AbstractContextManager[str]],
+    new_database: Callable[[str, Path], str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Callable[..., TestClient]]:
     """Applications that all tests of a process share: one a database, and one with the measured model."""
@@ -231,7 +231,7 @@ def standing_clients(
         @cache
         def client(backend: str, *, with_measured: bool) -> TestClient:
             folder = tmp_path_factory.mktemp("standing")
-            url = stack.enter_context(new_database(backend, folder))
+            url = new_database(backend, folder)
             if with_measured:
                 measured.copy_to(url)
             app = create_app(make_settings(url, folder, measured.checkpoint.parent), run_loop=False, page=False)

@@ -13,6 +13,9 @@ from results_db import Database
 from results_db.tables import Job, Measurement, Study, ValidationItem
 from web.study_figures import FIGURES, FOLDED
 
+#: in one process, which fills a page once
+pytestmark = pytest.mark.xdist_group("pages")
+
 HOSTILE = """<script>alert("x")</script>'"><img src=x onerror=alert(1)>"""
 PAGES = ("/", "/studies/{study}", "/jobs/{job}", "/studies/none", "/jobs/none")
 
@@ -24,21 +27,18 @@ def test_first_page_says_how_to_submit_when_empty(client: TestClient) -> None:
     assert "No worker has registered" in html
 
 
-def test_first_page_lists_studies_running_jobs_and_workers(client: TestClient, filler: Any) -> None:
-    done = filler.study("a finished one")
-    running = filler.study("a running one", upto="sweep")
-    html = client.get("/").text
-    assert f'href="/studies/{done}"' in html
-    assert f'href="/studies/{running}"' in html
-    assert f'id="run-{filler.jobs["sweep"]}"' in html
+def test_first_page_lists_studies_running_jobs_and_workers(shown: Any) -> None:
+    html = shown.client.get("/").text
+    assert f'href="/studies/{shown.ended}"' in html
+    assert f'href="/studies/{shown.running}"' in html
+    assert f'id="run-{shown.jobs["sweep"]}"' in html
     assert "1 min 23 s left" in html
     assert "optimal beats best uniform by 5.60 %" in html
     assert "worker_" in html
 
 
-def test_study_page_has_phases_gates_and_headline(client: TestClient, filler: Any) -> None:
-    study = filler.study("demo")
-    html = client.get(f"/studies/{study}").text
+def test_study_page_has_phases_gates_and_headline(shown: Any) -> None:
+    html = shown.client.get(f"/studies/{shown.ended}").text
     for phase in ("Phase 0: Pilot", "Phase 1: Error sweep", "Phase 4: Compress and compare"):
         assert phase in html
     for verdict in ("GO", "NO-GO", "NOT DECIDABLE"):
@@ -50,22 +50,20 @@ def test_study_page_has_phases_gates_and_headline(client: TestClient, filler: An
     assert html.count("<figure ") == html.count("<details><summary>Table") == len(FIGURES)
 
 
-def test_every_number_of_a_figure_stands_in_its_table(client: TestClient, filler: Any) -> None:
-    study = filler.study("demo")
-    html = client.get(f"/studies/{study}/figures/outcome.html").text
-    spec = client.get(f"/studies/{study}/figures/outcome.json").json()["spec"]
+def test_every_number_of_a_figure_stands_in_its_table(shown: Any) -> None:
+    html = shown.client.get(f"/studies/{shown.ended}/figures/outcome.html").text
+    spec = shown.client.get(f"/studies/{shown.ended}/figures/outcome.json").json()["spec"]
     for row in spec["data"]["values"]:
         assert row["model"] in html
         assert f"{row['ppl']:.4g}" in html.replace("\u2212", "-")
 
 
-def test_partial_sweep_shows_what_is_missing(client: TestClient, filler: Any) -> None:
-    study = filler.study("demo", upto="sweep", sweep_share=0.5)
-    figure = client.get(f"/studies/{study}/figures/errors.json").json()
+def test_partial_sweep_shows_what_is_missing(shown: Any) -> None:
+    figure = shown.client.get(f"/studies/{shown.running}/figures/errors.json").json()
     states = [row["status"] for row in figure["spec"]["data"]["values"]]
     assert states.count("measured") == states.count("not measured") == len(states) // 2
     assert "hatched: not measured" in figure["caption"]
-    assert "not measured" in client.get(f"/studies/{study}").text
+    assert "not measured" in shown.client.get(f"/studies/{shown.running}").text
 
 
 def test_figure_versions_follow_the_rows(client: TestClient, filler: Any) -> None:
@@ -84,11 +82,10 @@ def test_figure_versions_follow_the_rows(client: TestClient, filler: Any) -> Non
     assert {name for name in after if after[name] != before[name]} == {"errors"}
 
 
-def test_unchanged_figure_costs_304(client: TestClient, filler: Any) -> None:
-    study = filler.study("demo")
-    url = f"/studies/{study}/figures/fit.json"
-    tag = client.get(url).headers["etag"]
-    assert client.get(url, headers={"If-None-Match": tag}).status_code == 304
+def test_unchanged_figure_costs_304(shown: Any) -> None:
+    url = f"/studies/{shown.ended}/figures/fit.json"
+    tag = shown.client.get(url).headers["etag"]
+    assert shown.client.get(url, headers={"If-None-Match": tag}).status_code == 304
 
 
 def test_job_page_shows_params_history_attempts_and_error(client: TestClient, filler: Any, database: Database) -> None:
@@ -135,10 +132,9 @@ def test_hostile_names_stay_text(client: TestClient, filler: Any, database: Data
         assert "&lt;script&gt;" in html or "studies/" in url
 
 
-def test_pages_are_strict_and_whole(client: TestClient, filler: Any) -> None:
-    study = filler.study("demo", upto="sweep")
+def test_pages_are_strict_and_whole(shown: Any) -> None:
     for url in PAGES:
-        response = client.get(url.format(study=study, job=filler.jobs["sweep"]))
+        response = shown.client.get(url.format(study=shown.running, job=shown.jobs["sweep"]))
         assert response.status_code == (404 if url.endswith("none") else 200)
         policy = response.headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
@@ -163,25 +159,22 @@ def test_figures_of_a_study_without_results_say_what_is_missing(client: TestClie
         assert "yet" in figure["caption"]
 
 
-def test_unknown_figures_are_not_found(client: TestClient, filler: Any) -> None:
-    study = filler.study("demo", upto="calibrate")
-    assert client.get(f"/studies/{study}/figures/other.json").status_code == 404
-    assert client.get("/studies/none/figures/errors.json").status_code == 404
-    assert client.get("/studies/none/figures/errors.html").status_code == 404
+def test_unknown_figures_are_not_found(shown: Any) -> None:
+    assert shown.client.get(f"/studies/{shown.running}/figures/other.json").status_code == 404
+    assert shown.client.get("/studies/none/figures/errors.json").status_code == 404
+    assert shown.client.get("/studies/none/figures/errors.html").status_code == 404
 
 
-def test_specs_are_json_without_nan(client: TestClient, filler: Any) -> None:
-    study = filler.study("demo")
+def test_specs_are_json_without_nan(shown: Any) -> None:
     for name in FIGURES:
         # NaN and Infinity are words that Python reads and JSON does not know
-        json.loads(client.get(f"/studies/{study}/figures/{name}.json").text, parse_constant=pytest.fail)
+        json.loads(shown.client.get(f"/studies/{shown.ended}/figures/{name}.json").text, parse_constant=pytest.fail)
 
 
-def test_every_figure_of_a_study_that_ended_is_drawn(client: TestClient, filler: Any) -> None:
-    study = filler.study("demo")
+def test_every_figure_of_a_study_that_ended_is_drawn(shown: Any) -> None:
     captions = {}
     for name in FIGURES:
-        figure = client.get(f"/studies/{study}/figures/{name}.json").json()
+        figure = shown.client.get(f"/studies/{shown.ended}/figures/{name}.json").json()
         assert figure["spec"] is not None, (name, figure["caption"])
         captions[name] = figure["caption"]
     assert "rank correlation 0.960 [0.910, 0.990]" in captions["prediction"]
@@ -189,19 +182,20 @@ def test_every_figure_of_a_study_that_ended_is_drawn(client: TestClient, filler:
     assert "Chosen: additive (the least error)" in captions["forms"]
     assert "e8 2b r0" in captions["fidelity"]
     assert "KL anchors: 95 % within" in captions["estimates"]
-    roles = [p["role"] for p in client.get(f"/studies/{study}/figures/frontier.json").json()["spec"]["data"]["values"]]
+    frontier = shown.client.get(f"/studies/{shown.ended}/figures/frontier.json").json()
+    roles = [point["role"] for point in frontier["spec"]["data"]["values"]]
     assert (roles.count("optimal"), roles.count("uniform")) == (1, 9)
 
 
-def test_what_is_folded_can_be_unfolded(client: TestClient, filler: Any) -> None:
-    html = client.get(f"/studies/{filler.study('demo')}").text
+def test_what_is_folded_can_be_unfolded(shown: Any) -> None:
+    html = shown.client.get(f"/studies/{shown.ended}").text
     more = html[html.index('class="more-figures"') :]
     for name in FOLDED:
         assert f'id="figure-{name}"' in more
 
 
-def test_the_headline_tells_the_ceiling_and_how_true_the_prediction_was(client: TestClient, filler: Any) -> None:
-    html = client.get(f"/studies/{filler.study('demo')}").text
+def test_the_headline_tells_the_ceiling_and_how_true_the_prediction_was(shown: Any) -> None:
+    html = shown.client.get(f"/studies/{shown.ended}").text
     assert "The original itself would gain 26.20 % over best uniform." in html
     assert "Predicted KL ranked 12 allocations" in html
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import html
 import json
 import re
+from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 
 from results_db.sql.canned import CANNED
 from results_db.sql.contract import CONTRACT
 
-pytestmark = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+pytestmark = [pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True), pytest.mark.xdist_group("pages")]
 
 
-def test_the_page_has_every_question_view_and_column(client: TestClient) -> None:
-    answer = client.get("/sql")
+def test_the_page_has_every_question_view_and_column(shown: Any) -> None:
+    answer = shown.client.get("/sql")
     policy = answer.headers["content-security-policy"]
     assert "script-src 'self'" in policy
     assert "unsafe" not in policy
@@ -31,6 +31,6 @@ def test_the_page_has_every_question_view_and_column(client: TestClient) -> None
             assert f"<td>{column.meaning}</td>" in shown, (view.name, column.name)
 
 
-def test_every_page_leads_to_it(client: TestClient) -> None:
-    assert '<a href="/sql" >SQL</a>' in client.get("/").text
-    assert '<a href="/sql" aria-current="page">SQL</a>' in client.get("/sql").text
+def test_every_page_leads_to_it(shown: Any) -> None:
+    assert '<a href="/sql" >SQL</a>' in shown.client.get("/").text
+    assert '<a href="/sql" aria-current="page">SQL</a>' in shown.client.get("/sql").text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import insert, select
 
@@ -16,8 +17,9 @@ from results_db.tables import Fit, Gate, JobEvent, Measurement, RetiredMeasureme
 REASON = "measurement 17 (layer 3, down, b_q 2, rank 32) was invalidated: a <broken> fan"
 
 
-def test_a_study_that_stands_says_nothing_of_it(client: TestClient, filler: Any) -> None:
-    assert "stale" not in client.get(f"/studies/{filler.study('demo')}/live").text
+@pytest.mark.xdist_group("pages")
+def test_a_study_that_stands_says_nothing_of_it(shown: Any) -> None:
+    assert "stale" not in shown.client.get(f"/studies/{shown.ended}/live").text
 
 
 def test_stale_results_have_their_mark_and_their_reason(client: TestClient, filler: Any, database: Database) -> None:

@@ -15,7 +15,7 @@ TOKEN = "bb_abcdEFGHIJKLMNOPQRSTUVWXYZ0123456789_-abcdefg"
 def test_a_long_text_is_looked_at_a_few_times_only() -> None:
     """A request's path is logged: one of 60 kB once took the server half a minute, before anybody was let in."""
     for evil in ("://:", "://a:", "://a:b@", "password", "a-", "cookie ", "authorization:", "bearer "):
-        text = evil * (1_000_000 // len(evil))
+        text = evil * (200_000 // len(evil))
         assert mask(text).startswith(evil[:2])
 
 

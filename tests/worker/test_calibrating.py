@@ -1,4 +1,4 @@
-"""Calibrate jobs by a real worker from an archive of statistics."""
+"""Calibrate jobs from an archive of statistics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from results_db.states import JobKind, JobState
 from results_db.tables import Artefact, Calibration
 
 # what is new here is in the worker and its folders; tests of other kinds of jobs run on both databases
-pytestmark = [pytest.mark.slow, pytest.mark.parametrize("service", ["sqlite"], indirect=True)]
+pytestmark = pytest.mark.parametrize("service", ["sqlite"], indirect=True)
 
 
 def artefact(service: Any, calibration_id: str) -> Artefact:
@@ -56,7 +56,6 @@ def test_import_from_an_archive(
 def test_an_archive_that_lacks_inputs(service: Any, model_id: str, text_path: Path) -> None:
     path = text_path.with_name("poor.npz")
     np.savez(path, **{"0.o": np.eye(48), "1.down": np.ones(88)})
-    service.worker()
     job = service.finish(service.submit(JobKind.CALIBRATE, {"model_id": model_id, "npz": str(path)}))
     assert job.state == JobState.FAILED
     assert job.error["code"] == "invalid-calibration"

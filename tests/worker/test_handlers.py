@@ -31,7 +31,6 @@ from results_db.tables import (
     SensitivityAnchor,
     Sweep,
 )
-from tests.worker.hands import Hands
 
 N_MATRICES, N_LAYERS = 14, 2
 UNIFORM = {"b_q": 3, "rank": 4, "codebook": "scalar", "seed": 77}
@@ -54,11 +53,6 @@ def fail(service: Any, kind: JobKind, params: dict[str, Any]) -> dict[str, Any]:
     assert job.error["traceback"]
     assert job.error["retryable"] is False
     return dict(job.error)
-
-
-@pytest.fixture(scope="module")
-def make_service() -> type[Hands]:
-    return Hands
 
 
 @pytest.fixture(scope="module")

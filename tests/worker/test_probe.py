@@ -1,10 +1,9 @@
-"""A probe through a real worker: one row of rates, from which a plan can be priced."""
+"""A probe: one row of rates, from which a plan can be priced."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from sqlalchemy import select
 
 from compress_core import NUMERICS_VERSION, CompressionConfig
@@ -14,9 +13,7 @@ from results_db.states import JobKind, JobState
 from results_db.tables import Throughput
 
 
-@pytest.mark.slow
 def test_a_probe_records_the_rates_of_its_device(service: Any) -> None:
-    service.worker()
     configs = [{"codebook": "scalar", "b_q": 2, "rank": 4}, {"codebook": "rtn", "b_q": 2}]
     # a second of measuring: every config on the smallest matrix alone
     job = service.finish(service.submit(JobKind.PROBE, {"configs": configs, "seconds": 1.0}))

@@ -14,8 +14,6 @@ from compress_core.allocate import KLAnchor, class_sensitivities
 from results_db.states import JobKind, JobState
 from results_db.tables import LayerFidelityRow, SensitivityAnchor, SensitivityEstimate
 
-pytestmark = pytest.mark.slow
-
 #: matrices and layers of the tiny model
 N_MATRICES, N_LAYERS = 14, 2
 ANCHORS = [

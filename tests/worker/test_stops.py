@@ -11,9 +11,16 @@ from sqlalchemy import select
 from results_db.queue.submit import cancel_job, pause_job, resume_job
 from results_db.states import AttemptState, JobKind, JobState
 from results_db.tables import Worker
+from tests.service import Service
 from tests.sweeps import N_CELLS, N_CONFIGS, assert_complete, start_sweep, states
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def make_service() -> type[Service]:
+    """With real workers."""
+    return Service
 
 
 def test_cancel_stops_a_running_sweep(service: Any, model_id: str, calibration_id: str, grid: Any) -> None:

@@ -1,4 +1,4 @@
-"""Validate jobs by a real worker: what they record, and whom they recommend."""
+"""Validate jobs: what they record, and whom they recommend."""
 
 from __future__ import annotations
 
@@ -24,11 +24,8 @@ from worker.handlers.validate import Given, calibration_of, get_allocations
 
 __all__ = ["store"]  # a fixture
 
-pytestmark = pytest.mark.slow
-
 
 def finished(service: Any, params: dict[str, Any]) -> dict[str, Any]:
-    service.worker()
     job = service.finish(service.submit(JobKind.VALIDATE, params))
     assert job.state == JobState.SUCCEEDED, job.error
     assert job.progress["done"] == job.progress["total"] == 1000
@@ -140,7 +137,6 @@ def test_what_cannot_be_validated_is_named(
     assert calibration_of(given(own.id, own.id)) == calibration_id
     with pytest.raises(ConfigError, match="several calibrations"):
         calibration_of(given(own.id, other.id))
-    service.worker()
     params = {"model_id": model_id, "name": "x", "allocation_ids": [own.id]}
     job = service.finish(service.submit(JobKind.VALIDATE, params | {"windows": {"length": 24, "count": 1}}))
     assert job.state == JobState.FAILED

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from results_db.sql.result import Limits, QueryRefused, Result
 from results_db.sql.run import run_query
 from results_db.tables import Attempt, Fit, Job, SensitivityAnchor, Study, Sweep
 from results_db.views import VIEWS
+from tests.conftest import NewDatabase
 from tests.web.conftest import Filler
 
 REPO = Path(__file__).resolve().parents[2]
@@ -39,9 +41,12 @@ POSTGRESQL_TYPES = {
 SQLITE_TYPES = {"text": str, "integer": int, "real": (float, int), "boolean": int, "time": str}
 
 
-@pytest.fixture
-def filled(database: Database) -> Database:
-    """A study that ended, with an attempt that failed and a fit that is stale."""
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def filled(
+    request: pytest.FixtureRequest, new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Database]:
+    """A study that ended, with an attempt that failed and a fit that is stale; nobody writes to it."""
+    database = Database(new_database(request.param, tmp_path_factory.mktemp("filled")))
     filler = Filler(database)
     filler.study("demo")
     with database.write() as session:
@@ -54,7 +59,8 @@ def filled(database: Database) -> Database:
         sweep = session.scalars(select(Sweep)).one()
         job = session.get_one(Job, sweep.job_id)
         job.result = {"reused": 3}
-    return database
+    yield database
+    database.dispose()
 
 
 def ask(database: Database, sql: str, **options: Any) -> Result:
@@ -65,9 +71,9 @@ def columns_of(view: str) -> tuple[str, ...]:
     return tuple(column.name for column in CONTRACT[view].columns)
 
 
-def test_every_view_and_column_is_described_and_no_other(database: Database) -> None:
+def test_every_view_and_column_is_described_and_no_other(filled: Database) -> None:
     assert set(CONTRACT) == set(VIEWS)
-    with database.engine.connect() as connection:
+    with filled.engine.connect() as connection:
         for view in CONTRACT:
             assert tuple(connection.execute(text(f"SELECT * FROM {view}")).keys()) == columns_of(view), view
 

@@ -53,7 +53,7 @@ def allocation_sentences(allocation: Mapping[str, Any]) -> list[str]:
         sentences.append(f"At this budget further bytes save {1e6 * allocation['shadow_price']:.4g}{unit} per MB.")
     if allocation["predicted_kl"] is not None and allocation["objective"] != "kl":
         sentences.append(f"Predicted KL: {allocation['predicted_kl']:.6g} nats a token.")
-    if ids := allocation.get("allocation_ids"):
+    if len(ids := allocation.get("allocation_ids", [])) > 1:
         sentences.append(f"{len(ids)} allocations were written; the first is shown.")
     return sentences
 

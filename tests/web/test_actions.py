@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 
+from results_db import Database
+from results_db.errors import WrongState
+from results_db.queue.submit import cancel_job, pause_job, resume_job, retry_job
+from results_db.states import JobState
 from results_db.tables import Job, Study
 from web.queries.actions import job_actions, study_actions
 
 
 def job(state: str, kind: str = "sweep", **values: Any) -> Job:
-    asked = {"cancel_requested": False, "pause_requested": False} | values
+    asked = {"cancel_requested": False, "pause_requested": False, "params": {}} | values
     return Job(id="job_1", kind=kind, state=state, step="sweep:a", **asked)
 
 
@@ -23,7 +27,7 @@ def job(state: str, kind: str = "sweep", **values: Any) -> Job:
         (job("queued"), ["pause", "cancel"]),
         (job("running"), ["pause", "cancel"]),
         (job("running", "fit"), ["cancel"]),
-        (job("running", pause_requested=True), ["cancel"]),
+        (job("running", pause_requested=True), ["resume", "cancel"]),
         (job("running", cancel_requested=True), []),
         (job("paused"), ["resume", "cancel"]),
         (job("succeeded"), []),
@@ -39,6 +43,31 @@ def test_a_job_offers_what_its_state_allows(of: Job, names: list[str]) -> None:
     assert [action.name for action in found] == names
     assert all(action.url == f"/api/v1/jobs/job_1/{action.name}" for action in found)
     assert all(bool(action.question) == (action.name == "cancel") for action in found)
+
+
+ORDERS = {"pause": pause_job, "resume": resume_job, "cancel": cancel_job, "retry": retry_job}
+
+
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+def test_what_is_offered_is_what_the_queue_takes(database: Database) -> None:
+    """Of a job of which nothing was asked yet, in each state."""
+
+    def takes(state: str, kind: str, name: str) -> bool:
+        with database.write() as session:
+            session.add(job(state, kind))
+            session.flush()
+            try:
+                ORDERS[name](session, "job_1")
+            except WrongState:
+                return False
+            finally:
+                session.rollback()
+        return True
+
+    for state in JobState:
+        for kind in ("sweep", "fit"):
+            taken = {name for name in ORDERS if takes(state, kind, name)}
+            assert {action.name for action in job_actions(job(state, kind))} == taken, (state, kind)
 
 
 def test_a_study_retries_what_failed_in_one_request() -> None:

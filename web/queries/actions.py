@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from results_db.states import TERMINAL, WORKER_KINDS, JobState, StudyState
 from results_db.tables import Job, Study
+from web.queries.steps import step_label
 
 _API = "/api/v1"
 _FAILED = (JobState.FAILED, JobState.DEAD)
@@ -28,7 +29,6 @@ def job_actions(job: Job) -> tuple[Action, ...]:
     """By its state; what was asked for already is not offered again."""
     state = JobState(job.state)
     url = f"{_API}/jobs/{job.id}"
-    label = (job.step or job.kind).replace(":", " · ")
     if state == JobState.SUCCEEDED:
         return ()
     if state in TERMINAL:
@@ -36,12 +36,12 @@ def job_actions(job: Job) -> tuple[Action, ...]:
     found = []
     # a fit, an allocation, a gate ends within moments of its start
     can_stop = state != JobState.RUNNING or job.kind in WORKER_KINDS
-    if state == JobState.PAUSED:
+    if state == JobState.PAUSED or (job.pause_requested and not job.cancel_requested):
         found.append(Action("resume", "Resume", f"{url}/resume"))
-    elif can_stop and not job.pause_requested and not job.cancel_requested:
+    elif can_stop and not job.cancel_requested:
         found.append(Action("pause", "Pause", f"{url}/pause"))
     if not job.cancel_requested:
-        question = f"Cancel {label}? What it has recorded stays; steps that need it will be skipped."
+        question = f"Cancel {step_label(job)}? What it has recorded stays; steps that need it will be skipped."
         found.append(Action("cancel", "Cancel", f"{url}/cancel", question=question))
     return tuple(found)
 

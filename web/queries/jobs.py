@@ -16,6 +16,7 @@ from results_db.states import TERMINAL, JobState
 from results_db.tables import Attempt, Job, JobEvent, Study, Worker
 from web.queries.actions import Action, job_actions
 from web.queries.stale import stale_of
+from web.queries.steps import step_label
 
 #: events shown on a job's page, the newest
 EVENTS_SHOWN = 200
@@ -82,11 +83,6 @@ class JobPage:
     #: the sweep that this job measures a layer of
     whole: JobLine | None
     last_event_id: int
-
-
-def step_label(job: Job) -> str:
-    """``compress:optimal`` → ``compress · optimal``."""
-    return (job.step or job.kind).replace(":", " · ")
 
 
 def shown_state(job: Job, parts: Sequence[Job]) -> str:

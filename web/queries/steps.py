@@ -20,6 +20,11 @@ _LABELS = {
 }
 
 
+def step_label(job: Job) -> str:
+    """``compress:optimal`` → ``compress · optimal``."""
+    return (job.step or job.kind).replace(":", " · ")
+
+
 def model_label(name: str, *, several: bool) -> str:
     """``uniform@2`` → ``best uniform · budget 2``; with several budgets the first is named too."""
     base, _, budget = name.partition("@")

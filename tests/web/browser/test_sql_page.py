@@ -77,7 +77,18 @@ def test_escape_stops_a_query(open_tab: OpenTab, server: Any) -> None:
     expect(tab.page.get_by_role("button", name="Stop")).to_be_visible(timeout=SLOW)
     tab.page.keyboard.press("Escape")
     expect(tab.page.locator("#sql-status")).to_have_text("stopped", timeout=SLOW)
-    expect(tab.page.get_by_role("button", name="Run")).to_be_enabled()
+    expect(tab.page.get_by_role("button", name="Stop")).to_be_hidden()
+    # by mouse as well, and from wherever the focus is then
+    tab.page.get_by_role("button", name="Run").click()
+    expect(tab.page.get_by_role("button", name="Stop")).to_be_visible(timeout=SLOW)
+    tab.page.get_by_role("heading", name="Ask the results").click()
+    tab.page.keyboard.press("Escape")
+    expect(tab.page.locator("#sql-status")).to_have_text("stopped", timeout=SLOW)
+    # another query takes the place of one that runs
+    tab.page.get_by_role("button", name="Run").click()
+    expect(tab.page.get_by_role("button", name="Stop")).to_be_visible(timeout=SLOW)
+    ask(tab, "SELECT 7 AS x")
+    expect(tab.page.locator("#sql-table td")).to_have_text("7", timeout=SLOW)
     tab.check()
 
 

@@ -7,9 +7,8 @@ const params = byId("sql-params");
 const status = byId("sql-status");
 const problem = byId("sql-problem");
 const stop = byId("sql-stop");
-const buttons = [byId("sql-run"), byId("sql-csv")];
 
-/** The query that runs now; aborting it ends it on the server. */
+/** The query that runs now; aborting it ends it on the server. Asking again takes its place, so no button is barred. */
 let running = null;
 
 /** Names of the parameters in the text, in order; what stands in quotes or comments is no parameter. */
@@ -74,7 +73,6 @@ function tell(words, failure = "") {
 
 function setRunning(controller) {
   running = controller;
-  for (const button of buttons) button.disabled = controller !== null;
   stop.hidden = controller === null;
   byId("sql-result").setAttribute("aria-busy", String(controller !== null));
 }
@@ -188,6 +186,9 @@ form.addEventListener("keydown", (event) => {
     event.preventDefault();
     run();
   }
+});
+// wherever the focus is: who pressed Run may be reading the rows
+document.addEventListener("keydown", (event) => {
   if (event.key === "Escape") running?.abort();
 });
 showParameters(); // a browser may have kept what was written

@@ -30,8 +30,7 @@ def read_regular(path: Path, *, limit: int) -> bytes:
         OSError: as :func:`open_regular`; or it is larger.
     """
     with open_regular(path) as stream:
-        is_larger = os.fstat(stream.fileno()).st_size > limit
-        content = b"" if is_larger else stream.read(limit + 1)
-    if is_larger or len(content) > limit:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
         raise OSError(errno.EFBIG, f"it has more than {limit:,} bytes", str(path))
     return content

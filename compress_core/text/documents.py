@@ -177,9 +177,14 @@ def _lines(path: Path) -> Iterator[str]:
             yield line.decode("utf-8")
 
 
-def _open(path: Path) -> IO[bytes]:
-    file = open_regular(path)
-    return cast(IO[bytes], gzip.open(file)) if path.suffix == ".gz" else file
+@contextmanager
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    with open_regular(path) as file:
+        if path.suffix != ".gz":
+            yield file
+            return
+        with gzip.open(file) as unpacked:  # which leaves the file below it open
+            yield cast(IO[bytes], unpacked)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, FastAPI
@@ -163,11 +163,13 @@ def _api() -> APIRouter:
 class Service(FastAPI):
     """FastAPI whose every response, be it to an error that no middleware sees, carries the security headers."""
 
+    _document: ClassVar[dict[str, Any] | None] = None
+
     def build_middleware_stack(self) -> ASGIApp:
         return SecurityHeaders(super().build_middleware_stack())
 
     def openapi(self) -> dict[str, Any]:
-        """The document, made once."""
-        if self.openapi_schema is None:
-            self.openapi_schema = complete(super().openapi())
-        return self.openapi_schema
+        """The document, made once a process, since all of its applications have the same routes."""
+        if Service._document is None:
+            Service._document = complete(super().openapi())
+        return Service._document

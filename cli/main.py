@@ -45,7 +45,7 @@ First steps:
 EPILOG = """\b
 Exit codes:
   0    done
-  1    a job or study failed or was cancelled; a plan does not fit
+  1    a job or study failed or was cancelled; a plan does not fit; a check found something
   2    bad input, or refused by the server
   3    no server answers, or it fails
   4    a NO-GO stopped the study

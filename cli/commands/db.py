@@ -60,11 +60,7 @@ def upgrade_(database: DatabaseOption = None, as_json: JsonOption = False) -> No
     with open_database(database) as opened:
         before = present_revision(opened)
         upgrade(opened)
-        after = present_revision(opened)
-        if as_json:
-            print_json({"database": shown(opened), "from": before, "to": after})
-        else:
-            say(f"{shown(opened)}: schema {before or 'none'} → {after}")
+        _tell_schema(opened, before, as_json)
 
 
 @app.command("downgrade")
@@ -72,6 +68,7 @@ def downgrade_(
     revision: Annotated[str, typer.Argument(help='For example "0004"; "base" removes everything.')],
     database: DatabaseOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="What the older schema cannot hold is lost: do it.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Go back to an older schema, for an older release. Stop server and workers, and make a backup first."""
     if not yes:
@@ -82,7 +79,7 @@ def downgrade_(
     with open_database(database, there=True) as opened, unused(opened):
         before = present_revision(opened)
         downgrade(opened, revision)
-        say(f"{shown(opened)}: schema {before} → {present_revision(opened) or 'none'}")
+        _tell_schema(opened, before, as_json)
 
 
 @app.command("copy")
@@ -218,6 +215,14 @@ def restore(
         say(f"{report.n_rows} rows restored and compared: {shown(target)}")
         if options:
             say(f"{n_artefacts} artefacts restored to {chosen.artefacts_url}")
+
+
+def _tell_schema(database: Database, before: str | None, as_json: bool) -> None:
+    after = present_revision(database)
+    if as_json:
+        print_json({"database": shown(database), "from": before, "to": after})
+    else:
+        say(f"{shown(database)}: schema {before or 'none'} → {after or 'none'}")
 
 
 @contextmanager

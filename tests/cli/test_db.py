@@ -65,7 +65,8 @@ def test_upgrade_current_downgrade(bitbudget: Callable[..., Any], empty_database
     assert bitbudget("db", "current", "--json", *at).json["current"] is True
     refused = bitbudget("db", "downgrade", "0004", *at)
     assert (refused.code, "--yes" in refused.err) == (2, True)
-    assert bitbudget("db", "downgrade", "0004", "--yes", *at).code == 0
+    back = bitbudget("db", "downgrade", "0004", "--yes", "--json", *at).json
+    assert (back["from"], back["to"]) == (head_revision(), "0004")
     assert bitbudget("db", "current", "--json", *at).json["revision"] == "0004"
 
 

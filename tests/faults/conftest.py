@@ -47,6 +47,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
+def worker_with(service: Any) -> Callable[..., None]:
+    """``worker_with(BITBUDGET_…="…")``: the only live worker has these variables, and listens."""
+
+    def start(**environment: str) -> None:
+        for worker in service.workers:
+            worker.kill()
+            worker.wait()
+        seen = service.logs().count("listens on queue")
+        service.start_worker(**environment)
+        service.wait(lambda: service.logs().count("listens on queue") > seen, "a worker that listens")
+
+    return start
+
+
+@pytest.fixture
 def plan_acts(service: Any) -> Callable[..., None]:
     """``plan_acts(act, …)``: the acts of the attempts to come, and a live worker that plays them."""
 

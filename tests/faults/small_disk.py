@@ -48,3 +48,10 @@ def mounted(path: Path) -> Iterator[SmallDisk]:
         yield SmallDisk(path)
     finally:
         subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDisk]:
+    """One for a module's tests."""
+    with mounted(tmp_path_factory.mktemp("small")) as disk:
+        yield disk

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy.exc import DBAPIError
 
 from results_db import Database
 from results_db.migrate import upgrade
 from results_db.states import AttemptState, JobKind, JobState
 from tests.faults.misbehaving import IMPATIENT, PROGRAM
+from tests.faults.patient import PatientService
 from tests.postgres import running_postgres
 from tests.service import Service
 from tests.sweeps import N_CONFIGS, N_MATRICES, assert_complete, start_sweep, states
 from worker.registration import ProcessId
-
-
-class PatientService(Service):
-    """As the server's loop, whose turns go on while the database is away."""
-
-    def step(self) -> None:
-        with suppress(DBAPIError):
-            super().step()
 
 
 @pytest.fixture(scope="module")

@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy.exc import OperationalError
 
 from results_db.settings import Settings
 from results_db.states import AttemptState
 from server.app import create_app
-from tests.faults.small_disk import SmallDisk, mounted
+from tests.faults.patient import PatientService
+from tests.faults.small_disk import SmallDisk, disk
 from tests.service import Service
 from tests.sweeps import N_CONFIGS, assert_complete, start_sweep, states
 
-
-class PatientService(Service):
-    """As the server's loop, whose turns go on while the database refuses."""
-
-    def step(self) -> None:
-        with suppress(OperationalError):
-            super().step()
-
-
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDisk]:
-    with mounted(tmp_path_factory.mktemp("small")) as disk:
-        yield disk
+__all__ = ["disk"]  # a fixture
 
 
 @pytest.fixture(scope="module")

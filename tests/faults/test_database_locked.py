@@ -9,7 +9,6 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import psycopg
-import pytest
 
 from results_db.states import AttemptState, JobState
 from tests.service import LEASE_S
@@ -41,23 +40,10 @@ def _hold(seconds: float) -> None:
         time.sleep(0.05)
 
 
-@pytest.fixture
-def worker_with(service: Any, calibration_id: str) -> Callable[..., None]:
-    """``worker_with(lease_s, heartbeat_s)``: the only live worker has these."""
-
-    def start(lease_s: float, heartbeat_s: float) -> None:
-        for worker in service.workers:
-            worker.kill()
-            worker.wait()
-        service.start_worker(BITBUDGET_LEASE_S=str(lease_s), BITBUDGET_HEARTBEAT_S=str(heartbeat_s))
-
-    return start
-
-
 def test_a_lock_of_twenty_seconds_costs_a_default_lease_nothing(
     service: Any, worker_with: Callable[..., None], model_id: str, calibration_id: str, grid: Any
 ) -> None:
-    worker_with(45, 5)
+    worker_with(BITBUDGET_LEASE_S="45", BITBUDGET_HEARTBEAT_S="5")
     job_id = start_sweep(service, model_id, calibration_id, grid(41, N_CONFIGS))
     with _locked(service):
         _hold(HELD_S)
@@ -69,7 +55,7 @@ def test_a_lock_that_outlasts_the_lease(
     service: Any, worker_with: Callable[..., None], model_id: str, calibration_id: str, grid: Any
 ) -> None:
     """The heartbeat waits for the lock as the reaper does: whoever comes first, every cell is measured once."""
-    worker_with(LEASE_S, 0.2)
+    worker_with(BITBUDGET_LEASE_S=str(LEASE_S), BITBUDGET_HEARTBEAT_S="0.2")
     job_id = start_sweep(service, model_id, calibration_id, grid(42, N_CONFIGS))
     with _locked(service):
         _hold(LEASE_S + 2)

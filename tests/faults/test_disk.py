@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +10,12 @@ import pytest
 
 from results_db.queue.submit import retry_job
 from results_db.states import AttemptState, JobKind, JobState
-from tests.faults.small_disk import SmallDisk, mounted
+from tests.faults.small_disk import SmallDisk, disk
 from tests.sweeps import states
 
+__all__ = ["disk"]  # a fixture
+
 FAILED, SUCCEEDED = AttemptState.FAILED, AttemptState.SUCCEEDED
-
-
-@pytest.fixture(scope="module")
-def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDisk]:
-    with mounted(tmp_path_factory.mktemp("small")) as disk:
-        yield disk
-
-
-@pytest.fixture
-def worker_with(service: Any) -> Callable[..., None]:
-    """The only live worker has these variables."""
-
-    def start(**environment: str) -> None:
-        for worker in service.workers:
-            worker.kill()
-            worker.wait()
-        seen = service.logs().count("listens on queue")
-        service.start_worker(**environment)
-        service.wait(lambda: service.logs().count("listens on queue") > seen, "a worker that listens")
-
-    return start
 
 
 @pytest.mark.parametrize("variable", ["BITBUDGET_ARTEFACTS_URL", "BITBUDGET_VAR_DIR"])

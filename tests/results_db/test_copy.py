@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from sqlalchemy import Table, insert, select, text, update
@@ -28,6 +27,7 @@ from results_db.queue.lease import claim_attempt
 from results_db.queue.submit import submit_job
 from results_db.states import JobKind
 from results_db.tables import Attempt, Job, JobEvent, Measurement, Model, Worker
+from tests.conftest import NewDatabase
 from tests.rows import count, fill
 
 TABLES = Base.metadata.sorted_tables
@@ -36,22 +36,11 @@ WAYS = [("sqlite", "postgresql"), ("postgresql", "sqlite"), ("sqlite", "sqlite")
 
 
 @pytest.fixture
-def target_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database, of the backend that the test's parameter names."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'target.db'}"
-        return
-    name, run = f"t{uuid4().hex}", request.getfixturevalue("postgres_run")
-    run(f"CREATE DATABASE {name}")
-    try:
-        yield request.getfixturevalue("postgres_uri")(name)
-    finally:
-        run(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-@pytest.fixture
-def target(target_url: str) -> Iterator[Database]:
-    database = Database(target_url)
+def target(request: pytest.FixtureRequest, new_database: NewDatabase, tmp_path: Path) -> Iterator[Database]:
+    """A database without rows, of the backend that the test's parameter names."""
+    folder = tmp_path / "target"
+    folder.mkdir()
+    database = Database(new_database(request.param, folder))
     yield database
     database.dispose()
 
@@ -61,8 +50,8 @@ def rows(database: Database, table: Table) -> list[tuple[Any, ...]]:
         return sorted((tuple(row) for row in connection.execute(select(table))), key=repr)
 
 
-both_ways = pytest.mark.parametrize(("database_backend", "target_url"), WAYS, indirect=True)
-to_the_other = pytest.mark.parametrize(("database_backend", "target_url"), WAYS[:2], indirect=True)
+both_ways = pytest.mark.parametrize(("database_backend", "target"), WAYS, indirect=True)
+to_the_other = pytest.mark.parametrize(("database_backend", "target"), WAYS[:2], indirect=True)
 
 
 @both_ways
@@ -206,7 +195,9 @@ def test_a_source_of_an_older_schema_is_refused(database: Database, target: Data
     assert "db upgrade" in caught.value.cure
 
 
-def test_a_database_that_a_server_or_worker_uses_is_not_at_rest(database: Database) -> None:
+def test_a_database_that_a_server_or_worker_uses_is_not_at_rest(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with unused(database):
         pass
     leader = Leader(database)
@@ -214,8 +205,10 @@ def test_a_database_that_a_server_or_worker_uses_is_not_at_rest(database: Databa
     deadline = time.monotonic() + 30
     while not leader.hold():
         assert time.monotonic() < deadline
-    with pytest.raises(CannotCopy, match="a server runs"), unused(database):
-        pass
+    with monkeypatch.context() as patch:
+        patch.setattr("results_db.copy.unused._PATIENCE_S", 0.1)
+        with pytest.raises(CannotCopy, match="a server runs"), unused(database):
+            pass
     leader.release()
     worker = {"hostname": "here", "pid": 1, "device": "cpu", "device_kind": "cpu", "state": "up", "versions": {}}
     with database.write() as session:
@@ -244,40 +237,51 @@ def test_a_database_is_not_copied_onto_itself(database: Database) -> None:
     other.dispose()
 
 
-@pytest.mark.parametrize(("database_backend", "target_url"), WAYS[:1], indirect=True)
-@pytest.mark.parametrize(
-    ("column", "value", "words", "instead"),
-    [
-        ("result", {"loss": [1.0, math.nan]}, "nan, which JSON does not have", {"loss": [1.0, None]}),
-        ("result", {"loss": -math.inf}, "-inf", {"loss": None}),
-        ("params", {"a\ud800": "b"}, r"\\ud800", {"a\ufffd": "b"}),
-        ("params", {"a": "x\x00y"}, r"\\x00", {"a": "x\ufffdy"}),
-        ("step", "x\x00y", r"\\x00", "x\ufffdy"),
-        ("priority", 2**40, "does not fit a column of 32 bits", None),
-    ],
-)
-def test_what_postgresql_cannot_hold_is_named_and_mended_only_when_asked(
-    database: Database, target: Database, column: str, value: Any, words: str, instead: Any
-) -> None:
+#: column of jobs, value, what is said of it, what is mended to (None: nothing)
+UNSTORABLE: list[tuple[str, Any, str, Any]] = [
+    ("result", {"loss": [1.0, math.nan]}, "nan, which JSON does not have", {"loss": [1.0, None]}),
+    ("result", {"loss": -math.inf}, "-inf", {"loss": None}),
+    ("params", {"a\ud800": "b"}, r"\\ud800", {"a\ufffd": "b"}),
+    ("params", {"a": "x\x00y"}, r"\\x00", {"a": "x\ufffdy"}),
+    ("step", "x\x00y", r"\\x00", "x\ufffdy"),
+    ("priority", 2**40, "does not fit a column of 32 bits", None),
+]
+
+
+@pytest.mark.parametrize(("database_backend", "target"), WAYS[:1], indirect=True)
+def test_what_postgresql_cannot_hold_is_named_and_mended_only_when_asked(database: Database, target: Database) -> None:
+    def write(job_id: str, column: str, value: Any) -> None:
+        with database.write() as session:
+            session.execute(update(Job).where(Job.id == job_id).values({column: value}))
+
     with database.write() as session:
-        job_id = submit_job(session, JobKind.PROBE, {}).id
-        session.execute(update(Job).values({column: value}))
-    with pytest.raises(CannotCopy, match=rf"jobs\.{column} of the row id = '{job_id}' holds .*{words}") as caught:
-        copy_database(database, target, hold=True)
-    assert set(count(target).values()) == {0}
-    if instead is None:
-        assert "--mend" not in caught.value.cure
-        with pytest.raises(CannotCopy):
-            copy_database(database, target, hold=True, mend=True)
-        return
-    assert "--mend" in caught.value.cure
+        ids = [submit_job(session, JobKind.PROBE, {}).id for _ in UNSTORABLE]
+    for job_id, (column, value, words, instead) in zip(ids, UNSTORABLE, strict=True):
+        with database.read() as session:
+            before = getattr(session.get_one(Job, job_id), column)
+        write(job_id, column, value)
+        named = rf"jobs\.{column} of the row id = '{job_id}' holds .*{words}"
+        with pytest.raises(CannotCopy, match=named) as caught:
+            copy_database(database, target, hold=True)
+        assert ("--mend" in caught.value.cure) == (instead is not None)
+        if instead is None:
+            with pytest.raises(CannotCopy, match=named):
+                copy_database(database, target, hold=True, mend=True)
+        assert set(count(target).values()) == {0}
+        write(job_id, column, before)
+    mendable = [
+        (id_, column, value, instead) for id_, (column, value, _, instead) in zip(ids, UNSTORABLE, strict=True)
+    ][:-1]
+    for job_id, column, value, _ in mendable:
+        write(job_id, column, value)
     report = copy_database(database, target, hold=True, mend=True)
-    assert sum(table.n_mended for table in report.tables) == 1
+    assert sum(table.n_mended for table in report.tables) == len(mendable) == 5
     with target.read() as session:
-        assert getattr(session.get_one(Job, job_id), column) == instead
+        for job_id, column, _, instead in mendable:
+            assert getattr(session.get_one(Job, job_id), column) == instead
 
 
-@pytest.mark.parametrize(("database_backend", "target_url"), WAYS[1:2], indirect=True)
+@pytest.mark.parametrize(("database_backend", "target"), WAYS[1:2], indirect=True)
 def test_a_nan_column_is_refused_by_sqlite_which_would_store_null(database: Database, target: Database) -> None:
     fill(database, tables=TABLES)
     with database.engine.begin() as connection:

@@ -136,13 +136,9 @@ def _no_views(name: str | None, kind: str, parents: Any) -> bool:
     return not (kind == "table" and name in VIEWS)
 
 
-def test_the_migrated_schema_is_the_declared_one(empty: Database) -> None:
+def test_up_down_up_and_each_time_the_schema_is_the_declared_one(empty: Database) -> None:
     upgrade(empty)
     assert differences(empty) == []
-
-
-def test_up_down_up(empty: Database) -> None:
-    upgrade(empty)
     first = set(inspect(empty.engine).get_table_names())
     assert first == set(Base.metadata.tables) | {"alembic_version"}
     downgrade(empty, "base")

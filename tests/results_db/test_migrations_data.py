@@ -43,6 +43,7 @@ def url_of(database: Database) -> str:
     return database.url.render_as_string(hide_password=False)
 
 
+@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
 def test_revisions_are_one_line(empty: Database) -> None:
     script = ScriptDirectory.from_config(alembic_config(empty))
     assert script.get_heads() == [REVISIONS[-1]]
@@ -69,7 +70,7 @@ def test_down_and_up_again_with_rows_in_every_table(empty: Database) -> None:
     assert set(count(empty).values()) == {0}
 
 
-@pytest.mark.parametrize("revision", REVISIONS)
+@pytest.mark.parametrize("revision", REVISIONS[:-1])
 def test_a_database_of_every_release_is_read_by_this_one(empty: Database, revision: str, tmp_path: Path) -> None:
     upgrade(empty, revision)
     counts = fill(empty, n=2)

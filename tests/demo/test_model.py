@@ -12,8 +12,8 @@ from compress_core.text.stdlib import SEPARATOR, split_text
 from demo import report
 
 FOLDER = Path(report.__file__).parent / "model"
-EVERY = 46
-"""One window in so many of the report split: 16 of them, from all over it."""
+EVERY = 92
+"""One window in so many of the report split: 8 of them, from all over it."""
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -27,7 +27,7 @@ from compress_core.pack.writer import write_packed_model
 from compress_core.text.tokens import TokenWindows
 
 MENU = (
-    CompressionConfig(b_q=2, codebook="e8"),
+    CompressionConfig(b_q=2, codebook="gptq"),
     CompressionConfig(b_q=4, codebook="rtn"),
     CompressionConfig(b_q=3, rank=2, codebook="scalar", iterations=1),
 )

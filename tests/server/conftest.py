@@ -20,6 +20,7 @@ from sqlalchemy import make_url
 from results_db.settings import Settings
 from server.app import create_app
 from tests.server.simulated import SimulatedWorker
+from tests.serving import serving
 
 HIDDEN, HEADS, KV_HEADS, FFN, LAYERS, VOCAB = 32, 4, 2, 48, 3, 64
 
@@ -104,6 +105,13 @@ def client(fresh_client: TestClient) -> TestClient:
     """Modules whose tests may share an application say so with a ``client`` of their own: ``standing`` or
     ``standing_measured``. What must be alone there asks for ``fresh_client``."""
     return fresh_client
+
+
+@pytest.fixture
+def live(app: FastAPI) -> Iterator[str]:
+    """Address of the application behind a real socket."""
+    with serving(app, timeout_graceful_shutdown=1) as address:
+        yield address
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from results_db.states import JobKind
 from results_db.tables import Attempt, Worker
 from server.app import create_app
 from server.health.readiness import LEAST_FREE
+from tests.serving import until
 
 
 def checks(client: TestClient, status: int) -> dict[str, Any]:
@@ -32,9 +32,7 @@ def ready(settings: Any, redis_url: str) -> Any:
     """A server with a Redis and a turning loop."""
     app = create_app(settings.model_copy(update={"redis_url": redis_url}), page=False)
     with TestClient(app, base_url="http://localhost", client=("127.0.0.1", 50000)) as client:
-        deadline = time.monotonic() + 30
-        while not app.state.loop.leads:
-            assert time.monotonic() < deadline
+        until(lambda: app.state.loop.leads, "the loop's first turn")
         yield client
 
 

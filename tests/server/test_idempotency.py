@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import event, func, select, update
@@ -73,21 +72,6 @@ def test_a_commit_that_fails_is_no_success(app: FastAPI, client: TestClient, mod
     # the key was not spent either
     again = client.post("/api/v1/calibrations", json={"model_id": model["id"]}, headers={"Idempotency-Key": "lost"})
     assert again.status_code == 202
-
-
-@pytest.fixture
-def live(app: FastAPI) -> Iterator[str]:
-    """The application behind a real socket: the test client has one thread at a time."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        thread.join(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(20)
-    assert not thread.is_alive()
 
 
 def at_once(n: int, send: Callable[[], httpx.Response]) -> list[httpx.Response]:

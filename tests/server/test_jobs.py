@@ -9,16 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
 import pytest
-import uvicorn
 from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -28,15 +26,9 @@ from results_db.queue.events import record_event
 from results_db.queue.transitions import get_job
 from results_db.settings import Settings
 from server.kit import sse
+from tests.serving import until
 
 sqlite_only = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
-
-
-def until(done: Callable[[], bool], within_s: float = 30.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not done():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -181,22 +173,6 @@ def test_streams_are_counted_and_there_may_be_too_many(app: FastAPI, client: Tes
     assert answer.headers["retry-after"] == "10"
 
 
-@pytest.fixture
-def live(app: FastAPI) -> Iterator[str]:
-    """The application behind a real socket."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        thread.join(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(20)
-    assert not thread.is_alive()
-
-
 @sqlite_only
 @pytest.mark.timeout(60)
 def test_live_events(app: FastAPI, live: str, checkpoint: Path) -> None:
@@ -205,9 +181,9 @@ def test_live_events(app: FastAPI, live: str, checkpoint: Path) -> None:
         model = client.post("/api/v1/models", json={"source": str(checkpoint)}).json()
         job = client.post("/api/v1/calibrations", json={"model_id": model["id"]}).json()
         with client.stream("GET", "/api/v1/events") as stream:
-            until(lambda: app.state.open_streams.open == 1)
+            until(lambda: app.state.open_streams.open == 1, "an open stream")
             # whoever reads slowly, or not at all, keeps no connection to the database
-            until(lambda: database.engine.pool.checkedout() == 0)
+            until(lambda: database.engine.pool.checkedout() == 0, "the poll's end")
             lines = stream.iter_lines()
             assert job["id"] in next(line for line in lines if line.startswith("data"))
             with database.write() as session:
@@ -215,7 +191,7 @@ def test_live_events(app: FastAPI, live: str, checkpoint: Path) -> None:
             arrived = next(line for line in lines if line.startswith("data"))
             assert json.loads(arrived.removeprefix("data: "))["payload"] == {"done": 1, "total": 2}
         # one that was cut off as well
-        until(lambda: app.state.open_streams.open == 0)
+        until(lambda: app.state.open_streams.open == 0, "the stream's end")
 
 
 @sqlite_only

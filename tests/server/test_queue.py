@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +21,7 @@ from results_db.states import JobKind, JobState
 from results_db.tables import Attempt, Job, JobEvent
 from server.app import create_app
 from server.runner import run_server_job
+from tests.serving import until
 
 API = "/api/v1"
 
@@ -126,10 +126,7 @@ def test_of_two_servers_one_turns_and_the_other_takes_over(
         return str(ready.json()["checks"]["loop"]["detail"])
 
     def wait_for(client: TestClient, words: str) -> None:
-        deadline = time.monotonic() + 20
-        while words not in detail(client):
-            assert time.monotonic() < deadline, detail(client)
-            time.sleep(0.02)
+        until(lambda: words in detail(client), words)
 
     with TestClient(second, base_url="http://localhost") as two:
         wait_for(two, "loop turns")
@@ -137,10 +134,8 @@ def test_of_two_servers_one_turns_and_the_other_takes_over(
             wait_for(one, "stands by")
             # both answer, and the job runs once
             job_ids = [add_job(first.state.database, JobKind.FIT) for _ in range(3)]
-            deadline = time.monotonic() + 20
-            while any(one.get(f"{API}/jobs/{id_}").json()["state"] != "failed" for id_ in job_ids):
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            ended = lambda: {one.get(f"{API}/jobs/{id_}").json()["state"] for id_ in job_ids} == {"failed"}  # noqa: E731
+            until(ended, "the end of the jobs")
             with second.state.database.read() as session:
                 events = session.scalars(select(JobEvent.state).where(JobEvent.job_id.in_(job_ids))).all()
             assert [events.count(state) for state in ("queued", "running", "failed")] == [3, 3, 3]

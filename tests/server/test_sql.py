@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -164,23 +163,7 @@ def test_an_answer_is_not_kept_under_an_idempotency_key(client: TestClient, mode
     )
 
 
-@pytest.fixture
-def listening(app: FastAPI) -> Iterator[str]:
-    """The application on a real port: a client can go away there."""
-    server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=1)
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    up = threading.Event()
-    while not server.started and thread.is_alive():
-        up.wait(0.02)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(30)
-
-
-def test_a_client_that_goes_away_ends_its_query(listening: str, app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_goes_away_ends_its_query(live: str, app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both slots are taken by endless queries whose clients leave; then the slots are free long before the time is
     over that the queries have."""
     app.state.sql_console._seconds = 120.0
@@ -201,7 +184,7 @@ def test_a_client_that_goes_away_ends_its_query(listening: str, app: FastAPI, mo
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     for _ in range(console_module.AT_ONCE):
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{listening}/api/v1/sql", json={"query": endless}, timeout=httpx.Timeout(60, read=0.5))
+            httpx.post(f"{live}/api/v1/sql", json={"query": endless}, timeout=httpx.Timeout(60, read=0.5))
     assert all(done.acquire(timeout=60) for _ in range(console_module.AT_ONCE))
     assert ended == ["stopped"] * console_module.AT_ONCE
-    assert httpx.post(f"{listening}/api/v1/sql", json={"query": "SELECT 1 AS x"}, timeout=60).json()["rows"] == [[1]]
+    assert httpx.post(f"{live}/api/v1/sql", json={"query": "SELECT 1 AS x"}, timeout=60).json()["rows"] == [[1]]

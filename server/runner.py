@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +12,9 @@ from sqlalchemy.orm import Session
 from compress_core.analyze import GateThresholds
 from compress_core.errors import CompressCoreError
 from results_db import Database
+from results_db.cause import cause_of
 from results_db.errors import NotFound
 from results_db.logs import bind
-from results_db.masking import mask
 from results_db.params import AllocateParams, FitParams, GateParams
 from results_db.queue.transitions import change_state, get_job, lock_study
 from results_db.states import JobKind, JobState
@@ -71,7 +70,7 @@ def _is_ours(running: Job, job: Job) -> bool:
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:
-    """The cause that a job shows: {"code", "message", "type", "traceback", "retryable"}."""
+    """The cause that a job shows."""
     match error:
         case Problem():
             code = error.slug
@@ -81,13 +80,7 @@ def describe_error(error: BaseException) -> dict[str, Any]:
             code = "not-found"
         case _:
             code = "unexpected-error"
-    cause: dict[str, Any] = {
-        "code": code,
-        "message": mask(str(error)) or type(error).__name__,
-        "type": f"{type(error).__module__}.{type(error).__qualname__}",
-        "traceback": mask("".join(traceback.format_exception(error))),
-        "retryable": False,
-    }
+    cause = cause_of(error, code, retryable=False)
     smallest = getattr(error, "smallest_bytes", None)
     return cause if smallest is None else cause | {"smallest_bytes": smallest}
 

@@ -1,9 +1,8 @@
-"""From an exception to the cause that a job shows: {"code", "message", "type", "traceback", "retryable"}."""
+"""From an exception to the cause that a job shows: what it is called, and whether a retry can help."""
 
 from __future__ import annotations
 
 import errno
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,12 +11,9 @@ from rq.timeouts import JobTimeoutException
 from sqlalchemy.exc import DBAPIError
 
 from compress_core.errors import CompressCoreError
+from results_db.cause import cause_of
 from results_db.errors import ResultsDbError
-from results_db.masking import mask
 from worker.errors import WorkerError
-
-#: a traceback keeps its end, which names the cause
-_TRACEBACK_CHARACTERS = 20_000
 
 
 @contextmanager
@@ -46,15 +42,7 @@ def describe(error: BaseException, *, starved: bool) -> dict[str, Any]:
         starved: whether the job has already been tried with the small batch that follows a lack of memory.
     """
     code, retryable = _classify(error, starved)
-    lines = "".join(traceback.format_exception(error))
-    about = "".join(f"{note}: " for note in reversed(getattr(error, "__notes__", [])))
-    return {
-        "code": code,
-        "message": _clean(f"{about}{error}".strip() or type(error).__name__),
-        "type": f"{type(error).__module__}.{type(error).__qualname__}",
-        "traceback": _clean(lines[-_TRACEBACK_CHARACTERS:]),
-        "retryable": retryable,
-    }
+    return cause_of(error, code, retryable=retryable)
 
 
 def _classify(error: BaseException, starved: bool) -> tuple[str, bool]:
@@ -71,8 +59,3 @@ def _classify(error: BaseException, starved: bool) -> tuple[str, bool]:
     if isinstance(error, DBAPIError):
         return "database-unavailable", True
     return "unexpected-error", False
-
-
-def _clean(text: str) -> str:
-    """The page shows it: without passwords and tokens. PostgreSQL's text knows no NUL."""
-    return mask(text).replace("\x00", "\\0")

@@ -3,57 +3,37 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
-import uvicorn
 
 from tests.server.security.conftest import Make
+from tests.serving import serving
 
 Ask = Callable[[bytes], bytes]
-
-
-class _Server(uvicorn.Server):
-    """Tells when it listens; leaves the process's signals alone."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listens = threading.Event()
-
-    async def startup(self, sockets: Any = None) -> None:
-        await super().startup()
-        self.listens.set()
 
 
 @pytest.fixture(scope="module")
 def ask(make_server: Make) -> Iterator[Ask]:
     """Send bytes, and read until the server closes the connection."""
     app = make_server(max_body_mb=0.01).app
-    config = uvicorn.Config(
-        app, port=0, lifespan="off", log_config=None, server_header=False, proxy_headers=False, timeout_keep_alive=1
-    )
-    server = _Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    assert server.listens.wait(60)
-    address = server.servers[0].sockets[0].getsockname()
+    options = {"lifespan": "off", "log_config": None, "server_header": False, "proxy_headers": False}
+    with serving(app, timeout_keep_alive=1, **options) as address:
+        at = urlsplit(address)
 
-    def send(request: bytes) -> bytes:
-        with socket.create_connection(address, timeout=60) as connection:
-            received = b""
-            try:
-                connection.sendall(request)
-                while chunk := connection.recv(65_536):
-                    received += chunk
-            except ConnectionError:
-                pass  # it was closed while we were still sending: what came before counts
-        return received
+        def send(request: bytes) -> bytes:
+            with socket.create_connection((at.hostname, at.port), timeout=60) as connection:
+                received = b""
+                try:
+                    connection.sendall(request)
+                    while chunk := connection.recv(65_536):
+                        received += chunk
+                except ConnectionError:
+                    pass  # it was closed while we were still sending: what came before counts
+            return received
 
-    yield send
-    server.should_exit = True
-    thread.join(60)
+        yield send
 
 
 def _get(*headers: str, path: str = "/livez", version: str = "1.1") -> bytes:

@@ -15,6 +15,8 @@ BIN := $(VENV)/bin
 PIP_INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
 export OMP_WAIT_POLICY ?= PASSIVE
+# stacks and tests start dozens of processes from this checkout: without .pyc files each compiles every module again
+unexport PYTHONDONTWRITEBYTECODE
 ifneq ($(PORT),)
 export BITBUDGET_PORT := $(PORT)
 endif

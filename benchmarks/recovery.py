@@ -14,7 +14,6 @@ import contextlib
 import os
 import platform
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from typing import Any
 
 import httpx
 
+from cli.stack.ports import free_port
 from cli.stack.redis import valkey_command
 
 OUT = Path("benchmarks/results/recovery-cpu.md")
@@ -203,9 +203,7 @@ def running_stack(backend: str) -> Iterator[Stack]:
     """A server that answers, on a database of its own."""
     with tempfile.TemporaryDirectory(prefix="bb-") as name, contextlib.ExitStack() as exits:
         folder = Path(name)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port("127.0.0.1", 0)
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("BITBUDGET_")}
         environment = inherited | {
             "BITBUDGET_VAR_DIR": name,

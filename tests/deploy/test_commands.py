@@ -7,7 +7,6 @@ variables and commands, not the Debian below them.
 from __future__ import annotations
 
 import signal
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ import httpx
 import psycopg
 import pytest
 
+from cli.stack.ports import free_port
 from tests.deploy.compose import read_compose
 from tests.deploy.containers import Container, make_container, make_root
 
@@ -32,12 +32,6 @@ try:
 except redis.RedisError as error:
     print(error)
 """
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @dataclass
@@ -83,7 +77,7 @@ def site(postgres_host: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     for name in ("secrets", "var", "models", "redis", "bin"):
         (folder / name).mkdir()
     (folder / "secrets" / "postgres_password").write_text(f"{PASSWORD}\n")
-    redis_port, port = _free_port(), _free_port()
+    redis_port, port = free_port("127.0.0.1", 0), free_port("127.0.0.1", 0)
     roots = {target: make_root(target, folder) for target in ("server", "worker")}
 
     def put_in(target: str) -> Callable[[str], str]:

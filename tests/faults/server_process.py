@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,8 @@ from typing import Any
 
 import httpx
 
+from cli.stack.ports import free_port
+
 PATIENCE_S = 90.0
 
 
@@ -19,9 +20,7 @@ class ServerProcess:
     """Start, kill and start again."""
 
     def __init__(self, repo: Path, environment: Mapping[str, str], log: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
+        self.port = free_port("127.0.0.1", 0)
         self.repo = repo
         self.environment = dict(environment) | {"BITBUDGET_PORT": str(self.port)}
         self.log = log

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path
-from sqlalchemy import ColumnElement, and_, select
+from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from results_db.errors import NotFound
-from results_db.retire import invalidate
+from results_db.retire import Retired, invalidate
 from results_db.tables import Measurement, RetiredMeasurement
 from server.kit.answers import Answer
 from server.kit.idempotency import IdempotentRoute
@@ -45,7 +45,7 @@ def invalidate_measurements(request: InvalidateRequest, only: Filter, session: W
             "name at least one filter, as for GET /api/v1/measurements: all measurements at once are not invalidated",
             slug="no-filter",
         )
-    return _invalidated(session, and_(*conditions), request)
+    return _told(invalidate(session, and_(*conditions), request.reason.strip(), dry_run=request.dry_run), request)
 
 
 @router.post(
@@ -56,13 +56,13 @@ def invalidate_measurement(
 ) -> Response:
     """It is kept among the retired ones. Its cell is missing from now on: the next sweep that asks for it measures it.
     Fits, allocations and gates that were computed from it are marked stale, with this reason."""
-    if session.get(Measurement, measurement_id) is None:
+    done = invalidate(session, Measurement.id == measurement_id, request.reason.strip(), dry_run=request.dry_run)
+    if not done.measurements:
         _refuse(session, measurement_id)
-    return _invalidated(session, Measurement.id == measurement_id, request)
+    return _told(done, request)
 
 
-def _invalidated(session: Session, which: ColumnElement[bool], request: InvalidateRequest) -> Response:
-    done = invalidate(session, which, request.reason.strip(), dry_run=request.dry_run)
+def _told(done: Retired, request: InvalidateRequest) -> Response:
     return Answer({"dry_run": request.dry_run, "measurements": done.measurements, "stale": done.affected.ids()})
 
 

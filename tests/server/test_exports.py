@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -213,7 +214,7 @@ def test_rows_that_come_meanwhile_are_left_out(app: FastAPI, filled: TestClient)
 
 @sqlite_only
 def test_without_pyarrow_it_says_what_to_install(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     answer = client.get("/api/v1/exports/jobs?format=parquet")
     assert (answer.status_code, answer.json()["type"]) == (501, "urn:bitbudget:problem:parquet-not-installed")
     assert "bitbudget[server]" in answer.json()["detail"]

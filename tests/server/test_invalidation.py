@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from compress_core.config import CompressionConfig
 from results_db.params import AllocateParams, FitParams
+from results_db.retire import invalidate as invalidate_where
 from results_db.tables import Job, Measurement
 from server.allocations.service import compute_allocation, save_allocation
 from server.fits.records import save_fit
 from server.fits.service import compute_fit
 from tests.server.simulated import error_of
+from tests.serving import until
 
 sqlite_only = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
 
@@ -102,6 +105,21 @@ def test_what_cannot_be_invalidated_says_why(client: TestClient, measured_model:
     invalidate(client, id_)
     body = refused(client.post(f"{PATH}/{id_}/invalidate", json={"reason": "x"}), 409, "already-retired")
     assert "a broken fan" in body["detail"]
+    assert len(retired(client)) == 1
+
+
+@pytest.mark.parametrize("database_backend", ["postgresql"], indirect=True)
+def test_of_two_who_invalidate_one_the_second_is_told(app: FastAPI, client: TestClient, measured_model: Ids) -> None:
+    """SQLite lets no second writing transaction begin at all."""
+    id_ = cells(client)[0]["id"]
+    waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+    with ThreadPoolExecutor(1) as pool:
+        with app.state.database.write() as session:
+            assert invalidate_where(session, Measurement.id == id_, "a broken fan").measurements == 1
+            second = pool.submit(client.post, f"{PATH}/{id_}/invalidate", json={"reason": "x"})
+            with app.state.database.read() as other:
+                until(lambda: other.scalar(waits), "the second to wait")
+        assert "a broken fan" in refused(second.result(60), 409, "already-retired")["detail"]
     assert len(retired(client)) == 1
 
 

@@ -129,7 +129,7 @@ def register(client: TestClient, checkpoint: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def make_worker(app: FastAPI, client: TestClient) -> Callable[..., SimulatedWorker]:
-    """A simulated worker; the client's start migrated the database."""
+    """A simulated worker on the database of the client's application."""
 
     def make(**options: Any) -> SimulatedWorker:
         return SimulatedWorker(app.state.database, **options)

@@ -48,7 +48,7 @@ class Gpu:
     name: str
     #: processes that hold its memory, for example "python (pid 1234, 812 MB)"
     holders: tuple[str, ...]
-    #: bytes of its memory, all processes together
+    #: bytes of its memory, all processes together; 0 where the driver does not say
     memory_used: int = 0
     memory_total: int = 0
 
@@ -76,11 +76,9 @@ def list_gpus() -> list[Gpu]:
                 _text(pynvml.nvmlDeviceGetUUID(handle)),
                 _text(pynvml.nvmlDeviceGetName(handle)),
                 tuple(_holder(process) for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)),
-                int(memory.used),
-                int(memory.total),
+                *_memory(handle),
             )
             for number, handle in enumerate(handles)
-            for memory in [pynvml.nvmlDeviceGetMemoryInfo(handle)]
         ]
     finally:
         pynvml.nvmlShutdown()
@@ -163,6 +161,17 @@ def _holder(process: object) -> str:
     except OSError:  # gone meanwhile, or in another pid namespace
         name = "a process"
     return f"{name} (pid {pid}, {'unknown memory' if used is None else f'{used // 10**6} MB'})"
+
+
+def _memory(handle: object) -> tuple[int, int]:
+    """Bytes used and in all; zeros where the driver does not say: cards that share the host's memory have none."""
+    import pynvml
+
+    try:
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    except pynvml.NVMLError_NotSupported:
+        return 0, 0
+    return int(memory.used), int(memory.total)
 
 
 def _text(value: str | bytes) -> str:

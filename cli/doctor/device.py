@@ -58,8 +58,9 @@ def judge_gpus(device: str, facts: dict[str, Any]) -> Iterator[Finding]:
     for gpu in facts["gpus"]:
         if gpu["index"] not in facts["matching"]:
             continue
-        used = f"{nbytes(gpu['memory_used'])} of {nbytes(gpu['memory_total'])} in use"
-        detail = f"cuda:{gpu['index']} = {gpu['name']} ({gpu['uuid']}), {used}"
+        detail = f"cuda:{gpu['index']} = {gpu['name']} ({gpu['uuid']})"
+        if gpu["memory_total"]:
+            detail += f", {nbytes(gpu['memory_used'])} of {nbytes(gpu['memory_total'])} in use"
         if gpu["holders"]:
             yield warn(
                 "device",

@@ -196,6 +196,9 @@ def test_who_holds_a_gpu_is_named() -> None:
     first, second = judge_gpus("H100", {"gpus": gpus, "matching": [0, 1], "trouble": None})
     assert (first.level, second.level) == (Level.OK, Level.WARN)
     assert "3.00 GB of 80.00 GB in use, by python (pid 7, 812 MB)" in second.detail
+    shared = gpus[0] | {"memory_used": 0, "memory_total": 0}
+    (silent,) = judge_gpus("H100", {"gpus": [shared], "matching": [0], "trouble": None})
+    assert silent.detail == "cuda:0 = NVIDIA H100 (GPU-a)"
     (cpu,) = judge_gpus("cpu", {"gpus": gpus, "matching": [], "trouble": None})
     assert cpu.detail == "cpu; there is also NVIDIA H100, NVIDIA H100"
 

@@ -119,3 +119,25 @@ def test_the_module_says_what_a_device_means_here(
     monkeypatch.setattr(sys, "argv", ["worker.device", "RTX 9999"])
     assert module.main() == 0
     assert "RTX 3090" in json.loads(capsys.readouterr().out)["trouble"]
+
+
+def test_a_card_whose_driver_does_not_tell_its_memory_is_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on machines where card and host share their memory."""
+    import pynvml
+
+    def refuse(_handle: object) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+
+    says = {
+        "nvmlInit": None,
+        "nvmlShutdown": None,
+        "nvmlDeviceGetCount": 1,
+        "nvmlDeviceGetHandleByIndex": "handle",
+        "nvmlDeviceGetUUID": "GPU-aaaa-1",
+        "nvmlDeviceGetName": b"NVIDIA GB10",
+        "nvmlDeviceGetComputeRunningProcesses": [],
+    }
+    for name, value in says.items():
+        monkeypatch.setattr(pynvml, name, lambda *_, value=value: value)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", refuse)
+    assert module.list_gpus() == [Gpu(0, "GPU-aaaa-1", "NVIDIA GB10", ())]

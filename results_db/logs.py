@@ -22,11 +22,8 @@ from results_db.masking import MASK, mask
 LogFormat = Literal["auto", "json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
-#: the ids that a line may carry, in the order in which it shows them
-IDS = ("trace_id", "study_id", "job_id", "attempt_id")
-
 #: a trace id of ours or of W3C trace context: 32 hex digits; callers may send 8 to 64 letters, digits, - and _
-_TRACE = re.compile(r"^[A-Za-z0-9_-]{8,64}$")
+_TRACE = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 #: what no line shows as it is: line breaks, also Unicode's, and what terminals take for commands
@@ -58,11 +55,6 @@ def bind_for_good(**ids: str) -> None:
     _bound.set({**_bound.get(), **ids})
 
 
-def bound_ids() -> Mapping[str, str]:
-    """What is bound here."""
-    return _bound.get()
-
-
 def current_trace() -> str | None:
     """The trace id of the request or job that this code runs for."""
     return _bound.get().get("trace_id")
@@ -78,7 +70,7 @@ def trace_from(traceparent: str | None, trace_id: str | None) -> str | None:
     match = _TRACEPARENT.match(traceparent or "")
     if match and set(match[1]) != {"0"}:
         return match[1]
-    return trace_id if trace_id and _TRACE.match(trace_id) else None
+    return trace_id if trace_id and _TRACE.fullmatch(trace_id) else None
 
 
 class JsonLines(logging.Formatter):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -35,7 +34,6 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # our own tokens (results_db.tokens): the hint that lists show stays
     (re.compile(r"\b(bb_[A-Za-z0-9_-]{4})[A-Za-z0-9_-]{20,}"), rf"\1{MASK}"),
 )
-_SECRET_NAME = re.compile(rf"{_NAMES}|(?:set-)?cookie|(?:proxy-)?authorization", re.IGNORECASE)
 #: shorter ones would mask half of a log
 _SHORTEST = 4
 
@@ -59,11 +57,6 @@ def _mask_user(word: re.Match[str]) -> str:
     at = text.rfind("@")
     user = _USER.search(text, 0, at) if at > 0 else None
     return text if user is None else f"{text[: user.end()]}{MASK}{text[at:]}"
-
-
-def is_secret(name: str) -> bool:
-    """Whether a field of this name holds a secret: password, api_key, auth_token, cookie, …"""
-    return _SECRET_NAME.fullmatch(name) is not None
 
 
 def mask_url(url: str) -> str:
@@ -94,17 +87,3 @@ def remember_secrets(urls: Iterable[str]) -> None:
     Every process calls it once with its settings' URLs. Passwords under 4 characters are left to the patterns.
     """
     _known.update(secret for url in urls for secret in secrets_of(url) if len(secret) >= _SHORTEST)
-
-
-class MaskingFilter(logging.Filter):
-    """Masks a record before any handler formats it: message, arguments and traceback."""
-
-    _formatter = logging.Formatter()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = mask(record.getMessage()), None
-        if record.exc_info and not record.exc_text:
-            record.exc_text = self._formatter.formatException(record.exc_info)
-        if record.exc_text:
-            record.exc_text = mask(record.exc_text)
-        return True

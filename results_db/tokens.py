@@ -18,6 +18,7 @@ from enum import StrEnum
 from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
+from results_db.alone import alone
 from results_db.clock import utc_now
 from results_db.errors import NotFound, ResultsDbError
 from results_db.ids import new_id
@@ -69,6 +70,7 @@ def create_token(session: Session, name: str, scope: Scope, *, lasts: timedelta 
     """
     if not _NAME.fullmatch(name):
         raise TokenRefused(f"{name!r} is no name for a token: 1 to 100 letters, digits, spaces and . _ @ + -")
+    alone(session, f"token {name}")
     if any(token.name == name for token in usable_tokens(session)):
         raise TokenRefused(f"a token named {name!r} works already: revoke it first, or choose another name")
     secret = PREFIX + secrets.token_urlsafe(_SECRET_BYTES)

@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-_SETTINGS = "\nfsync = off\nsynchronous_commit = off\nfull_page_writes = off\nmax_connections = 200\n"
+#: its folder may lie in memory: a log of a gigabyte would be much
+_SETTINGS = """
+fsync = off
+synchronous_commit = off
+full_page_writes = off
+max_connections = 200
+max_wal_size = 128MB
+"""
 
 
 @contextmanager

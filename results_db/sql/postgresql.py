@@ -87,6 +87,8 @@ class _Clock:
         self._descriptor = connection.fileno()
         self._stop = stop
         self._over = threading.Event()
+        #: whoever cuts the line holds it, so that its descriptor is not somebody else's by then
+        self._cutting = threading.Lock()
         self._timer = threading.Timer(seconds, self._end)
         self._timer.daemon = True
         #: whether it ended the query
@@ -100,7 +102,8 @@ class _Clock:
             with self._stop.ends_by(lambda: threading.Thread(target=self._end, daemon=True).start()):
                 yield
         finally:
-            self._over.set()
+            with self._cutting:
+                self._over.set()
             self._timer.cancel()
 
     def _end(self) -> None:
@@ -109,9 +112,11 @@ class _Clock:
         self.rang = True
         with suppress(psycopg.Error):  # the server is away: then there is nothing to cancel
             self._connection.cancel_safe(timeout=0.5)
-        if not self._over.wait(0.2):
-            with suppress(OSError), socket.socket(fileno=os.dup(self._descriptor)) as line:
-                line.shutdown(socket.SHUT_RDWR)
+        self._over.wait(0.2)
+        with self._cutting:
+            if not self._over.is_set():
+                with suppress(OSError), socket.socket(fileno=os.dup(self._descriptor)) as line:
+                    line.shutdown(socket.SHUT_RDWR)
 
 
 def _fence(connection: psycopg.Connection[Any], limits: Limits) -> None:

@@ -180,6 +180,6 @@ def test_a_trace_id_is_taken_only_where_it_is_well_formed() -> None:
     assert trace_from(f"00-{w3c}-00f067aa0ba902b7-01", "other-one") == w3c
     assert trace_from(f"00-{'0' * 32}-00f067aa0ba902b7-01", None) is None
     assert trace_from("nonsense", "my_trace-1") == "my_trace-1"
-    for bad in ("short", "x" * 65, "a b c d e f", "new\nline-here", ""):
+    for bad in ("short", "x" * 65, "a b c d e f", "new\nline-here", "a-line-break\n", ""):
         assert trace_from(None, bad) is None
     assert trace_from(None, new_trace()) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -125,6 +126,19 @@ def test_a_name_is_given_once(database: Database) -> None:
         create_token(session, "laptop", Scope.READ)
         with pytest.raises(TokenRefused, match="works already"):
             create_token(session, "laptop", Scope.ADMIN)
+
+
+def test_a_name_is_given_once_to_two_who_ask_at_the_same_moment(database: Database) -> None:
+    def create(_: int) -> bool:
+        try:
+            with database.write() as session:
+                create_token(session, "laptop", Scope.READ)
+        except TokenRefused:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(create, range(4))) == [False, False, False, True]
 
 
 @pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)

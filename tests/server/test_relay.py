@@ -25,6 +25,8 @@ from results_db.states import JobKind, JobState
 from results_db.tables import Attempt, Worker
 from server.relay import QUEUE, RUN_ATTEMPT, Relay
 
+sqlite_only = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+
 
 @pytest.fixture
 def relay(database: Database, redis_url: str) -> Iterator[Relay]:
@@ -234,7 +236,7 @@ def test_a_cancelled_attempt_is_not_sent_again(database: Database, relay: Relay,
     assert queued(connection) == []
 
 
-@pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
+@sqlite_only
 def test_an_outage_is_told_once_and_ends(
     database: Database, tmp_path: Path, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -252,6 +254,7 @@ def test_an_outage_is_told_once_and_ends(
     relay.close()
 
 
+@sqlite_only
 def test_a_redis_that_says_nothing_is_asked_once_a_step(database: Database) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         relay = Relay(database, f"redis://127.0.0.1:{silent.getsockname()[1]}")

@@ -20,7 +20,7 @@ from results_db.queue.lease import claim_attempt
 from results_db.queue.submit import submit_job
 from results_db.states import JobKind
 from results_db.tables import Attempt, Job
-from tests.server.conftest import SimulatedWorker
+from tests.server.simulated import SimulatedWorker
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 

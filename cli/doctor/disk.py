@@ -11,7 +11,6 @@ from pathlib import Path
 
 from cli.doctor.finding import Finding, fail, ok, warn
 from cli.output import nbytes
-from compress_core.checkpoint.resolve import hub_cache
 from results_db.disk import existing, free_bytes
 from results_db.packages import installed
 from results_db.settings import Settings
@@ -32,6 +31,8 @@ def look_at_disks(settings: Settings) -> Iterator[Finding]:
     else:
         yield _room("artefacts", Path(settings.artefacts_url), needed=True)
     if installed("huggingface-hub"):
+        from compress_core.checkpoint.resolve import hub_cache  # brings numpy along
+
         yield _room("model cache", hub_cache(), needed=False)
 
 

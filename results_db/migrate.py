@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -39,8 +40,9 @@ def _config() -> Config:
     return config
 
 
+@cache
 def head_revision() -> str:
-    """The schema that this code needs, for example "0005"."""
+    """The schema that this code needs, for example "0005". Kept: to look it up imports every migration."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
     assert head is not None
     return head

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from results_db.clock import utc_now
 from results_db.queue.lease import Claim, hold_lease
 from results_db.recording import Cell, insert_or_ignore
-from results_db.stale import Affected, Gone, find_affected, mark_stale, teller
+from results_db.stale import Affected, Gone, batched, find_affected, mark_stale, teller
 from results_db.tables import Calibration, Measurement, RetiredMeasurement
 
 _M, _R = Measurement.__table__.c, RetiredMeasurement.__table__.c
@@ -31,8 +31,6 @@ _KEY = (
 #: what fits, allocations and gates are computed from; times are not compared
 _NUMBERS = ("calibration_weighted_error", "normalized_mse", "raw_mse", "nbytes", "bits_per_weight")
 _OF_GONE = [field.name for field in fields(Gone) if field.name != "since"]
-#: ids in one IN (…)
-_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +193,8 @@ def _move(session: Session, ids: Sequence[int], reason: str, *, replaced_by: str
         literal(utc_now(), _R.retired_at.type),
         literal(replaced_by, String()),
     )
-    for start in range(0, len(ids), _BATCH):
-        some = _M.id.in_(ids[start : start + _BATCH])
+    for some_ids in batched(ids):
+        some = _M.id.in_(some_ids)
         rows = select(*(_M[name] for name in _SHARED), *told).where(some)
         session.execute(insert(RetiredMeasurement).from_select([*_SHARED, *added], rows))
         session.execute(delete(Measurement).where(some).execution_options(synchronize_session=False))

@@ -147,7 +147,7 @@ def stale_inputs(session: Session, allocation_ids: Iterable[str | None]) -> list
     wanted = [id_ for id_ in dict.fromkeys(allocation_ids) if id_ is not None]
     columns = (Allocation.id, Allocation.name, Allocation.stale_reason)
     query = select(*columns).where(Allocation.stale_at.is_not(None)).order_by(Allocation.id)
-    rows = [row for some in _batched(wanted) for row in session.execute(query.where(Allocation.id.in_(some)))]
+    rows = [row for some in batched(wanted) for row in session.execute(query.where(Allocation.id.in_(some)))]
     return [{"allocation_id": row.id, "name": row.name, "stale_reason": row.stale_reason or ""} for row in rows]
 
 
@@ -260,7 +260,7 @@ def _chosen_errors(
     """Allocation → (matrix, config_hash, error) of the items that have one of these configs."""
     item = AllocationItem.__table__.c
     found: dict[str, set[tuple[tuple[int, str, int], str, float]]] = defaultdict(set)
-    for ids in _batched(allocation_ids):
+    for ids in batched(allocation_ids):
         query: Select[Any] = select(
             item.allocation_id, item.layer_idx, item.projection, item.expert_idx, item.config_hash, item.error
         ).where(item.allocation_id.in_(ids), item.error.is_not(None))
@@ -319,7 +319,8 @@ def _inputs_of_studies(session: Session, study_ids: Collection[str]) -> dict[str
     return {id_: inputs for id_, inputs in session.execute(query)}
 
 
-def _batched(values: Sequence[T]) -> Iterator[Sequence[T]]:
+def batched(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """As many at a time as one IN (…) takes."""
     for start in range(0, len(values), _BATCH):
         yield values[start : start + _BATCH]
 

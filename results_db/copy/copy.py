@@ -182,8 +182,9 @@ def _copy_table(
                 if trouble is None:
                     continue
                 better = mended(values[place])
-                if not mend or (better is values[place] or better == values[place]):
-                    raise _unstorable(table, keys[place], row, trouble, mendable=better != values[place])
+                helps = better != values[place] and (better is not None or bool(columns[place].nullable))
+                if not (mend and helps):
+                    raise _unstorable(table, keys[place], row, trouble, mendable=helps)
                 values[place] = better
                 n_mended += 1
             kept.append(values)

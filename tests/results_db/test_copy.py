@@ -286,8 +286,14 @@ def test_a_nan_column_is_refused_by_sqlite_which_would_store_null(database: Data
     fill(database, tables=TABLES)
     with database.engine.begin() as connection:
         connection.execute(text("UPDATE gates SET value = 'NaN'"))
-    with pytest.raises(CannotCopy, match=r"gates\.value .* NaN"):
+    with pytest.raises(CannotCopy, match=r"gates\.value .* NaN") as caught:
         copy_database(database, target, hold=True)
+    assert "--mend" in caught.value.cure
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE measurements SET raw_mse = 'NaN'"))
+    with pytest.raises(CannotCopy, match=r"measurements\.raw_mse .* NaN") as caught:
+        copy_database(database, target, hold=True, mend=True)
+    assert "--mend" not in caught.value.cure, "a column that must have a value"
 
 
 def test_what_arrives_otherwise_than_it_was_sent_is_not_kept(

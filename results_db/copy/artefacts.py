@@ -47,6 +47,7 @@ def pack(backup: Path, tar_path: Path, *, say: Callable[[str], None] = lambda ur
     local = [uri for uri in dict.fromkeys(uris) if "://" not in uri]
     missing = tuple(uri for uri in local if not Path(uri).exists())
     part = tar_path.with_name(f"{tar_path.name}.part")
+    part.unlink(missing_ok=True)  # of one that was killed
     try:
         # its owner's alone, as the backup in it is
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -167,6 +167,7 @@ def test_artefacts_come_along_in_a_tar(database: Database, empty: Database, tmp_
     with database.write() as session:
         session.add_all(Artefact(id=id_, kind="calibration", uri=uri, nbytes=1) for id_, uri in uris.items())
     backup_database(database, tmp_path / "backup.db")
+    (tmp_path / "backup.tar.part").write_bytes(b"of a backup that was killed")
     packed = pack(tmp_path / "backup.db", tmp_path / "backup.tar")
     assert packed.packed == (uris["art_1"], uris["art_2"])
     assert (packed.remote, packed.missing) == ((uris["art_3"],), (uris["art_4"],))

@@ -252,9 +252,16 @@ def test_only_pages_lead_to_the_login(browser: TestClient) -> None:
         ("/", {"Accept": "application/json"}),
     ):
         assert browser.get(path, headers=headers).status_code == 401
-    assert browser.get("//evil.example/").status_code in (303, 401)
-    location = browser.get("//evil.example/x").headers.get("location", "/login")
-    assert location.startswith("/login"), "where to come back to is checked at the login"
+
+
+@sqlite_only
+def test_a_path_that_reads_as_another_host_is_never_come_back_to(
+    browser: TestClient, token: Callable[..., str]
+) -> None:
+    asked = browser.get("http://localhost//evil.example/x")
+    assert (asked.status_code, asked.headers["location"]) == (303, "/login?next=%2F%2Fevil.example%2Fx")
+    assert "evil" not in browser.get(asked.headers["location"]).text
+    assert log_in(browser, token(), next="//evil.example/x").headers["location"] == "/"
 
 
 @sqlite_only

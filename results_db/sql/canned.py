@@ -39,7 +39,7 @@ class Parameter:
             if self.kind == "time":
                 moment = datetime.fromisoformat(str(given))
                 return f"{moment.astimezone(UTC) if moment.tzinfo else moment:%Y-%m-%d %H:%M:%S}"
-        except ValueError:
+        except (ValueError, OverflowError):  # the latter of a zone's time before the first year
             pass  # told below, with what would do
         wanted = "a whole number" if self.kind == "integer" else "a time such as 2026-01-31 18:00"
         raise QueryRefused(Refusal.INVALID, f"parameter {self.name}: give {wanted}, not {given!r}")

@@ -173,6 +173,7 @@ def test_canned_parameters_are_checked() -> None:
         ("worst-matrices", {"bits": 2.5}),
         ("worst-matrices", {"nope": 1}),
         ("sweep-cost", {"since": "yesterday"}),
+        ("sweep-cost", {"since": "0001-01-01T00:00:00+14:00"}),
     ):
         with pytest.raises(QueryRefused, match="parameter"):
             CANNED[name].values(given)

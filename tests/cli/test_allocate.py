@@ -12,8 +12,6 @@ import yaml
 from cli.commands.allocate import budget_fields
 from cli.errors import CliError
 
-pytestmark = pytest.mark.xdist_group("stack")
-
 
 @pytest.mark.parametrize(
     ("text", "fields"),
@@ -53,6 +51,7 @@ def swept(run: Callable, model: str, text: str) -> tuple[str, ...]:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("stack")
 def test_from_a_budget_to_a_verified_certificate(run: Callable, swept: tuple[str, ...], tmp_path: Path) -> None:
     chosen = (*swept, "--objective", "error")
     shown = run("allocate", "3.5 bpw", *chosen, "--name", "mine", "--overrides", str(tmp_path / "o.yaml"))

@@ -11,6 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stack")]
+
 
 def lines_of(path: Path, trace_id: str) -> list[dict[str, Any]]:
     """The log lines that carry a trace id; every line of ours is JSON."""
@@ -26,7 +28,6 @@ def submit(url: str, body: dict[str, Any], trace_id: str) -> dict[str, Any]:
     return dict(answer.json())
 
 
-@pytest.mark.slow
 def test_both_logs_of_a_job_share_its_trace(stack: Any, until: Callable[..., None], model: str) -> None:
     trace_id = os.urandom(16).hex()
     url = stack.record.url
@@ -49,7 +50,6 @@ def test_both_logs_of_a_job_share_its_trace(stack: Any, until: Callable[..., Non
     assert "succeeded" in worked[-1]["message"]
 
 
-@pytest.mark.slow
 def test_a_refusal_has_a_trace_too(stack: Any) -> None:
     answer = httpx.post(f"{stack.record.url}/api/v1/probes", json={"nonsense": 1}, trust_env=False)
     assert answer.status_code == 422

@@ -45,6 +45,12 @@ def test_the_choice_in_the_order_in_which_it_is_made() -> None:
     ]
 
 
+def test_a_baseline_without_bits_does_not_compete() -> None:
+    steps = plan(baselines={"rtn": [], "gptq": [2]})
+    assert "allocate:gptq" in steps
+    assert not [name for name in steps if "rtn" in name]
+
+
 def test_every_parameter_is_one_that_its_job_takes() -> None:
     for step in plan(budgets=[{"fraction": 0.2}, {"bits_per_weight": 3}]).values():
         PARAMS[step.kind].model_validate(step.params | step.placeholders())

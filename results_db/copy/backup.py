@@ -89,10 +89,16 @@ def restore_database(
         change: may alter that copy before its rows go out.
 
     Raises:
-        CannotCopy: no backup, a damaged one, one of a later release, or a target that is not empty.
+        CannotCopy: no backup, a damaged one, one of a later release, a database in use, or a target that is not empty.
     """
     if not path.is_file():
         raise CannotCopy(f"{path} is no file", "name a file that `bitbudget db backup` wrote")
+    if path.with_name(f"{path.name}-wal").exists():
+        # a copy of the file alone would lack what its log holds; and SQLite's own files are not opened beside it
+        raise CannotCopy(
+            f"{path} is a database that is in use, or was when its process was killed, and no backup",
+            "back it up first: bitbudget db backup --database URL",
+        )
     with _opened(path, scratch) as source:
         change(source)
         return copy_database(source, target, hold=False, say=say)

@@ -19,7 +19,7 @@ from results_db.base import Base
 from results_db.copy import CannotCopy, Progress
 from results_db.copy.artefacts import is_packed, pack, point_to, unpack_artefacts, unpack_database
 from results_db.copy.backup import backup_database, restore_database
-from results_db.migrate import downgrade
+from results_db.migrate import downgrade, upgrade
 from results_db.queue.submit import submit_job
 from results_db.states import JobKind
 from results_db.tables import Artefact, Job, JobEvent
@@ -130,6 +130,16 @@ def test_what_is_no_backup_is_refused_in_words(empty: Database, tmp_path: Path) 
     for path, words in ((nonsense, "damaged"), (foreign, "not one of bitbudget"), (tmp_path / "none.db", "no file")):
         with pytest.raises(CannotCopy, match=words):
             restore_database(path, empty, scratch=tmp_path)
+
+
+def test_a_database_in_use_is_no_backup(empty: Database, tmp_path: Path) -> None:
+    """Its newest rows lie in its log: a copy of the file alone would be an older database, and nobody would know."""
+    live = Database(f"sqlite:///{tmp_path / 'live.db'}")
+    upgrade(live)
+    with pytest.raises(CannotCopy, match="in use") as caught:
+        restore_database(tmp_path / "live.db", empty, scratch=tmp_path)
+    assert "bitbudget db backup" in caught.value.cure
+    live.dispose()
 
 
 @sqlite_only

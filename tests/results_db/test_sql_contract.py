@@ -79,7 +79,6 @@ def test_every_view_and_column_is_described_and_no_other(filled: Database) -> No
 
 
 def test_descriptions_are_sentences_of_use() -> None:
-    assert SQL_CONTRACT_VERSION >= 1
     for view in CONTRACT.values():
         assert view.row_is
         names = [column.name for column in view.columns]

@@ -121,7 +121,7 @@ def two_threads() -> Iterator[Callable[[], None]]:
 
 def test_two_threads_reach_the_error_of_one(make_layer, two_threads) -> None:
     w, h = make_layer(300, 140)  # enough for both
-    configs = [CompressionConfig(b_q=2, rank=6, states=256), CompressionConfig(b_q=3, codebook="e8")]
+    configs = [CompressionConfig(b_q=2, rank=6, states=256, iterations=1), CompressionConfig(b_q=3, codebook="e8")]
 
     def compressed() -> list[CompressedMatrix]:
         return [compress_matrix(w, h, config) for config in configs]

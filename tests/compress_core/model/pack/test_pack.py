@@ -58,6 +58,10 @@ def _rtn(path: Path) -> dict[MatrixKey, CompressionConfig]:
     return {spec.key: RTN8 for spec in open_checkpoint(path).matrices()}
 
 
+#: in one process, which packs the model once
+pytestmark = pytest.mark.xdist_group("pack")
+
+
 @pytest.fixture(scope="module")
 def packed_dir(
     tiny_checkpoints: dict[str, Path], qwen2_calibration: Calibration, tmp_path_factory: pytest.TempPathFactory

@@ -60,14 +60,6 @@ def test_a_restore_holds_what_was_backed_up(database: Database, other_database_u
     target.dispose()
 
 
-def test_a_new_sqlite_database_is_its_owners_alone(empty: Database) -> None:
-    with empty.engine.begin() as connection:
-        connection.exec_driver_sql("CREATE TABLE t (a)")
-        files = sorted(Path(str(empty.url.database)).parent.glob("restored.db*"))
-        assert len(files) == 3, "the log and its index as well"
-        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
-
-
 def test_a_backup_under_a_writer_is_one_moment(database: Database, empty: Database, tmp_path: Path) -> None:
     """Each of the writer's transactions has a job and its event: the backup has both or neither."""
     stop, wrote = Event(), Event()

@@ -74,9 +74,10 @@ def test_connecting_again_keeps_the_locks_of_this_process(database: Database) ->
         assert log.exists()
 
 
-def test_a_new_sqlite_file_is_its_owners_alone(tmp_path: Path) -> None:
+def test_a_new_sqlite_database_is_its_owners_alone(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'new.db'}")
-    with database.engine.connect():
-        assert [path.name for path in tmp_path.iterdir() if path.suffix == ".new"] == []
-        assert stat.S_IMODE((tmp_path / "new.db").stat().st_mode) == 0o600
+    with database.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (a)")
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {"new.db": 0o600, "new.db-wal": 0o600, "new.db-shm": 0o600}, "the log and its index as well"
     database.dispose()

@@ -26,7 +26,9 @@ from results_db import Database
 from results_db.tables import Attempt, Measurement, Worker
 
 PATIENCE_S = 180.0
-N_CELLS = 4 * 7 * 2  # layers, projections, configs
+#: so many that a layer takes about a second: the first one is not over before the queue is paused
+CONFIGS = [{"b_q": b_q, "rank": rank} for b_q in (2, 3, 4) for rank in range(1, 17)]
+N_CELLS = 4 * 7 * len(CONFIGS)  # layers, projections, configs
 
 #: three processes that load torch or the server, twice: not for every `make test`
 pytestmark = pytest.mark.faults
@@ -102,14 +104,17 @@ def test_a_second_worker_joins_a_sweep_by_two_urls(
         "windows.length=32", "windows.count=2", "--wait",
     )  # fmt: skip
     calibration = calibrate["result"]["calibration_id"]
+    # paused before it is submitted: a command takes longer to end than a layer
+    pause = {"reason": "a second worker comes"}
+    assert httpx.post(f"{queue}/pause", json=pause).status_code == 200
     sweep = site.bitbudget(
-        "submit", "sweep", f"model={deep_model}", f"calibration_id={calibration}",
-        "configs=[{b_q: 2, rank: 8}, {b_q: 3, rank: 8}]",
-    )["id"]  # fmt: skip
+        "submit", "sweep", f"model={deep_model}", f"calibration_id={calibration}", f"configs={json.dumps(CONFIGS)}"
+    )["id"]
+    assert httpx.post(f"{queue}/resume").status_code == 200
 
-    # under way: nothing new is handed out until the second worker is there
+    # under way: no other layer is handed out until the second worker is there
     site.until(lambda: len(_measured(database)) >= 1)
-    assert httpx.post(f"{queue}/pause", json={"reason": "a second worker comes"}).status_code == 200
+    assert httpx.post(f"{queue}/pause", json=pause).status_code == 200
     second = site.start("worker", "--name", "second")
     site.until(lambda: "second" in _workers(database).values())
     assert httpx.post(f"{queue}/resume").status_code == 200

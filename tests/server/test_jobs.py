@@ -123,7 +123,7 @@ def test_an_id_that_does_not_exist_yet_hides_nothing_to_come(
 ) -> None:
     """A client may remember ids of a database that was restored from a backup."""
 
-    stream = sse._follow(app.state.database, sse.Topic(), sse.Since(2_000_000, resumed=True))
+    stream = sse._follow(app.state.database, sse.Topic(), 2_000_000)
     came: list[Any] = []
 
     async def listen() -> None:
@@ -142,22 +142,43 @@ def test_an_id_that_does_not_exist_yet_hides_nothing_to_come(
 
 
 @pytest.mark.parametrize("database_backend", ["postgresql"], indirect=True)
-def test_an_event_that_was_committed_late_is_sent_when_the_stream_goes_on(
+def test_events_wait_for_those_of_a_slower_transaction(
     app: FastAPI, client: TestClient, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ids are handed out before they are committed; SQLite has one writer at a time."""
     monkeypatch.setattr(sse, "LIFETIME_S", 0.0)
     database: Database = app.state.database
+
+    def listen(last: str) -> list[Any]:
+        return events(client.get("/api/v1/events", headers={"Last-Event-ID": last}).text)[:-1]
+
+    (first,) = listen("0")
     with database.write() as slow:
-        record_event(slow, get_job(slow, job["id"]), "note", payload={"message": "late"})
+        record_event(slow, get_job(slow, job["id"]), "note", payload={"message": "slow"})
         slow.flush()
         with database.write() as quick:
-            record_event(quick, get_job(quick, job["id"]), "note", payload={"message": "early"})
-        first = events(client.get("/api/v1/events").text)
-    assert [e["data"]["payload"].get("message") for e in first[:-1]] == [None, "early"]
-    again = events(client.get("/api/v1/events", headers={"Last-Event-ID": first[-2]["id"]}).text)
-    missed = [e for e in again[:-1] if e["id"] not in {e.get("id") for e in first}]
-    assert [e["data"]["payload"]["message"] for e in missed] == ["late"]
+            record_event(quick, get_job(quick, job["id"]), "note", payload={"message": "quick"})
+        assert listen(first["id"]) == []
+    found = listen(first["id"])
+    assert [e["data"]["payload"]["message"] for e in found] == ["slow", "quick"]
+    assert [e["data"]["payload"]["message"] for e in listen(found[0]["id"])] == ["quick"]
+    assert listen(found[1]["id"]) == []
+
+
+@pytest.mark.parametrize("database_backend", ["postgresql"], indirect=True)
+def test_a_stream_ends_when_its_last_events_are_settled(
+    app: FastAPI, client: TestClient, job: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "LIFETIME_S", 0.0)
+    url, database = f"/api/v1/jobs/{job['id']}", app.state.database
+    with database.write() as slow:
+        record_event(slow, get_job(slow, job["id"]), "note")
+        slow.flush()
+        client.post(f"{url}/cancel")
+        held = events(client.get(f"{url}/events").text)
+        assert [e["event"] for e in held] == ["state", "reconnect"]
+    found = events(client.get(f"{url}/events", headers={"Last-Event-ID": held[0]["id"]}).text)
+    assert [e["event"] for e in found] == ["note", "state", "end"]
 
 
 @sqlite_only

@@ -2,7 +2,8 @@
 
 Each turn promotes what waits, runs fit, allocate and gate jobs, takes back what lost workers held, tells RQ of queued
 attempts, and ends studies. Every part is a guarded transition in its own transaction, so that a crash between any two
-leaves nothing to repair: the next turn goes on. Of several servers on one database one turns, the others stand by.
+leaves nothing to repair: the next turn goes on. A job that computes for long holds up none of what workers wait for. Of
+several servers on one database one turns, the others stand by.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from results_db.queue.lease import reap_expired
 from results_db.queue.promote import next_server_job, promote_waiting, requeue_server_jobs
 from results_db.queue.tally import has_news, tally_sweeps
 from results_db.queue.workers import has_silent_workers, mark_silent_workers
-from results_db.states import JobState
+from results_db.states import JobKind, JobState
+from results_db.tables import Job
 from server.relay import Relay
 from server.runner import run_server_job
 from server.studies.finish import finish_study, studies_to_finish
@@ -203,7 +205,8 @@ class AdvanceLoop:
             return requeue_server_jobs(session) > 0
 
     def _run_server_jobs(self) -> bool:
-        """One job: then the rest of the turn, so that long queues of fits keep no worker waiting."""
+        """One job: then the rest of the turn, so that long queues of fits keep no worker waiting. It is computed in a
+        thread of its own, and this one goes on with what cannot wait for it."""
         with self.database.read() as session:
             if not has_server_job(session, JobState.QUEUED):
                 return False
@@ -211,8 +214,36 @@ class AdvanceLoop:
             job = next_server_job(session)
         if job is None:
             return False
-        run_server_job(self.database, job)
+        failed: list[Exception] = []
+
+        def compute() -> None:
+            try:
+                run_server_job(self.database, job)
+            except Exception as error:  # noqa: BLE001 - raised where the job is waited for
+                failed.append(error)
+
+        thread = threading.Thread(target=compute, name="server-job", daemon=True)
+        thread.start()
+        leads = self.leads  # false where the loop is turned by hand: then there is no right to keep
+        while thread.is_alive():
+            thread.join(self.period_s)
+            if thread.is_alive() and (not leads or self._may_turn()):
+                self._keep_up(job)
+        if failed:
+            raise failed[0]
         return True
+
+    def _keep_up(self, job: Job) -> None:
+        """What a server job that takes its time keeps nobody waiting for. (That this thread asked for the right to turn
+        has kept that right: the session which holds it ends when it says nothing.)"""
+        parts = [self._mend_clock_jumps, self._reap, self._notice_silence, self._tally]
+        # a gate that ends its study must meet no job that is just being split: its layers would not be skipped
+        if job.kind != JobKind.GATE:
+            parts.append(self._promote)
+        errors: list[str] = []
+        for part in (*parts, self._tell_rq):
+            self._guard(part, errors)
+        self.last_error = "; ".join(errors) or None
 
     def _finish_studies(self) -> bool:
         with self.database.read() as session:

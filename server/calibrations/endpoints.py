@@ -11,14 +11,14 @@ from starlette.responses import Response
 from results_db.params import CalibrateParams
 from results_db.tables import Calibration
 from server.calibrations.schemas import CalibrationPage, CalibrationRow
-from server.calibrations.service import submit_calibration
+from server.calibrations.service import check_calibrating, submit_calibration
 from server.jobs.schemas import JobRow, job_accepted
 from server.kit.answers import Answer
 from server.kit.idempotency import IdempotentRoute
 from server.kit.pagination import PageRequest, listing, paginate
 from server.kit.priority import SubmitSession
 from server.kit.rows import filtered, get_row
-from server.kit.units import AppSettings, ReadSession
+from server.kit.units import AppDatabase, AppSettings, ReadSession
 
 router = APIRouter(prefix="/calibrations", tags=["calibrations"], route_class=IdempotentRoute)
 
@@ -28,9 +28,11 @@ Page = Annotated[PageRequest, Depends(listing(Calibration, "created_at", "n_toke
 @router.post(
     "", status_code=202, summary="Stream text through the model and keep H", responses={202: {"model": JobRow}}
 )
-def create_calibration(params: CalibrateParams, settings: AppSettings, session: SubmitSession) -> Response:
+def create_calibration(
+    params: CalibrateParams, database: AppDatabase, settings: AppSettings, session: SubmitSession
+) -> Response:
     """A job; what it makes is reused by later requests with the same text and sampling."""
-    return job_accepted(submit_calibration(session, params, settings))
+    return job_accepted(submit_calibration(session, check_calibrating(database, params, settings)))
 
 
 @router.get("", summary="Calibrations, newest first", responses={200: {"model": CalibrationPage}})

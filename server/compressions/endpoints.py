@@ -11,14 +11,14 @@ from starlette.responses import Response
 from results_db.tables import Compression
 from server.allocations.stale import stale_warning
 from server.compressions.schemas import CompressionPage, CompressionRequest, CompressionRow
-from server.compressions.service import submit_compression
+from server.compressions.service import check_compression, submit_compression
 from server.jobs.schemas import WarnedJobRow, job_accepted_with
 from server.kit.answers import Answer
 from server.kit.idempotency import IdempotentRoute
 from server.kit.pagination import PageRequest, listing, paginate
 from server.kit.priority import SubmitSession
 from server.kit.rows import filtered, get_row
-from server.kit.units import ReadSession
+from server.kit.units import AppDatabase, AppSettings, ReadSession
 
 router = APIRouter(prefix="/compressions", tags=["compressions"], route_class=IdempotentRoute)
 
@@ -31,9 +31,14 @@ Page = Annotated[PageRequest, Depends(listing(Compression, "created_at", "actual
     summary="Pack a model as an allocation, or the YAML of overrides, says",
     responses={202: {"model": WarnedJobRow}},
 )
-def create_compression(request: CompressionRequest, session: SubmitSession) -> Response:
+def create_compression(
+    request: CompressionRequest, database: AppDatabase, settings: AppSettings, session: SubmitSession
+) -> Response:
     """A job; allocations with equal choices share one packed model. ``warning`` says where the allocation is stale."""
-    job = submit_compression(session, request)
+    # overrides take seconds to read: on a reading transaction, so that no write lock is held meanwhile
+    with database.read() as reading:
+        checked = check_compression(reading, request, settings)
+    job = submit_compression(session, checked)
     return job_accepted_with(job, stale_warning(session, [job.params["allocation_id"]]))
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
-
-from results_db.params import CompressParams
+from results_db.params import CompressParams, OverridesYaml
 from results_db.tables import Compression
 from server.kit.answers import page_model, row_model
 
@@ -17,4 +13,4 @@ CompressionPage = page_model(CompressionRow)
 class CompressionRequest(CompressParams):
     """An allocation by its id, or the YAML of overrides, which is stored as an allocation first."""
 
-    overrides_yaml: Annotated[str, Field(min_length=1, max_length=10_000_000)] | None = None
+    overrides_yaml: OverridesYaml | None = None

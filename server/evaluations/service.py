@@ -21,12 +21,13 @@ from server.models.service import require_local
 
 def submit_evaluation(session: Session, params: EvaluateParams, settings: Settings) -> Job:
     """An evaluate job."""
+    # before the session's first statement, with which the write lock comes: texts may be large, their disks slow
+    checked = params.model_copy(update={"text": check_text(params.text, settings, "text")})
     require_local(get_row(session, Model, params.model_id))
     if params.compression_id is not None:
         compression = get_row(session, Compression, params.compression_id)
         if compression.model_id != params.model_id:
             raise invalid("compression_id", f"{compression.id} is a compression of model {compression.model_id}")
-    checked = params.model_copy(update={"text": check_text(params.text, settings, "text")})
     return submit_job(session, JobKind.EVALUATE, checked.model_dump(mode="json"))
 
 

@@ -17,6 +17,9 @@ from server.models.service import require_local
 
 def submit_sensitivity(session: Session, params: SensitivityParams, settings: Settings) -> Job:
     """A sensitivity job under the calibration named, or the model's newest."""
+    # before the session's first statement, with which the write lock comes: texts may be large, their disks slow
+    text = check_text(params.text, settings, "text")
+    anchors = check_configs(params.anchors, "anchors")
     require_local(get_row(session, Model, params.model_id))
     if params.incumbent_allocation_id is not None:
         incumbent = get_row(session, Allocation, params.incumbent_allocation_id)
@@ -25,9 +28,9 @@ def submit_sensitivity(session: Session, params: SensitivityParams, settings: Se
     checked = params.model_copy(
         update={
             "calibration_id": check_calibration(session, params.model_id, params.calibration_id).id,
-            "anchors": check_configs(params.anchors, "anchors"),
+            "anchors": anchors,
             "fidelity": params.fidelity and check_config(params.fidelity, "fidelity").to_dict(),
-            "text": check_text(params.text, settings, "text"),
+            "text": text,
         }
     )
     return submit_job(session, JobKind.SENSITIVITY, checked.model_dump(mode="json"))

@@ -38,12 +38,14 @@ def submit_sweep(session: Session, params: SweepParams) -> Job:
     """
     if params.part_of is not None:
         raise invalid("part_of", "the server splits a sweep itself: leave this out")
+    # before the session's first statement, with which the write lock comes: a body may hold 100,000 configs
+    configs = check_configs(params.configs, "configs")
     model = get_row(session, Model, params.model_id)
     check_matrices(params.matrices, model_specs(model), "matrices")
     checked = params.model_copy(
         update={
             "calibration_id": check_calibration(session, params.model_id, params.calibration_id).id,
-            "configs": check_configs(params.configs, "configs"),
+            "configs": configs,
         }
     )
     values = checked.model_dump(mode="json")

@@ -24,6 +24,8 @@ def submit_validation(session: Session, params: ValidateParams, settings: Settin
     Raises:
         NotFound, Problem: something that the request names is missing, or of another model.
     """
+    # before the session's first statement, with which the write lock comes: texts may be large, their disks slow
+    text = check_text(params.text, settings, "text")
     require_local(get_row(session, Model, params.model_id))
     named = {f"allocation_ids.{i}": id_ for i, id_ in enumerate(params.allocation_ids)}
     if params.incumbent is not None:
@@ -40,7 +42,7 @@ def submit_validation(session: Session, params: ValidateParams, settings: Settin
     checked = params.model_copy(
         update={
             "calibration_id": check_calibration(session, params.model_id, wanted).id,
-            "text": check_text(params.text, settings, "text"),
+            "text": text,
         }
     )
     return submit_job(session, JobKind.VALIDATE, checked.model_dump(mode="json"))

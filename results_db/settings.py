@@ -239,10 +239,11 @@ class Settings(BaseSettings):
         """
         return self._inside(path, self.roots)
 
-    def resolve_folder(self, path: str | Path, *, also: Iterable[Path] = ()) -> Path:
+    def resolve_folder(self, path: str | Path, *, deep: bool = False, also: Iterable[Path] = ()) -> Path:
         """As ``resolve_path``, for a folder whose files are all read: no link in it may lead out either.
 
         Args:
+            deep: the files in its folders are read too, and those where links to folders lead.
             also: folders beside the model roots, absolute and without symlinks.
 
         Raises:
@@ -250,10 +251,22 @@ class Settings(BaseSettings):
         """
         roots = (*self.roots, *also)
         folder = self._inside(path, roots)
-        if folder.is_dir():
-            for file in sorted(folder.iterdir()):
+        waiting = [folder] if folder.is_dir() else []
+        seen: set[Path] = set()
+        while waiting:
+            here = waiting.pop()
+            if here in seen:  # links may lead in circles
+                continue
+            seen.add(here)
+            try:
+                files = sorted(here.iterdir())
+            except OSError as error:
+                raise PathNotUsable(str(here), error.strerror) from error
+            for file in files:
                 target = self._inside(file, roots) if file.is_symlink() else file
-                if target.exists() and not (target.is_file() or target.is_dir()):
+                if target.is_dir():
+                    waiting.extend([target] if deep else [])
+                elif target.exists() and not target.is_file():
                     raise PathNotUsable(str(file), "a pipe, a socket or a device: its reader might wait for ever")
         return folder
 

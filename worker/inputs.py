@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -123,15 +124,18 @@ def hidden_ram_bytes(context: JobContext) -> int:
 
 
 def text_source(context: JobContext, text: TextSpec) -> TextSource:
-    """The text that a job means; files and folders must lie inside the model roots.
+    """The text that a job means; files and folders, and what links in folders lead to, must lie inside the model roots.
 
     Raises:
-        PathNotAllowed: a path outside of them.
+        PathNotAllowed: something outside of them.
         ConfigError: fields that do not go together.
     """
     values = text.model_dump(exclude={"split"})
     if text.path is not None and text.revision is None:
-        values["path"] = context.settings.resolve_path(text.path)
+        settings = context.settings
+        # every file of a dataset's folder may be read, so no link in it may lead out either
+        resolve = partial(settings.resolve_folder, deep=True) if text.kind == "dataset" else settings.resolve_path
+        values["path"] = resolve(text.path)
     return TextSource.from_dict(values)
 
 

@@ -63,11 +63,16 @@ def _open(path: str, *, config: str | None, split: str, revision: str | None) ->
 
 
 def _check_files(path: str, data_files: Any, *, local: bool) -> None:
-    """A dataset's card may name files anywhere: only the dataset's own are read."""
+    """A dataset's card may name files anywhere: only the dataset's own are read.
+
+    Where links in a local folder lead is up to the caller. But ``link/../file`` is beside what the link leads to, and
+    not in the folder, as its spelling has it: no path that climbs is the dataset's own.
+    """
     root = os.path.abspath(path) + os.sep
     for files in (data_files or {}).values():
         for file in map(str, files):
-            own = os.path.abspath(file).startswith(root) if local else file.startswith(f"hf://datasets/{path}@")
+            within = os.path.abspath(file).startswith(root) and ".." not in Path(file).parts
+            own = within if local else file.startswith(f"hf://datasets/{path}@")
             if not own:
                 raise CalibrationError(f"dataset {path} names a file that is not its own: {file}")
 

@@ -58,7 +58,7 @@ def check_text(text: Text, settings: Settings, field: str) -> Text:
 
     Raises:
         Problem: text-not-found, fields that do not go together, or a first record without the text; names the field.
-        PathNotAllowed: the path lies outside the allowed folders.
+        PathNotAllowed: the path, or a file in a dataset's folder, lies outside the allowed folders.
     """
     try:
         source = TextSource.from_dict(text.model_dump(exclude={"split"}))
@@ -72,7 +72,8 @@ def check_text(text: Text, settings: Settings, field: str) -> Text:
             message = f"{text.path} is no local folder, and as a hub dataset it needs the 40 hex digits of a commit"
             raise invalid(f"{field}.revision", message, slug="text-not-found")
         return text
-    path = settings.resolve_path(text.path)
+    # every file of a dataset's folder may be read, so no link in it may lead out either
+    path = settings.resolve_folder(text.path, deep=True) if text.kind == "dataset" else settings.resolve_path(text.path)
     if text.kind == "dataset":
         if text.revision is not None:
             raise invalid(f"{field}.revision", f"{text.path} is a local folder: leave its revision out")

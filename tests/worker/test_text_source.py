@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from compress_core.errors import CalibrationError
 from compress_core.text import TextSource
-from results_db.errors import PathNotAllowed
+from results_db.errors import PathNotAllowed, PathNotUsable
 from results_db.params import DatasetSpec, TextSpec, WindowSpec
 from results_db.settings import Settings
 from worker.inputs import draw_windows, text_source
@@ -41,6 +42,49 @@ def test_paths_outside_the_roots_are_refused(context: Any, tmp_path: Path, kind:
     for path in (tmp_path / "x.txt", tmp_path / "data" / "link" / "x.txt"):
         with pytest.raises(PathNotAllowed):
             text_source(context, TextSpec(kind=kind, path=str(path)))
+
+
+LINKS = {
+    "a file": ("train.jsonl", "x.jsonl"),
+    "a file deeper down": ("en/0/train.jsonl", "x.jsonl"),
+    "a folder": ("en", "."),
+    "behind a link to a folder inside": ("link", "data/beside"),
+}
+
+
+@pytest.mark.parametrize(("name", "target"), LINKS.values(), ids=LINKS)
+def test_no_link_in_a_datasets_folder_leads_out(context: Any, tmp_path: Path, name: str, target: str) -> None:
+    """The library follows links: the worker looks at all of them, as the server did, just before it reads."""
+    (tmp_path / "x.jsonl").write_text('{"text": "secret"}\n')
+    folder = tmp_path / "data" / "set"
+    (folder / name).parent.mkdir(parents=True)
+    if target == "data/beside":
+        (tmp_path / target).mkdir()
+        (tmp_path / target / "train.jsonl").symlink_to(tmp_path / "x.jsonl")
+    (folder / name).symlink_to(tmp_path / target)
+    with pytest.raises(PathNotAllowed):
+        text_source(context, TextSpec(kind="dataset", path=str(folder)))
+
+
+def test_links_of_a_datasets_folder_may_stay_inside_the_roots(context: Any, tmp_path: Path) -> None:
+    """As in a folder of the hub's cache, whose files all lie elsewhere; and a circle is walked once."""
+    folder, blobs = tmp_path / "data" / "set", tmp_path / "data" / "blobs"
+    (folder / "en").mkdir(parents=True)
+    blobs.mkdir()
+    (blobs / "b").write_text('{"text": "words"}\n')
+    (folder / "en" / "train.jsonl").symlink_to(blobs / "b")
+    (folder / "en" / "again").symlink_to(folder)
+    (folder / "gone").symlink_to(folder / "nothing")
+    source = text_source(context, TextSpec(kind="dataset", path=str(folder)))
+    assert source == TextSource("dataset", folder)
+
+
+def test_a_pipe_deep_in_a_datasets_folder_keeps_nobody_waiting(context: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "set" / "en"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "train.jsonl")
+    with pytest.raises(PathNotUsable):
+        text_source(context, TextSpec(kind="dataset", path=str(folder.parent)))
 
 
 def test_windows_beyond_the_positions_are_refused_before_the_text_is_read(context: Any) -> None:

@@ -266,6 +266,47 @@ def test_texts_and_archives_lie_inside_the_roots_too(client: TestClient, model: 
             assert "hunter2" not in answer.text
 
 
+@pytest.mark.parametrize("name", ["train.jsonl", "en/0/train.jsonl"])
+def test_a_link_inside_a_datasets_folder_leads_nowhere(
+    client: TestClient, model: dict[str, Any], study_config: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    outside = tmp_path / "x.jsonl"
+    outside.write_text('{"text": "hunter2"}\n')
+    link = tmp_path / "models" / "set" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside)
+    text = {"kind": "dataset", "path": str(tmp_path / "models" / "set")}
+    bodies: dict[str, dict[str, Any]] = {
+        "calibrations": {"model_id": model["id"], "text": text},
+        "evaluations": {"model_id": model["id"], "text": text},
+        "sensitivities": {"model_id": model["id"], "text": text, "anchors": [{"b_q": 2}]},
+        "validations": {"model_id": model["id"], "text": text, "name": "x", "allocation_ids": ["none"]},
+        "studies": {"config": study_config | {"text": text}},
+    }
+    for path, body in bodies.items():
+        answer = client.post(f"/api/v1/{path}", json=body)
+        assert (answer.status_code, answer.json()["type"]) == (403, "urn:bitbudget:problem:path-not-allowed"), path
+        assert "hunter2" not in answer.text
+    assert client.get("/api/v1/jobs").json()["items"] == []
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_link_laid_after_a_model_was_registered_leads_nowhere(
+    client: TestClient, model: dict[str, Any], checkpoint: Path, tmp_path: Path, name: str
+) -> None:
+    """A compression with a head reads the model's files in the server again."""
+    outside = tmp_path / name
+    if (checkpoint / name).exists():
+        (checkpoint / name).rename(outside)
+    else:
+        outside.write_text('{"secret": 1}')
+    (checkpoint / name).symlink_to(outside)
+    body = {"model_id": model["id"], "allocation_id": "none", "head": {"b_q": 4}}
+    answer = client.post("/api/v1/compressions", json=body)
+    assert (answer.status_code, answer.json()["type"]) == (403, "urn:bitbudget:problem:path-not-allowed"), answer.text
+    assert "secret" not in answer.json()["detail"].replace(str(tmp_path), "")
+
+
 def test_a_tensor_name_cannot_leave_its_file(client: TestClient, checkpoint: Path) -> None:
     """Names of tensors become nothing but keys."""
     tensors = load_file(checkpoint / "model.safetensors")

@@ -105,6 +105,18 @@ def test_a_card_cannot_name_files_elsewhere(tmp_path: Path, folder: Path) -> Non
         _read(folder)
 
 
+def test_a_card_cannot_climb_out_of_a_link(tmp_path: Path, folder: Path) -> None:
+    """``set/link/../secret.jsonl`` looks like a file of the folder, and lies beside what the link leads to."""
+    (tmp_path / "elsewhere" / "inner").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "secret.jsonl").write_text('{"text": "a"}\n')
+    (folder / "link").symlink_to(tmp_path / "elsewhere" / "inner")
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files: link/../secret.jsonl\n---\n"
+    )
+    with pytest.raises(CalibrationError, match=r"names a file that is not its own: .*secret\.jsonl"):
+        _read(folder)
+
+
 @pytest.mark.parametrize(
     ("fields", "culprit"),
     [

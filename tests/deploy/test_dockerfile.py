@@ -163,6 +163,15 @@ def _requirements(extra: str) -> set[str]:
     return found
 
 
+def test_what_the_server_installs_brings_no_torch_along() -> None:
+    """Neither by the project's own dependencies, which every image has, nor by those of a library."""
+    assert {"torch", "transformers", "numba", "safetensors"} <= _requirements("worker")
+    server = _requirements("server")
+    assert {"fastapi", "numpy", "sqlalchemy"} <= server
+    assert not server & {"torch", "transformers", "numba", "safetensors", "triton"}
+    assert not {name for name in server if name.startswith("nvidia-")}
+
+
 @pytest.mark.xdist_group("sources")
 @pytest.mark.parametrize("target", TARGETS)
 def test_an_image_installs_what_its_rooms_import(target: str) -> None:

@@ -13,10 +13,12 @@ from redis.exceptions import RedisError
 from rq import Worker
 from rq.exceptions import StopRequested
 from rq.job import Job
+from sqlalchemy import select
 
 from results_db.logs import bind
 from results_db.queries.log_ids import log_ids
-from results_db.queue.lease import lose_attempt
+from results_db.queue.lease import give_back, lose_attempt
+from results_db.states import AttemptState
 from results_db.tables import Attempt
 from worker.crash import last_words
 from worker.current import CurrentWorker
@@ -65,13 +67,24 @@ class BitbudgetWorker(Worker):
             self.kill_horse(signal.SIGTERM)
 
     def request_force_stop(self, signum: int, frame: FrameType | None) -> None:
-        """A second signal, a second or more later: the horse is killed and its attempt put back."""
-        attempt_id = self.get_current_job_id() if self.horse_pid else None
+        """A second signal, a second or more later: RQ kills the horse. A third must not end what gives back."""
         try:
             super().request_force_stop(signum, frame)
         except SystemExit:
-            if attempt_id is not None:
-                self._lose(attempt_id, "its worker was told twice to stop", signal=int(signal.SIGKILL))
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            raise
+
+    def work(self, *args: Any, **kwargs: Any) -> bool:
+        """RQ's loop. Where a second signal ended it, the attempt of the horse that was killed is given back.
+
+        Here and not where the signal arrives: that may be in the middle of a write of ours, which holds the database.
+        """
+        try:
+            return bool(super().work(*args, **kwargs))
+        except SystemExit:
+            if not self.is_horse:
+                self._give_back()
             raise
 
     def horse_died(self, job: Job, _pid: int, status: int | None, usage: Any) -> None:
@@ -136,6 +149,22 @@ class BitbudgetWorker(Worker):
             return None
         finally:
             database.dispose()  # no connection may cross the next fork
+
+    def _give_back(self) -> None:
+        """What this worker ran costs no attempt: its horse was killed because people wanted the worker to end now."""
+        database = open_database(self.current.settings)
+        mine = select(Attempt).where(Attempt.worker_id == self.current.id, Attempt.state == AttemptState.RUNNING.value)
+        try:
+            with database.write() as session:
+                for attempt in session.scalars(mine).all():
+                    if give_back(session, attempt):
+                        last_words(self.current.settings.var_dir, attempt.id)  # it said nothing worth keeping
+                        with bind(**log_ids(session, attempt.id)):
+                            log.warning("told twice to stop: attempt %s is given back unfinished", attempt.id)
+        except Exception:
+            log.exception("what this worker ran could not be given back: its lease will run out")
+        finally:
+            database.dispose()
 
     def _lose(self, attempt_id: str, why: str, **remains: int | None) -> None:
         settings = self.current.settings

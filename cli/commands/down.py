@@ -17,7 +17,7 @@ def down(as_json: JsonOption = False) -> None:
       bitbudget down
     """
     var_dir = settings().var_dir
-    record = stop_background(var_dir)
+    record = stop_background(var_dir, say)
     if as_json:
         print_json({"stopped": record is not None, "url": record.url if record else None})
     else:

@@ -6,17 +6,20 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from cli.errors import StackError
-from cli.stack.plan import environment
+from cli.stack.plan import INSIST_S, environment
 from cli.stack.program import Program
 from cli.stack.record import StackRecord, running_stack
 from results_db.settings import Settings
 
 _READY_WITHIN_S = 120.0
 #: worker, server and Redis each have their own grace time; this covers all
-_STOPPED_WITHIN_S = 70.0
+_STOPPED_WITHIN_S = 90.0
+#: after so long it is said what is waited for
+_PROMPT_S = 1.0
 
 
 def start_background(settings: Settings, *, outlives_us: bool) -> tuple[Program, StackRecord]:
@@ -39,8 +42,11 @@ def start_background(settings: Settings, *, outlives_us: bool) -> tuple[Program,
         raise
 
 
-def stop_background(var_dir: Path) -> StackRecord | None:
+def stop_background(var_dir: Path, say: Callable[[str], None] | None = None) -> StackRecord | None:
     """Stop the stack of this folder, if one runs, and return what it was.
+
+    Args:
+        say: told what is waited for, where it takes longer than a moment.
 
     Raises:
         StackError: it did not stop in time.
@@ -49,9 +55,15 @@ def stop_background(var_dir: Path) -> StackRecord | None:
     if record is None:
         return None
     os.kill(record.pid, signal.SIGTERM)
-    deadline = time.monotonic() + _STOPPED_WITHIN_S
+    asked = time.monotonic()
     while running_stack(var_dir) is not None:
-        if time.monotonic() > deadline:
+        waited_s = time.monotonic() - asked
+        if say is not None and waited_s > _PROMPT_S:
+            say(
+                f"waiting for {record.url}: its worker finishes its experiment, or gives it back after {INSIST_S:.0f} s"
+            )
+            say = None
+        if waited_s > _STOPPED_WITHIN_S:
             raise StackError(
                 f"process {record.pid} did not stop within {_STOPPED_WITHIN_S:.0f} s",
                 cure=f"see {var_dir / 'log'}; `kill -9 {record.pid}` ends it and its programs",

@@ -18,6 +18,9 @@ from results_db.settings import Settings
 #: a device that names one GPU: its number or its UUID
 _ONE_GPU = re.compile(r"^(cuda:\d+$|GPU-)")
 
+#: seconds after which a worker that is told to stop is told again, and after which it is killed
+INSIST_S, _KILL_S = 30.0, 50.0
+
 #: the checkout: the rooms are imported from here whatever the working directory
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -64,12 +67,23 @@ def make_plan(settings: Settings, *, port: int, redis_socket: Path, n_workers: i
     # it listens where its settings say; open event streams have five seconds at its end
     server = [sys.executable, "-m", "server"]
     programs.append(Program("server", server, env, logs / "server.log"))
-    # a worker gives its job back when it is told to stop, after the cell that it is measuring
+    # a worker that is told to stop finishes the experiment that it is at and gives its job back; told again it does so
+    # at once. Killed, it would cost the job one of its attempts
     worker = [sys.executable, "-m", "worker"]
     shared = env | _worker_threads(settings, n_workers)
     for number in range(1, n_workers + 1):
         name = "worker" if number == 1 else f"worker-{number}"
-        programs.append(Program(name, worker, shared, logs / f"{name}.log", grace_s=30.0))
+        programs.append(
+            Program(
+                name,
+                worker,
+                shared,
+                logs / f"{name}.log",
+                grace_s=_KILL_S,
+                insist_s=INSIST_S,
+                finishing="its experiment",
+            )
+        )
     return Plan(server_url(settings.host, port), redis_url, embedded, tuple(programs))
 
 

@@ -17,6 +17,8 @@ from results_db.logs import readable
 _PR_SET_PDEATHSIG = 1
 #: how much of a log's end is read for its tail
 _TAIL_BYTES = 16_384
+#: seconds that a program may take to end before people are told what is waited for
+_PROMPT_S = 1.0
 
 
 @dataclass
@@ -34,8 +36,14 @@ class Program:
     log: Path
     #: seconds between SIGTERM and SIGKILL
     grace_s: float = 15.0
+    #: seconds between SIGTERM and a second one, for a program that then ends at once and in order; None sends none
+    insist_s: float | None = None
+    #: what it may be doing when it does not end at once, for people
+    finishing: str = "its work"
     dies_with_us: bool = True
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    #: when it was asked to end (time.monotonic)
+    _asked_at: float | None = field(default=None, init=False)
 
     @property
     def pid(self) -> int | None:
@@ -58,6 +66,7 @@ class Program:
     def start(self) -> None:
         """Start it, or start it again. The log is appended to."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._asked_at = None
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 list(self.argv),
@@ -69,18 +78,48 @@ class Program:
                 preexec_fn=_die_with_parent() if self.dies_with_us else None,
             )
 
-    def stop(self) -> None:
-        """SIGTERM, then SIGKILL after the grace time, for its whole group: no work horse stays behind."""
+    def ask(self) -> None:
+        """SIGTERM, once, without a wait: several that are asked before they are stopped end side by side."""
+        if self._asked_at is None and self.process is not None and self.process.poll() is None:
+            self._asked_at = time.monotonic()
+            self.process.terminate()
+
+    def stop(self, say: Callable[[str], None] | None = None) -> None:
+        """SIGTERM, perhaps a second one, then SIGKILL, for its whole group: no work horse stays behind.
+
+        Args:
+            say: told what is waited for, one line each.
+        """
         process = self.process
         if process is None or process.poll() is not None:
             return
-        process.terminate()
-        deadline = time.monotonic() + self.grace_s
-        while time.monotonic() < deadline and not _has_ended(process.pid):
-            time.sleep(0.02)
+        self.ask()
+        for until_s, news, then in self._patience():
+            deadline = (self._asked_at or 0.0) + until_s
+            while time.monotonic() < deadline and not _has_ended(process.pid):
+                time.sleep(0.02)
+            if _has_ended(process.pid):
+                break
+            if say is not None:
+                say(news)
+            if then is not None:
+                process.send_signal(then)
         # it is not reaped yet, so its process id, which is the group's, cannot be anyone else's
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+    def _patience(self) -> list[tuple[float, str, signal.Signals | None]]:
+        """(seconds after the first SIGTERM, what to say then, what to send then), in their order."""
+        last = self.grace_s if self.insist_s is None else self.insist_s
+        stages: list[tuple[float, str, signal.Signals | None]] = []
+        if last > _PROMPT_S:
+            stages.append(
+                (_PROMPT_S, f"waiting for the {self.name}, which finishes {self.finishing}: {last:.0f} s at most", None)
+            )
+        if self.insist_s is not None:
+            news = f"the {self.name} is told again: what it is at is given back unfinished"
+            stages.append((self.insist_s, news, signal.SIGTERM))
+        return [*stages, (self.grace_s, f"the {self.name} does not end: it is killed", None)]
 
     def log_tail(self, lines: int = 15) -> str:
         """The log's last lines, for people."""

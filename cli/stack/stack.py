@@ -143,8 +143,11 @@ class Stack:
         self.record.save(self.settings.var_dir)
 
     def _stop_programs(self) -> None:
+        workers = [program for program in self.plan.programs if program.insist_s is not None]
+        for program in workers:  # their experiments end side by side
+            program.ask()
         for program in reversed(self.plan.programs):
-            program.stop()
+            program.stop(self.say)
 
 
 def _obituary(program: Program) -> str:

@@ -22,6 +22,11 @@ from cli.stack.redis import socket_path
 STUBBORN = (
     "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 )
+INSISTED = (
+    "import signal, time; told = []; signal.signal(signal.SIGTERM, lambda *_: told.append(1))\n"
+    "print('up', flush=True)\n"
+    "while len(told) < 2: time.sleep(0.01)"
+)
 FAMILY = (
     "import subprocess, time; child = subprocess.Popen(['sleep', '60']); print(child.pid, flush=True); time.sleep(60)"
 )
@@ -53,6 +58,23 @@ def test_a_program_that_ignores_sigterm_is_killed(program: Callable[..., Program
     until(lambda: "up" in child.log_tail())
     child.stop()
     assert child.ending == "was killed by SIGKILL"
+
+
+def test_a_worker_is_told_again_before_it_is_killed(
+    program: Callable[..., Program], until: Callable[..., None]
+) -> None:
+    """The second SIGTERM ends it in order; what is waited for is said."""
+    child = program(INSISTED, grace_s=60.0, insist_s=1.2, finishing="its experiment")
+    child.start()
+    until(lambda: "up" in child.log_tail())
+    said: list[str] = []
+    child.ask()
+    child.stop(said.append)
+    assert child.ending == "ended with exit code 0"
+    assert said == [
+        "waiting for the child, which finishes its experiment: 1 s at most",
+        "the child is told again: what it is at is given back unfinished",
+    ]
 
 
 def test_what_it_started_itself_goes_with_it(

@@ -16,6 +16,7 @@ from results_db.queue.lease import reap_expired
 from results_db.states import AttemptState, JobKind, JobState
 from results_db.tables import Attempt, Measurement
 from server.loop import AdvanceLoop
+from tests.faults.misbehaving import PROGRAM
 from tests.faults.signals import freeze, kill
 from tests.service import LEASE_S
 from tests.sweeps import N_CONFIGS, N_MATRICES, assert_complete, start_sweep, states
@@ -227,4 +228,26 @@ def test_sigterm_finishes_the_experiment_and_gives_the_attempt_back(
     assert states(service, job_id)[0] == AttemptState.RELEASED
     service.worker()
     assert_complete(service, job_id)
+    assert states(service, job_id) == [AttemptState.RELEASED, AttemptState.SUCCEEDED]
+
+
+@pytest.mark.representative
+def test_sigterm_again_and_again_costs_no_attempt(service: Any, misbehave: Callable[..., str]) -> None:
+    """A job that does not come to an end is given back all the same; it has one attempt in all."""
+    job_id = misbehave("hang", max_attempts=1)
+    service.wait(lambda: states(service, job_id) == [AttemptState.RUNNING], "a claim")
+    worker = service.workers[-1]
+    horse = service.horse(worker)
+
+    def ended() -> bool:
+        """RQ takes the first signal, overlooks those of the same second, and ends at the next."""
+        worker.send_signal(signal.SIGTERM)
+        return worker.poll() is not None
+
+    service.wait(ended, "the end of a worker that is told again and again")
+    assert worker.returncode == 0
+    assert ProcessId.of(horse) is None
+    assert states(service, job_id)[0] == AttemptState.RELEASED
+    service.start_worker(program=PROGRAM)
+    assert service.finish(job_id).state == JobState.SUCCEEDED
     assert states(service, job_id) == [AttemptState.RELEASED, AttemptState.SUCCEEDED]

@@ -6,18 +6,17 @@ then the only one that CUDA shows to the work horse.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
 
+from worker.card_lock import CardLock
 from worker.errors import DeviceUnavailable
 
 log = logging.getLogger(__name__)
@@ -107,22 +106,23 @@ def matching(requested: str, gpus: list[Gpu]) -> list[Gpu]:
 
 
 @contextmanager
-def own_device(requested: str, lock_dir: Path) -> Iterator[Device]:
-    """Hold the device for the life of the block; forked children hold the same lock.
+def own_device(requested: str, lock_dirs: Sequence[Path]) -> Iterator[Device]:
+    """Hold the device for the life of the block; forked children hold the same locks, one in each folder.
 
     Of several GPUs that match, the first that no other worker owns is taken. CUDA_VISIBLE_DEVICES is set to it.
 
     Raises:
-        DeviceUnavailable: absent, or owned by another worker.
+        DeviceUnavailable: absent, owned by another worker, or its lock cannot be used.
     """
     if requested == "cpu":
         yield CPU
         return
     candidates = matching(requested, list_gpus())
-    lock_dir.mkdir(parents=True, exist_ok=True)
+    owners = []
     for gpu in candidates:
-        lock = _try_lock(lock_dir / f"{gpu.uuid}.lock")
-        if lock is None:
+        lock = CardLock(gpu.uuid, lock_dirs)
+        if not lock.take():
+            owners.append(f"{gpu}: {lock.owner}")
             continue
         with lock:
             if gpu.holders:
@@ -130,27 +130,7 @@ def own_device(requested: str, lock_dir: Path) -> Iterator[Device]:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpu.uuid
             yield Device(requested, "cuda", "cuda:0", gpu.uuid, gpu.name)
         return
-    owners = "; ".join(f"{gpu}: {_owner(lock_dir / f'{gpu.uuid}.lock')}" for gpu in candidates)
-    raise DeviceUnavailable(f"every GPU that matches {requested!r} belongs to another worker: {owners}")
-
-
-def _try_lock(path: Path) -> IO[str] | None:
-    """An exclusive lock that ends with the last process that inherited it; None where someone has it."""
-    file = path.open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    file.seek(0)
-    file.truncate()
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
-
-
-def _owner(lock: Path) -> str:
-    return f"locked by pid {lock.read_text() or 'unknown'}"
+    raise DeviceUnavailable(f"every GPU that matches {requested!r} belongs to another worker: {'; '.join(owners)}")
 
 
 def _holder(process: object) -> str:

@@ -28,6 +28,7 @@ from results_db.masking import remember_secrets
 from results_db.setting_docs import tell_settings
 from results_db.settings import Settings
 from worker.artefacts import ArtefactStore
+from worker.card_lock import MACHINE_LOCKS
 from worker.crash import forget_old
 from worker.current import CurrentWorker, set_current
 from worker.database import open_database
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
             check_store(settings.artefacts_url)
         ArtefactStore.clean(settings.var_dir, settings.keep_work_days)
         forget_old(settings.var_dir, settings.keep_work_days)
-        with own_device(settings.device, settings.var_dir / "locks") as device:
+        with own_device(settings.device, [MACHINE_LOCKS, settings.var_dir / "locks"]) as device:
             _work(settings, device, name, burst=arguments.burst)
     except DeviceUnavailable as error:
         log.error("%s", error)

@@ -58,7 +58,7 @@ def test_no_gpu_at_all() -> None:
 
 
 def test_the_cpu_needs_no_lock(tmp_path: Path) -> None:
-    with own_device("cpu", tmp_path / "locks") as device:
+    with own_device("cpu", [tmp_path / "locks"]) as device:
         assert device is CPU
     assert not (tmp_path / "locks").exists()
 
@@ -66,29 +66,31 @@ def test_the_cpu_needs_no_lock(tmp_path: Path) -> None:
 def test_the_chosen_gpu_is_the_only_one_that_cuda_sees(
     gpus: list[Gpu], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with own_device("3090", tmp_path) as device:
+    with own_device("3090", [tmp_path]) as device:
         assert (device.kind, device.torch_name, device.uuid) == ("cuda", "cuda:0", "GPU-aaaa-1")
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-aaaa-1"
         assert "python (pid 7, 812 MB)" in caplog.text
 
 
 def test_one_worker_a_gpu(gpus: list[Gpu], tmp_path: Path) -> None:
-    with own_device("3090", tmp_path) as first, own_device("3090", tmp_path) as second:
+    with own_device("3090", [tmp_path]) as first, own_device("3090", [tmp_path]) as second:
         assert (first.uuid, second.uuid) == ("GPU-aaaa-1", "GPU-bbbb-2")
-        with pytest.raises(DeviceUnavailable, match=f"locked by pid {os.getpid()}"), own_device("3090", tmp_path):
+        with pytest.raises(DeviceUnavailable, match=f"locked by pid {os.getpid()}"), own_device("3090", [tmp_path]):
             raise AssertionError("two workers on one GPU")
-    with own_device("3090", tmp_path) as device:
+    with own_device("3090", [tmp_path]) as device:
         assert device.uuid == "GPU-aaaa-1"
 
 
 def test_a_child_keeps_the_lock_when_its_parent_is_gone(gpus: list[Gpu], tmp_path: Path) -> None:
     """A horse that outlives its parent for a moment still owns the GPU."""
-    with own_device("H100", tmp_path):
-        inherited = os.dup(next(int(fd) for fd in os.listdir("/proc/self/fd") if _is(fd, tmp_path / "GPU-cccc-3.lock")))
-    with pytest.raises(DeviceUnavailable), own_device("H100", tmp_path):
+    with own_device("H100", [tmp_path]):
+        inherited = os.dup(
+            next(int(fd) for fd in os.listdir("/proc/self/fd") if _is(fd, tmp_path / "bitbudget-GPU-cccc-3.lock"))
+        )
+    with pytest.raises(DeviceUnavailable), own_device("H100", [tmp_path]):
         raise AssertionError("the lock is still held")
     os.close(inherited)
-    with own_device("H100", tmp_path):
+    with own_device("H100", [tmp_path]):
         pass
 
 
@@ -101,8 +103,8 @@ def _is(fd: str, path: Path) -> bool:
 
 def test_the_lock_is_a_kernel_lock(gpus: list[Gpu], tmp_path: Path) -> None:
     """A lock file left by a dead worker holds nothing."""
-    (tmp_path / "GPU-cccc-3.lock").write_text("12345")
-    with own_device("H100", tmp_path) as device, (tmp_path / "GPU-cccc-3.lock").open() as other:
+    (tmp_path / "bitbudget-GPU-cccc-3.lock").write_text("12345")
+    with own_device("H100", [tmp_path]) as device, (tmp_path / "bitbudget-GPU-cccc-3.lock").open() as other:
         assert device.uuid == "GPU-cccc-3"
         with pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -23,7 +23,7 @@ from results_db.copy import CopyReport, Progress, copy_database
 from results_db.copy.artefacts import is_packed, pack, point_to, unpack_artefacts, unpack_database
 from results_db.copy.backup import backup_database, restore_database
 from results_db.copy.unused import unused
-from results_db.gc import moved_marker
+from results_db.gc import mark_moved
 from results_db.migrate import downgrade, head_revision, present_revision, upgrade
 
 app = typer.Typer(help="The database itself: its schema, copies, backups.", no_args_is_help=True)
@@ -115,8 +115,7 @@ def copy(
         with unused(source), unused_if_made(target), _progress() as tell:
             report = copy_database(source, target, hold=True, mend=mend, say=tell)
             # the old database knows nothing of what will be needed at the new one: gc then refuses it
-            if (marker := moved_marker(source)) is not None:
-                marker.write_text(f"{shown(target)}\n", encoding="utf-8")
+            mark_moved(source, shown(target))
         if as_json:
             print_json({"from": shown(source), "to": shown(target), **_report(report)})
             return
@@ -203,9 +202,14 @@ def restore(
                     cure="restore with BITBUDGET_ARTEFACTS_URL as a folder, and upload it with the store's own tools",
                 )
             path = unpack_database(file, Path(folder))
-            options["change"] = point_to(root)
-            # before their rows: a row must not name what is not there
-            n_artefacts = unpack_artefacts(file, root)
+
+            def change(source: Database) -> None:
+                nonlocal n_artefacts
+                # before their rows: a row must not name what is not there
+                n_artefacts = unpack_artefacts(file, root)
+                point_to(root)(source)
+
+            options["change"] = change
         with unused_if_made(target), _progress() as tell:
             report = restore_database(path, target, scratch=Path(folder), say=tell, **options)
         if as_json:

@@ -11,7 +11,7 @@ from cli.errors import CliError
 from cli.options import JsonOption, settings
 from cli.output import nbytes, out, print_json, say, table
 from results_db import Database
-from results_db.gc import Item, find_garbage, moved_marker
+from results_db.gc import Item, cure_of_moved, find_garbage, moved_to
 from results_db.gc.collect import LEAST_DAYS
 
 
@@ -61,11 +61,9 @@ def _check(database: Database) -> None:
         CliError: this database cannot say what is needed.
     """
     require_schema(database)
-    marker = moved_marker(database)
-    if marker is not None and marker.exists():
+    if (to := moved_to(database)) is not None:
         raise CliError(
-            f"this database was moved to {marker.read_text().strip()}: it does not know what is needed there",
-            cure=f"set BITBUDGET_DATABASE_URL to the new one; if this one is in use again, remove {marker}",
+            f"this database was moved to {to}: it does not know what is needed there", cure=cure_of_moved(database)
         )
 
 

@@ -13,7 +13,7 @@ from cli.output import nbytes
 from results_db import Database
 from results_db.clock import db_now, utc_now
 from results_db.disk import existing
-from results_db.gc import moved_marker
+from results_db.gc import cure_of_moved, moved_to
 from results_db.masking import mask, mask_url
 from results_db.migrate import head_revision, present_revision
 from results_db.queue.workers import SILENT_S, is_silent
@@ -66,6 +66,8 @@ def _look(database: Database, shown: str, settings: Settings) -> Iterator[Findin
         yield from _look_at_file(database)
     else:
         yield _look_at_clock(database)
+    if (to := moved_to(database)) is not None:
+        yield warn("moved", f"this database was copied to {to}", cure_of_moved(database))
     yield from _look_at_rows(database, settings)
 
 
@@ -95,13 +97,6 @@ def _look_at_file(database: Database) -> Iterator[Finding]:
     kind = file_system(existing(path))
     if kind.startswith(_FOREIGN):
         yield fail("file system", f"{path} lies on {kind}", "SQLite needs a local disk; several hosts need PostgreSQL")
-    marker = moved_marker(database)
-    if marker is not None and marker.exists():
-        yield warn(
-            "moved",
-            f"this database was copied to {marker.read_text().strip()}",
-            f"set BITBUDGET_DATABASE_URL to that one; if this one is in use again, remove {marker}",
-        )
 
 
 def _look_at_clock(database: Database) -> Finding:

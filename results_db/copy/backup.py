@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from results_db.copy.copy import CopyReport, Progress, copy_database
+from results_db.copy.copy import CopyReport, Progress, copy_database, require_empty
 from results_db.copy.errors import CannotCopy
 from results_db.engine import Database
 from results_db.errors import SchemaTooNew
@@ -86,7 +86,7 @@ def restore_database(
 
     Args:
         scratch: an existing folder for a private copy of the file, which is removed again.
-        change: may alter that copy before its rows go out.
+        change: may alter that copy before its rows go out. It is called once backup and target are found good.
 
     Raises:
         CannotCopy: no backup, a damaged one, one of a later release, a database in use, or a target that is not empty.
@@ -100,6 +100,8 @@ def restore_database(
             "back it up first: bitbudget db backup --database URL",
         )
     with _opened(path, scratch) as source:
+        upgrade(target)
+        require_empty(target)
         change(source)
         return copy_database(source, target, hold=False, say=say)
 

@@ -111,6 +111,15 @@ def copy_database(
     return CopyReport(head, tuple(copied), time.monotonic() - began)
 
 
+def require_empty(target: Database) -> None:
+    """
+    Raises:
+        CannotCopy: a table has rows.
+    """
+    with target.engine.connect() as connection:
+        _require_empty(connection, Base.metadata.sorted_tables)
+
+
 def same_database(one: Database, other: Database) -> bool:
     """Whether both URLs lead to one place, as far as they tell."""
     if one.is_sqlite and other.is_sqlite:

@@ -42,11 +42,3 @@ def leftover_folders(settings: Settings) -> list[Path]:
         roots.append(Path(settings.artefacts_url))
     kinds = [path for root in roots if root.is_dir() for path in sorted(root.iterdir()) if path.is_dir()]
     return [*kinds, settings.var_dir / "cache" / "artefacts"]
-
-
-def moved_marker(database: Database) -> Path | None:
-    """The file beside a SQLite database that says that it was copied elsewhere; None of PostgreSQL.
-
-    Whoever then looks into the old database for what is still needed would find too little.
-    """
-    return Path(f"{database.url.database}.moved") if database.is_sqlite and database.url.database else None

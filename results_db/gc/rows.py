@@ -14,12 +14,13 @@ from results_db.engine import Database
 from results_db.gc.item import Item
 from results_db.tables import IdempotencyKey, PageSession
 
-#: days for which a POST that is sent again is answered from its key
+#: days for which the rows stay. They answer a POST that is sent again for their first 24 hours
+#: (server.kit.idempotency): a clock that is off makes nobody remove one which still answers
 KEEP_KEYS_DAYS = 7.0
 
 
 def expired_rows(database: Database) -> Iterator[Item]:
-    """Idempotency keys older than a week, sessions that have ended."""
+    """Idempotency keys older than that, sessions that have ended."""
     now = utc_now()
     old = IdempotencyKey.created_at < now - timedelta(days=KEEP_KEYS_DAYS)
     yield from _rows(database, "idempotency keys", IdempotencyKey, old, f"older than {KEEP_KEYS_DAYS:g} days")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,12 @@ def test_backup_and_restore_with_artefacts(
     assert (restored.json["n_artefacts"], restored.json["n_rows"]) == (1, packed.json["n_rows"])
     assert (tmp_path / "new" / "artefacts" / "calibrations" / "art_1" / "H.bin").read_bytes() == b"x" * 100
     assert sorted(path.name for path in Path("backups").iterdir()) == ["monday.db", "monday.tar"]
+
+    # a target that is not empty is found out before anything is laid into its store
+    shutil.rmtree(tmp_path / "new" / "artefacts")
+    refused = bitbudget("db", "restore", "backups/monday.tar")
+    assert (refused.code, "not empty" in refused.err) == (2, True)
+    assert not (tmp_path / "new" / "artefacts").exists()
 
 
 @pytest.mark.parametrize(

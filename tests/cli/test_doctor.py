@@ -29,6 +29,7 @@ from cli.doctor.versions import look_at_versions, pins
 from cli.stack.record import StackRecord
 from results_db import Database
 from results_db.clock import utc_now
+from results_db.gc import mark_moved
 from results_db.migrate import head_revision, upgrade
 from results_db.settings import Settings
 from results_db.tables import Artefact, Worker
@@ -139,6 +140,13 @@ def test_a_large_log_a_foreign_disk_and_a_moved_database(
     Path(f"{database.url.database}.moved").write_text("postgresql+psycopg://h/x\n")
     levels = bad(look_at_database(chosen))
     assert levels == {"write-ahead log": Level.WARN, "file system": Level.FAIL, "moved": Level.WARN}
+
+
+def test_a_database_that_was_moved(chosen: Settings, database: Database) -> None:
+    assert "moved" not in by_name(look_at_database(chosen))
+    mark_moved(database, "postgresql+psycopg://h/x")
+    finding = by_name(look_at_database(chosen))["moved"]
+    assert (finding.level, finding.detail) == (Level.WARN, "this database was copied to postgresql+psycopg://h/x")
 
 
 @pytest.mark.parametrize("database_backend", ["postgresql"], indirect=True)

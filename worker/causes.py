@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,11 @@ from sqlalchemy.exc import DBAPIError
 from compress_core.errors import CompressCoreError
 from results_db.cause import cause_of
 from results_db.errors import ResultsDbError
+from worker.database import is_away
 from worker.errors import WorkerError
+
+#: torch for host memory; CUDA and Triton for a card's; cuBLAS, cuSOLVER and cuDNN for their own part of it
+_NO_MEMORY = re.compile(r"can't allocate memory|CUDA(?: error|\]): out of memory|_STATUS_ALLOC_FAILED")
 
 
 @contextmanager
@@ -27,12 +32,14 @@ def naming(subject: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """MemoryError, torch's device error, and the RuntimeError that torch raises for host memory."""
+    """MemoryError, torch's device error, what the system says to a mapping, and RuntimeErrors that mean the same."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, CompressCoreError):
         return error.code == "out-of-memory"
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
 
 
 def describe(error: BaseException, *, starved: bool) -> dict[str, Any]:
@@ -57,5 +64,5 @@ def _classify(error: BaseException, starved: bool) -> tuple[str, bool]:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk-full", False
     if isinstance(error, DBAPIError):
-        return "database-unavailable", True
+        return ("database-unavailable", True) if is_away(error) else ("database-refused", False)
     return "unexpected-error", False

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from results_db import Database
 from results_db.queue.lease import Claim
 from results_db.settings import Settings
 from worker.artefacts import ArtefactStore
+from worker.database import is_away
 from worker.device import Device
 from worker.progress import ProgressMeter
 
@@ -64,10 +65,9 @@ class Recorder:
 def _may_pass(error: DBAPIError) -> bool:
     """Whether the same write may succeed a moment later.
 
-    The connection is gone where PostgreSQL ended a transaction that stood still for a lease: this process was frozen.
     IntegrityError: another worker recorded the same thing between our look and our insert.
     """
-    return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError | IntegrityError)
+    return is_away(error) or isinstance(error, IntegrityError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from rq.timeouts import JobTimeoutException
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 
 from compress_core.errors import CheckpointError, NonFiniteValues, OutOfMemory
 from results_db.errors import NotFound, PathNotAllowed
@@ -33,6 +33,16 @@ def cause(error: BaseException, *, starved: bool = False) -> dict[str, Any]:
         (MemoryError(), "out-of-memory", True),
         (torch.OutOfMemoryError("CUDA out of memory"), "out-of-memory", True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out-of-memory", True),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be …"), "out-of-memory", True),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), "out-of-memory", True),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+            "out-of-memory",
+            True,
+        ),
+        (RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED"), "out-of-memory", True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out-of-memory", True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "unexpected-error", False),
         (RuntimeError("shapes differ"), "unexpected-error", False),
         (MissingInput("no calibration"), "missing-input", False),
         (NotFound("model", "m"), "database-refused", False),
@@ -41,6 +51,11 @@ def cause(error: BaseException, *, starved: bool = False) -> dict[str, Any]:
         (OSError(errno.ENOSPC, "No space left on device"), "disk-full", False),
         (OSError(errno.EACCES, "Permission denied"), "unexpected-error", False),
         (OperationalError("SELECT 1", {}, Exception("gone")), "database-unavailable", True),
+        (InterfaceError("SELECT 1", {}, Exception("connection already closed")), "database-unavailable", True),
+        (DataError("INSERT", {}, Exception("value too long")), "database-refused", False),
+        (ProgrammingError("SELECT 1", {}, Exception("no such column")), "database-refused", False),
+        (IntegrityError("INSERT", {}, Exception("foreign key")), "database-refused", False),
+        (DBAPIError("COMMIT", {}, Exception("broken"), connection_invalidated=True), "database-unavailable", True),
         (KeyError("x"), "unexpected-error", False),
     ],
 )

@@ -121,23 +121,36 @@ def bury_the_dead(database: Database, settings: Settings) -> int:
     me = ProcessId.of(os.getpid())
     if me is None:
         return 0
+    with database.read() as session:
+        workers = session.scalars(select(Worker).where(Worker.state == "up")).all()
     lost = 0
-    with database.write() as session:
-        for worker in session.scalars(select(Worker).where(Worker.state == "up")).all():
-            if runs_here(worker, me) is not False:
-                continue
-            worker.state = "down"
-            running = select(Attempt).where(Attempt.worker_id == worker.id, Attempt.state == AttemptState.RUNNING.value)
-            for attempt in session.scalars(running).all():
-                lost += lose_attempt(
-                    session,
-                    attempt,
-                    f"its worker {worker.name} (pid {worker.pid}) is gone",
-                    traceback=last_words(settings.var_dir, attempt.id),
-                    backoff=settings.backoff,
-                )
+    for worker in workers:
+        if runs_here(worker, me) is False:
+            lost += _bury(database, settings, worker)
     if lost:
         log.warning("%d attempts of dead workers were put back", lost)
+    return lost
+
+
+def _bury(database: Database, settings: Settings, worker: Worker) -> int:
+    """One attempt a transaction, as the reaper: in another order than its own, two that hold several would deadlock."""
+    running = select(Attempt.id).where(Attempt.worker_id == worker.id, Attempt.state == AttemptState.RUNNING.value)
+    with database.read() as session:
+        attempt_ids = session.scalars(running).all()
+    lost = 0
+    for attempt_id in attempt_ids:
+        words = last_words(settings.var_dir, attempt_id)
+        with database.write() as session:
+            attempt = session.get(Attempt, attempt_id)
+            lost += attempt is not None and lose_attempt(
+                session,
+                attempt,
+                f"its worker {worker.name} (pid {worker.pid}) is gone",
+                traceback=words,
+                backoff=settings.backoff,
+            )
+    with database.write() as session:  # last: who is interrupted before leaves the rest to the next worker that starts
+        session.get_one(Worker, worker.id).state = "down"
     return lost
 
 

@@ -12,12 +12,13 @@ import pytest
 from sqlalchemy import select
 
 from results_db import Database
-from results_db.queue.lease import claim_attempt
+from results_db.queue.lease import claim_attempt, lose_attempt
 from results_db.queue.submit import cancel_job, submit_job
 from results_db.queue.workers import drain_worker
 from results_db.settings import Settings
 from results_db.states import AttemptState, JobKind
 from results_db.tables import Attempt, Worker
+from worker import registration
 from worker.device import CPU
 from worker.registration import Orders, ProcessId, bury_the_dead, register, touch
 
@@ -61,6 +62,35 @@ def test_only_what_is_surely_dead_is_buried(
     assert bury_the_dead(database, settings) == 0
     with database.read() as session:
         assert session.get_one(Worker, worker_id).state == ("down" if buried else "up")
+
+
+def test_the_dead_are_buried_one_attempt_a_transaction(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing holds two attempts' rows at once; what comes between leaves the rest to the next that starts."""
+    settings = Settings(var_dir=tmp_path)
+    worker_id = register(database, "one", CPU)
+    attempts = [claimed(database, worker_id) for _ in range(3)]
+    with database.write() as session:
+        row = session.get_one(Worker, worker_id)
+        row.versions = row.versions | {"process": row.versions["process"] | {"pid": 2**22 + 1}}
+    sessions: list[object] = []
+
+    def lose(session: Any, *arguments: Any, **options: Any) -> bool:
+        if len(sessions) == 2:
+            sessions.clear()
+            raise ConnectionError("the database went away")
+        sessions.append(session)
+        return lose_attempt(session, *arguments, **options)
+
+    monkeypatch.setattr(registration, "lose_attempt", lose)
+    with pytest.raises(ConnectionError):
+        bury_the_dead(database, settings)
+    found = sorted(state(database, attempt_id) for attempt_id in attempts)
+    assert found == [AttemptState.LOST, AttemptState.LOST, AttemptState.RUNNING]
+    assert bury_the_dead(database, settings) == 1
+    assert [state(database, attempt_id) for attempt_id in attempts] == 3 * [AttemptState.LOST]
+    assert bury_the_dead(database, settings) == 0
 
 
 def test_a_worker_that_left_in_order(database: Database) -> None:

@@ -38,6 +38,7 @@ def test_a_second_up_says_where_the_first_one_is(stack, start_cli: Callable[...,
     assert f"already running: {stack.record.url}, process {stack.process.pid}" in told
 
 
+@pytest.mark.quick_fault
 @pytest.mark.slow
 @pytest.mark.xdist_group("stack")
 def test_a_killed_worker_is_started_again(stack, until: Callable[..., None]) -> None:
@@ -72,6 +73,7 @@ def test_down_stops_everything(
     assert not (running.var_dir / "redis.sock").exists()
 
 
+@pytest.mark.quick_fault
 @pytest.mark.slow
 @pytest.mark.xdist_group("stack")
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")

@@ -44,6 +44,7 @@ def test_one_leads_and_the_other_stands_by(database: Database, second: Database)
     two.release()
 
 
+@pytest.mark.quick_fault
 def test_kill_9_of_the_leader_hands_over(database: Database, database_url: str, repo: Path) -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     holder = subprocess.Popen([sys.executable, "-c", _HOLDER, database_url], cwd=repo, **pipes)

@@ -53,6 +53,7 @@ def test_a_refused_request_may_be_corrected_under_its_key(client: TestClient, mo
     assert client.post("/api/v1/calibrations", json={"model_id": model["id"]}, headers=key).status_code == 202
 
 
+@pytest.mark.quick_fault
 def test_a_commit_that_fails_is_no_success(app: FastAPI, client: TestClient, model: dict[str, Any]) -> None:
     engine = app.state.database.engine
 

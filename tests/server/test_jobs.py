@@ -215,6 +215,7 @@ def test_live_events(app: FastAPI, live: str, checkpoint: Path) -> None:
         until(lambda: app.state.open_streams.open == 0, "the stream's end")
 
 
+@pytest.mark.quick_fault
 @sqlite_only
 @pytest.mark.slow
 @pytest.mark.timeout(120)

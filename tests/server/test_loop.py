@@ -159,6 +159,7 @@ def turning(loop: AdvanceLoop, computation: Computation) -> Iterator[AdvanceLoop
     loop.stop()
 
 
+@pytest.mark.quick_fault
 def test_a_long_server_job_keeps_no_worker_waiting(
     turning: AdvanceLoop, computation: Computation, model: dict[str, Any], make_worker: Any
 ) -> None:
@@ -176,6 +177,7 @@ def test_a_long_server_job_keeps_no_worker_waiting(
     assert turning.last_error is None
 
 
+@pytest.mark.quick_fault
 @pytest.mark.parametrize("database_backend", ["postgresql"], indirect=True)
 def test_a_server_job_outlasts_every_limit_of_silence(
     loop: AdvanceLoop, computation: Computation, model: dict[str, Any], monkeypatch: pytest.MonkeyPatch

@@ -43,6 +43,29 @@ def test_a_kind_not_yet_seen_follows_the_pace_of_the_others() -> None:
     assert slow == pytest.approx(10 * fast)  # type: ignore[operator]
 
 
+def test_first_steps_of_a_running_job_say_nothing_of_other_kinds() -> None:
+    """The first of many small steps compiles what all of them use."""
+    jobs = [job("calibrate", "succeeded", 15), job("sensitivity", "running", 100, done=1, total=100, eta_s=9_900.0)]
+    assert remaining_seconds([*jobs, job("sweep", "waiting")], NOW) == pytest.approx(9_900 + 122)
+
+
+def test_steps_on_a_condition_count_when_it_is_met() -> None:
+    def step(id_: str, kind: str, state: str, **more: Any) -> dict[str, Any]:
+        return job(kind, state) | {"id": id_, "run_when": "succeeded", "depends_on": [], "inputs": {}} | more
+
+    jobs = [
+        job("calibrate", "succeeded", 15) | {"id": "c"},
+        step("s", "sensitivity", "waiting", inputs={"only_if": {"job": "v", "key": "reanchor"}}, position=1),
+        step("v", "validate", "waiting", depends_on=["s"], position=2),
+        # takes what is there when the others have ended
+        step("e", "evaluate", "waiting", depends_on=["s", "v"], run_when="finished", position=3),
+    ]
+    assert remaining_seconds(jobs, NOW) == pytest.approx(17)
+    assert overall_fraction(jobs) == pytest.approx(15 / 32)
+    jobs[1]["state"] = "queued"
+    assert remaining_seconds(jobs, NOW) == pytest.approx(385 + 184 + 17)
+
+
 def test_nothing_left_takes_no_time() -> None:
     jobs = [job("compress", "succeeded", 10), job("sweep", "skipped"), job("fit", "failed")]
     assert remaining_seconds(jobs, NOW) == 0

@@ -28,6 +28,7 @@ from sqlalchemy import create_engine, text
 from results_db import Database
 from results_db.migrate import upgrade
 from tests.postgres import running_postgres
+from tests.server.documented import check_answer
 
 REPO = Path(__file__).resolve().parent.parent
 NewDatabase = Callable[[str, Path], str]
@@ -85,14 +86,15 @@ def short_dir() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _clients_of_this_machine() -> Iterator[None]:
+def _test_clients() -> Iterator[None]:
     """A TestClient calls itself "testclient", which is no address; here it asks from this machine, as a browser beside
-    the server does. Tests of other callers say ``client=(address, port)``."""
+    the server does. Tests of other callers say ``client=(address, port)``. Whatever is answered must be documented."""
     made = TestClient.__init__
 
     @functools.wraps(made)
-    def make(self: TestClient, *args: Any, **options: Any) -> None:
-        made(self, *args, **{"client": ("127.0.0.1", 50_000)} | options)
+    def make(self: TestClient, app: Any, *args: Any, **options: Any) -> None:
+        made(self, app, *args, **{"client": ("127.0.0.1", 50_000)} | options)
+        self.event_hooks = {"response": [functools.partial(check_answer, app)]}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TestClient, "__init__", make)

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, Response
 from sqlalchemy.orm import Session
 
+from results_db.errors import NotFound
 from results_db.settings import Settings
 from web.api_reference import api_groups, body_schemas
 from web.figures import Figure
@@ -55,7 +56,8 @@ def make_router(settings: Settings, read_session: ReadSession) -> APIRouter:
     def figure_spec(study_id: str, name: str, session: Reading, request: Request) -> Response:
         figure = _figure(session, study_id, name)
         if figure is None:
-            return _json({"error": f"no study {study_id!r} with a figure {name!r}"}, request, status=404)
+            # whoever asks for JSON reads problems, not pages
+            raise NotFound("figure", f"{study_id}/{name}")
         return _json({key: value for key, value in asdict(figure).items() if key != "table"}, request)
 
     @router.get("/studies/{study_id}/figures/{name}.html")
@@ -93,14 +95,14 @@ def _figure(session: Session, study_id: str, name: str) -> Figure | None:
     return study_figure(session, study_id, name) if name in FIGURES else None
 
 
-def _json(body: dict[str, Any], request: Request, status: int = 200) -> Response:
+def _json(body: dict[str, Any], request: Request) -> Response:
     """JSON that the browser keeps and asks about: unchanged figures cost 304."""
     content = json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     tag = f'"{hashlib.sha256(content).hexdigest()[:20]}"'
     headers = {"ETag": tag, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
-    if status == 200 and request.headers.get("if-none-match") == tag:
+    if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    return Response(content, status_code=status, media_type="application/json", headers=headers)
+    return Response(content, media_type="application/json", headers=headers)
 
 
 def _not_found(noun: str, name: str) -> HTMLResponse:

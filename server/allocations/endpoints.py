@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from sqlalchemy import select
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from results_db.params import AllocateParams
 from results_db.tables import Allocation
@@ -100,12 +100,13 @@ def get_allocation(allocation_id: str, session: ReadSession) -> Response:
 @router.get(
     "/{allocation_id}/certificate.json",
     summary="The proof of an optimal allocation, for bitbudget verify",
-    response_class=PlainTextResponse,
+    response_class=JSONResponse,
 )
 def get_certificate(allocation_id: str, session: ReadSession) -> Response:
     """Prices that bound every allocation under the budget: ``bitbudget verify`` checks them without this server."""
     text = make_certificate(session, get_row(session, Allocation, allocation_id))
-    return PlainTextResponse(text, media_type="application/json")
+    # as it is: its lines are part of the form
+    return Response(text, media_type="application/json")
 
 
 @router.get("/{allocation_id}/overrides.yaml", summary="The overrides per matrix", response_class=PlainTextResponse)

@@ -25,7 +25,6 @@ FormatQuery = Annotated[Format, Query(alias="format", description="form of the f
 _FILE: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The file, streamed.",
-        "content": {media_type.partition(";")[0]: {} for media_type in MEDIA_TYPES.values()},
         "headers": {HEADER: {"schema": {"type": "string"}, "description": "schema and provenance as JSON"}},
     }
 }

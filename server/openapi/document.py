@@ -8,23 +8,30 @@ from server.kit.problem import MEDIA_TYPE
 from server.kit.problems import PROBLEMS, ProblemKind
 from server.openapi.bodies import BODIES
 from server.openapi.examples import example_of
+from server.openapi.media import MEDIA
 from server.openapi.tags import TAGS
-from server.security.scopes import needed_scope
+from server.security.scopes import needed_scope, only_reads
 
 DESCRIPTION = (
-    "Errors are problem+json (RFC 9457), POSTs honour Idempotency-Key, lists are keyset pages that can be sorted and "
-    "filtered. Every answer carries its trace id in X-Trace-Id."
+    "Errors are problem+json (RFC 9457), POSTs that change something honour Idempotency-Key, lists are keyset pages "
+    "that can be sorted and filtered. Every answer carries its trace id in X-Trace-Id."
 )
 _METHODS = ("get", "post", "put", "patch", "delete")
-#: any request may meet these
-_ALWAYS = (400, 401, 403, 500, 503)
-_EVENTS = 'id: 17\nevent: state\ndata: {"id":17,"job_id":"job_0192f3a4b5c9f1e2d3c4b5a","state":"running"}\n\n'
-#: operations that answer something else than JSON: (media type, example)
-_TEXTS: dict[str, tuple[str, str]] = {
-    "follow_all": ("text/event-stream", _EVENTS),
-    "follow_job": ("text/event-stream", _EVENTS),
-    "follow_study": ("text/event-stream", _EVENTS),
-    "get_overrides": ("application/yaml", "version: 1\nmatrices:\n  0.q: {b_q: 2, rank: 64}\n"),
+#: any request may meet these; 422 for a parameter that no route knows
+_ALWAYS = (400, 401, 403, 422, 500, 503)
+#: a body may be too slow, too large, of a wrong type
+_BODY = (408, 413, 415)
+#: what no rule below finds
+_ALSO: dict[str, tuple[int, ...]] = {
+    "compare_two": (404,),
+    "follow_all": (404,),
+    "get_certificate": (409,),
+    "get_frontier": (409,),
+    "get_what_if": (409,),
+    "export_rows": (501,),
+    "export_measurements": (501,),
+    "run_sql": (429,),
+    "run_canned_query": (429,),
 }
 
 
@@ -56,7 +63,7 @@ def _operation(method: str, path: str, operation: dict[str, Any], schemas: dict[
     operation["x-scope"] = None if scope is None else scope.value
     if scope is None:
         operation["security"] = []
-    if method == "post":
+    if method == "post" and not only_reads(method.upper(), path):
         operation.setdefault("parameters", []).append(
             {
                 "name": "Idempotency-Key",
@@ -68,7 +75,7 @@ def _operation(method: str, path: str, operation: dict[str, Any], schemas: dict[
         )
     _body(operation, schemas)
     _answers(operation, schemas)
-    for status in _problems(method, path, operation):
+    for status in _problems(method, path, operation, schemas):
         operation["responses"].setdefault(str(status), {"$ref": f"#/components/responses/Problem{status}"})
 
 
@@ -83,6 +90,7 @@ def _restore_nulls(schema: dict[str, Any]) -> None:
 
 
 def _body(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    _hoist(operation, schemas)
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
         if media_type == "application/json" and not ({"example", "examples"} & content.keys()):
             given = BODIES.get(operation["operationId"])
@@ -91,14 +99,30 @@ def _body(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
             content["example"] = BODIES[operation["operationId"]]["config"]
 
 
+def _hoist(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Schemas of bodies that a route reads itself go where FastAPI puts its own: references lead there.
+
+    Raises:
+        ValueError: another schema has the name.
+    """
+    for content in operation.get("requestBody", {}).get("content", {}).values():
+        schema = content["schema"]
+        if "$defs" not in schema:
+            continue
+        found = schema.pop("$defs") | {schema["title"]: schema}
+        for name, definition in found.items():
+            if schemas.setdefault(name, definition) != definition:
+                raise ValueError(f"{operation['operationId']}: two schemas are called {name}: rename one")
+        content["schema"] = {"$ref": f"#/components/schemas/{schema['title']}"}
+
+
 def _answers(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
     responses = operation["responses"]
     # FastAPI's own idea of a refusal, and of a 200 where another success is declared
     if "$ref" in responses.get("422", {}).get("content", {}).get("application/json", {}).get("schema", {}):
         del responses["422"]
-    if operation["operationId"] in _TEXTS:
-        media_type, text = _TEXTS[operation["operationId"]]
-        responses["200"]["content"] = {media_type: {"schema": {"type": "string"}, "example": text}}
+    if operation["operationId"] in MEDIA:
+        responses["200"]["content"] = MEDIA[operation["operationId"]]
     for status, response in responses.items():
         for media_type, content in response.get("content", {}).items():
             known = content.get("schema")
@@ -106,22 +130,26 @@ def _answers(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
                 content["example"] = example_of(known, schemas)
 
 
-def _problems(method: str, path: str, operation: dict[str, Any]) -> list[int]:
+def _problems(method: str, path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> list[int]:
     """Statuses that this operation may refuse with: by rule, so that none is forgotten."""
-    found = set(_ALWAYS)
-    if "{" in path or "/events" in path:
+    found = {*_ALWAYS, *_ALSO.get(operation["operationId"], ())}
+    if "{" in path or _names_rows(operation, schemas):
         found.add(404)
     if method != "get":
-        found |= {409, 413, 422}
-    if "requestBody" in operation:
-        found |= {415}
-    if operation.get("parameters"):
-        found.add(422)
-    if "/exports" in path or path.endswith("/measurements/export"):
-        found |= {404, 501}
-    if "/sql" in path and method == "post":
-        found.add(429)
+        found |= {*_BODY}
+        if not only_reads(method.upper(), path):
+            found.add(409)
     return sorted(found)
+
+
+def _names_rows(operation: dict[str, Any], schemas: dict[str, Any]) -> bool:
+    """Whether the body must name a row by its id; one whose ids are all optional takes them for filters."""
+    for content in operation.get("requestBody", {}).get("content", {}).values():
+        schema = content["schema"]
+        body = schemas[schema["$ref"].rsplit("/", 1)[-1]] if "$ref" in schema else schema
+        if any(name.endswith(("_id", "_ids")) for name in body.get("required", ())):
+            return True
+    return False
 
 
 def _statuses() -> list[int]:

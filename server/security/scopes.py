@@ -26,6 +26,9 @@ def needed_scope(method: str, path: str) -> Scope | None:
         return Scope.READ
     if _ADMINISTRATION.fullmatch(path):
         return Scope.ADMIN
-    if method == "POST" and _READING_POSTS.fullmatch(path):
-        return Scope.READ
-    return Scope.WRITE
+    return Scope.READ if only_reads(method, path) else Scope.WRITE
+
+
+def only_reads(method: str, path: str) -> bool:
+    """Whether a request changes nothing, whatever it asks for."""
+    return method in SAFE_METHODS or (method == "POST" and _READING_POSTS.fullmatch(path) is not None)

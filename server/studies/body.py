@@ -19,6 +19,8 @@ _MAX_YAML_BYTES = 100_000
 #: the section of a JSON body that holds the config
 SECTION = "config"
 
+#: where the OpenAPI document has its schemas
+REFERENCE = "#/components/schemas/{model}"
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -50,7 +52,7 @@ def openapi_body(model: type[BaseModel]) -> dict[str, Any]:
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": model.model_json_schema()},
+                "application/json": {"schema": model.model_json_schema(ref_template=REFERENCE)},
                 "application/yaml": {"schema": {"type": "object"}},
             },
         }

@@ -1,10 +1,54 @@
-"""Whether answers have exactly the fields that the OpenAPI document tells of."""
+"""Whether answers are what the OpenAPI document tells of: their status, their media type, their fields."""
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from typing import Any
 
+import httpx
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
+
+_API = "/api/v1/"
+
+
+def check_answer(app: FastAPI, answer: httpx.Response) -> None:
+    """Whether the document of the application tells of this answer. What no operation answered is let pass.
+
+    Raises:
+        AssertionError: it does not; the tests that asked say what it is about.
+    """
+    method, path = answer.request.method, answer.request.url.path
+    if not path.startswith(_API):
+        return
+    document = app.openapi()
+    operation = _operation(document, method.lower(), path)
+    if operation is None:
+        return
+    told = operation["responses"].get(str(answer.status_code))
+    assert told is not None, f"no {answer.status_code} is documented of {method} {path}"
+    if "$ref" in told:
+        told = document["components"]["responses"][told["$ref"].rsplit("/", 1)[-1]]
+    media_type = answer.headers.get("content-type", "").partition(";")[0]
+    assert media_type in told.get("content", {"": {}}), (
+        f"no {media_type} is documented of a {answer.status_code} of {method} {path}"
+    )
+
+
+def _operation(document: dict[str, Any], method: str, path: str) -> dict[str, Any] | None:
+    exact = document["paths"].get(path, {})
+    if method in exact:
+        return dict(exact[method])
+    for template, item in document["paths"].items():
+        if method in item and _pattern(template).fullmatch(path):
+            return dict(item[method])
+    return None
+
+
+@cache
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\{[a-z_]+\}", "[^/]+", template))
 
 
 def undocumented(client: TestClient) -> list[str]:

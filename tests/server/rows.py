@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,14 +16,18 @@ from results_db.clock import UtcDateTime
 BORN = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
 
-def fill_tables(session: Session, n: int = 5) -> None:
+#: (table, column) → values out of which its rows take theirs in turn; a table "" stands for every one
+Choices = Mapping[tuple[str, str], Sequence[Any]]
+
+
+def fill_tables(session: Session, n: int = 5, choices: Choices | None = None) -> None:
     """``n`` rows in each table: values come in pairs, every third value that may be null is."""
     for table in Base.metadata.sorted_tables:
         if table.name != "queue_controls":
-            session.execute(insert(table), [_row(table, i) for i in range(n)])
+            session.execute(insert(table), [_row(table, i, choices or {}) for i in range(n)])
 
 
-def _row(table: Table, i: int) -> dict[str, Any]:
+def _row(table: Table, i: int, choices: Choices) -> dict[str, Any]:
     unique = {
         column.name
         for constraint in table.constraints
@@ -30,7 +35,12 @@ def _row(table: Table, i: int) -> dict[str, Any]:
         for column in constraint.columns
     }
     unique |= {column.name for index in table.indexes if index.unique for column in index.columns}
-    return {column.name: _value(table, column, i, column.name in unique) for column in table.columns}
+    row = {column.name: _value(table, column, i, column.name in unique) for column in table.columns}
+    for name in row:
+        chosen = choices.get((table.name, name)) or choices.get(("", name))
+        if chosen is not None and row[name] is not None:
+            row[name] = chosen[i % len(chosen)]
+    return row
 
 
 def _value(table: Table, column: Column[Any], i: int, unique: bool) -> Any:

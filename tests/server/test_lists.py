@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,10 +14,12 @@ from fastapi.testclient import TestClient
 from sqlalchemy import event
 
 from results_db.tables import Job
-from tests.server.rows import fill_tables
+from tests.server.rows import Choices, fill_tables
 
 sqlite_only = pytest.mark.parametrize("database_backend", ["sqlite"], indirect=True)
 N = 5
+#: between the times of rows made by fill_tables
+SECOND = "2026-03-04T05:06:08.000000Z"
 
 
 @pytest.fixture
@@ -195,6 +197,54 @@ def test_filters(filled: TestClient) -> None:
         # rows with numbers for ids count from 1
         found = [row["id"] - 1 if type(row["id"]) is int else int(row["id"][-1]) for row in answer.json()["items"]]
         assert found == ids, (path, query)
+
+
+#: what a filter takes only these of, and what is within another column
+CHOICES: Choices = {
+    ("", "projection"): ["q", "down"],
+    ("", "method"): ["kl_anchor", "higgs"],
+    ("jobs", "state"): ["failed", "dead"],
+    ("jobs", "kind"): ["sweep", "compress"],
+    ("jobs", "params"): [{"model_id": "models_0"}, {"model_id": "models_1"}],
+    ("studies", "state"): ["running", "failed"],
+    ("gates", "verdict"): ["GO", "NO-GO"],
+    ("fits", "form"): ["additive", "monotone"],
+    ("calibrations", "keeps"): ["hessians", "tokens"],
+    ("validations", "split"): ["measure", "select"],
+    ("workers", "state"): ["up", "down"],
+}
+#: filters that are no column of the same name: what is asked, and whether a row has it
+MEANT: dict[str, tuple[Any, Callable[[dict[str, Any]], bool]]] = {
+    "name_contains": ("N1", lambda row: "n1" in (row["name"] or "")),
+    "stale": (True, lambda row: row["stale_at"] is not None),
+    "created_after": (SECOND, lambda row: row["created_at"] >= SECOND),
+    "created_before": (SECOND, lambda row: row["created_at"] < SECOND),
+    "/api/v1/jobs?model_id": ("models_1", lambda row: row["params"]["model_id"] == "models_1"),
+}
+
+
+def test_every_documented_filter_narrows_to_the_rows_that_have_the_value(app: FastAPI, client: TestClient) -> None:
+    with app.state.database.write() as session:
+        fill_tables(session, N, CHOICES)
+    for path in lists(app):
+        rows = client.get(path).json()["items"]
+        assert len(rows) == N
+        for parameter in app.openapi()["paths"][path]["get"]["parameters"]:
+            name = parameter["name"]
+            if name in ("limit", "cursor", "sort", "order"):
+                continue
+            value, has = MEANT.get(f"{path}?{name}") or MEANT.get(name) or having(name, rows)
+            answer = client.get(path, params={name: value})
+            assert answer.status_code == 200, (path, name, answer.text)
+            found = [row["id"] for row in answer.json()["items"]]
+            assert found == [row["id"] for row in rows if has(row)], (path, name, value)
+            assert 0 < len(found) < N, f"{path}: {name}={value} tells no rows apart: choose other values"
+
+
+def having(name: str, rows: list[dict[str, Any]]) -> tuple[Any, Callable[[dict[str, Any]], bool]]:
+    """A value of the column, and whether a row has it."""
+    value = max(row[name] for row in rows if row[name] is not None)
+    return value, lambda row: row[name] == value
 
 
 def test_several_states(client: TestClient, model: dict[str, Any]) -> None:

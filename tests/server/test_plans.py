@@ -328,4 +328,4 @@ def test_probes_are_listed(client: TestClient, add_probe: Callable[..., str]) ->
 
 def test_the_document_shows_an_example(client: TestClient) -> None:
     body = client.get("/openapi.json").json()["paths"]["/api/v1/plans"]["post"]["requestBody"]
-    assert body["content"]["application/json"]["schema"]["examples"][0]["device"] == "RTX 3090"
+    assert body["content"]["application/json"]["example"]["device"] == "RTX 3090"

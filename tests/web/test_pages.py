@@ -160,8 +160,10 @@ def test_figures_of_a_study_without_results_say_what_is_missing(client: TestClie
 
 
 def test_unknown_figures_are_not_found(shown: Any) -> None:
-    assert shown.client.get(f"/studies/{shown.running}/figures/other.json").status_code == 404
-    assert shown.client.get("/studies/none/figures/errors.json").status_code == 404
+    for missing in (f"{shown.running}/figures/other.json", "none/figures/errors.json"):
+        refused = shown.client.get(f"/studies/{missing}")
+        assert (refused.status_code, refused.headers["content-type"]) == (404, "application/problem+json")
+        assert refused.json()["type"] == "urn:bitbudget:problem:not-found"
     assert shown.client.get("/studies/none/figures/errors.html").status_code == 404
 
 

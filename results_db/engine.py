@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.orm import Session, sessionmaker
 
 _BEGIN = "bitbudget_sqlite_begin"
@@ -51,9 +51,15 @@ class Database:
             yield session
 
     @contextmanager
-    def read(self) -> Iterator[Session]:
-        """A transaction that never takes a write lock; nothing in it is kept."""
+    def read(self, *, computes: bool = False) -> Iterator[Session]:
+        """A transaction that never takes a write lock; nothing in it is kept.
+
+        ``computes``: it may say nothing for as long as it likes. A long computation is no frozen process, and a reader
+        keeps nobody from writing.
+        """
         with self._read() as session:
+            if computes and not self.is_sqlite:
+                session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
             yield session
 
     def dispose(self) -> None:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import text
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -43,10 +42,7 @@ def run_server_job(database: Database, job: Job) -> None:
 
 def _run_bound(database: Database, job: Job) -> None:
     try:
-        with database.read() as session:
-            if not database.is_sqlite:
-                # a long computation is no frozen process; a reader keeps nobody from writing
-                session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+        with database.read(computes=True) as session:
             save = _COMPUTE[JobKind(job.kind)](session, job)
         with database.write() as session:
             if job.study_id is not None:

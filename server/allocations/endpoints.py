@@ -39,7 +39,7 @@ Page = Annotated[PageRequest, Depends(listing(Allocation, "created_at", "name", 
 def create_allocation(params: AllocateParams, database: AppDatabase, session: WriteSession) -> Response:
     """Kind ``optimal`` proves its optimality or says how far it may be off; the other kinds are baselines."""
     # solved on a reading transaction, so that no write lock is held meanwhile
-    with database.read() as reading:
+    with database.read(computes=True) as reading:
         draft = compute_allocation(reading, params)
     allocations = save_allocation(session, draft)
     first = allocations[0]

@@ -31,7 +31,7 @@ Page = Annotated[
 def create_fit(params: FitParams, database: AppDatabase, session: WriteSession) -> Response:
     """Form ``auto`` fits all four forms, stores them under one ``group_id`` and answers with the chosen one."""
     # computed on a reading transaction, so that no write lock is held meanwhile
-    with database.read() as reading:
+    with database.read(computes=True) as reading:
         draft = compute_fit(reading, params)
     fit = save_fit(session, draft)[draft.chosen]
     return created(describe_fit(session, fit), f"/api/v1/fits/{fit.id}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from sqlalchemy import select
+from sqlalchemy import select, text
 from sqlalchemy.exc import InternalError
 
 from results_db import Database
@@ -81,3 +81,13 @@ def test_a_new_sqlite_database_is_its_owners_alone(tmp_path: Path) -> None:
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert modes == {"new.db": 0o600, "new.db-wal": 0o600, "new.db-shm": 0o600}, "the log and its index as well"
     database.dispose()
+
+
+@pytest.mark.parametrize("database_backend", ["postgresql"], indirect=True)
+def test_only_a_reader_that_computes_may_idle(database: Database) -> None:
+    limit = text("SHOW idle_in_transaction_session_timeout")
+    found = []
+    for options in ({}, {"computes": True}, {}):
+        with database.read(**options) as session:
+            found.append(session.scalar(limit))
+    assert found == ["1min", "0", "1min"]

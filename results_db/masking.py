@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -13,10 +13,11 @@ from sqlalchemy.exc import ArgumentError
 #: what stands where a secret was
 MASK = "***"
 
-#: names of query fields and of conninfo keys that hold a secret
+#: names of query fields, of conninfo keys and of the environment that hold a secret, however they begin (PGPASSWORD)
 _NAMES = (
-    r"(?:[\w-]*[_-])?(?:password|passwd|pwd|secret|api[_-]?key|access[_-]?key|signature|credential)"
-    r"|(?:(?:auth|access|session|security|hf|bitbudget)[_-])?token"
+    r"[\w-]*(?:passw(?:or)?d|pwd|secret|signature|credential"
+    r"|(?:api|access|account|private|secret)[_-]?key|(?:api|auth|access|hub|refresh|security|session)[_-]?token)"
+    r"|(?:(?:hf|bitbudget)[_-])?token"
 )
 #: scheme://user:password@host; a password may hold a slash that nobody escaped, but host:port/path is none
 _USER = re.compile(r"(?<=://)[^:/@]*:(?!\d{1,5}[/?])")
@@ -74,7 +75,10 @@ def secrets_of(url: str) -> set[str]:
         found = {parts.password, unquote(parts.password)} if parts.password else set()
     except ValueError:  # nothing connects with it
         return set()
-    found |= {value for name, value in parse_qsl(parts.query) if value and re.fullmatch(_NAMES, name, re.IGNORECASE)}
+    for field in parts.query.split("&"):
+        name, _, value = field.partition("=")
+        if re.fullmatch(_NAMES, unquote(name), re.IGNORECASE):
+            found |= {value, unquote(value), unquote_plus(value)}
     # SQLAlchemy also takes a password that holds a slash; for Redis' URLs it is no judge
     with suppress(ArgumentError, ValueError):
         found |= {str(make_url(url).password or "")}

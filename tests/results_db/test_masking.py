@@ -12,7 +12,8 @@ TOKEN = "bb_abcdEFGHIJKLMNOPQRSTUVWXYZ0123456789_-abcdefg"
 
 def test_a_long_text_is_looked_at_a_few_times_only() -> None:
     """A request's path is logged: one of 60 kB once took the server half a minute, before anybody was let in."""
-    for evil in ("://:", "://a:", "://a:b@", "password", "a-", "cookie ", "authorization:", "bearer "):
+    evils = ("passwo", "secret_key-", "access_", "://:", "://a:", "://a:b@", "password", "a-", "cookie ", "bearer ")
+    for evil in (*evils, "authorization:"):
         text = evil * (200_000 // len(evil))
         assert mask(text).startswith(evil[:2])
 
@@ -31,6 +32,13 @@ def test_a_long_text_is_looked_at_a_few_times_only() -> None:
             "s3://b/k?X-Amz-Signature=abc&aws_secret_access_key=def",
             "s3://b/k?X-Amz-Signature=***&aws_secret_access_key=***",
         ),
+        ("postgresql://h/d?sslpassword=abc&sslkey=/k.pem", "postgresql://h/d?sslpassword=***&sslkey=/k.pem"),
+        ("PGPASSWORD=abc PGUSER=u PGPASSFILE=/p", "PGPASSWORD=*** PGUSER=u PGPASSFILE=/p"),
+        ("AWS_ACCESS_KEY_ID=id AWS_SESSION_TOKEN=abc", "AWS_ACCESS_KEY_ID=id AWS_SESSION_TOKEN=***"),
+        ("?X-Amz-Security-Token=abc&X-Amz-Expires=9", "?X-Amz-Security-Token=***&X-Amz-Expires=9"),
+        ("{'X-Amz-Security-Token': 'abc'}", "{'X-Amz-Security-Token': '***'}"),
+        ("HF_TOKEN=abc HUGGING_FACE_HUB_TOKEN=def", "HF_TOKEN=*** HUGGING_FACE_HUB_TOKEN=***"),
+        ("token=abc SECRET_KEY=abc AccountKey=def;x", "token=*** SECRET_KEY=*** AccountKey=***;x"),
         ("Authorization: Bearer abcdefgh1234", "Authorization: Bearer ***"),
         ("Cookie: bitbudget_session=abc; theme=dark", "Cookie: ***"),
         ("{'authorization': 'Digest abc'}", "{'authorization': '***'}"),
@@ -48,6 +56,7 @@ def test_secrets_go(text: str, masked: str) -> None:
         "http://localhost:8000/x?y=a@b",
         "tokens=256 n_tokens=16384 token_hash='abc' pad_token='<eos>'",
         "layer 3, q: weight holds NaN",
+        "eos_token=</s> unk_token: '<unk>' key=value sort_key=name",
         "sqlite:////tmp/a:b@c/bitbudget.db",
     ],
 )
@@ -60,6 +69,8 @@ def test_the_rest_stays(text: str) -> None:
     [
         ("redis://:p%40ss@h/0", {"p%40ss", "p@ss"}),
         ("redis://h/0?password=query-secret", {"query-secret"}),
+        ("postgresql://h/d?sslmode=require&sslpassword=tls-secret", {"tls-secret"}),
+        ("postgresql://h/d?sslpassword=a%2Cb+c,d", {"a%2Cb+c,d", "a,b+c,d", "a,b c,d"}),
         ("postgresql+psycopg://u:sl/ash@h/d", {"sl/ash"}),
         ("sqlite:///x.db", set()),
         ("http://[", set()),

@@ -56,8 +56,8 @@ def sql(
     """Run one SELECT on the results database, read-only.
 
     It goes straight to the database, so it works while no server runs; with --through-server it needs no access to it.
-    The views (`--views`) are a contract: their names and columns stay. A query can change nothing, and reads no
-    secrets: the database refuses, not this program. --query runs one of the questions that come with bitbudget.
+    The views (`--views`) are a contract: their names and columns stay. A query can change nothing and reads no
+    secrets. --query runs one of the questions that come with bitbudget.
 
     \b
     Examples:

@@ -17,13 +17,15 @@ from sqlalchemy import URL
 
 from results_db.cells import plain
 from results_db.sql.contract import CONTRACT
+from results_db.sql.hidden import CLOSED, without_secrets
 from results_db.sql.names import FLOATING, checked_query, names_of_fields
 from results_db.sql.reader import CURE, READER, SCHEMA, STANDS
 from results_db.sql.result import LIST_VIEWS, Limits, QueryRefused, Reach, Refusal, Result
 from results_db.sql.stop import Stop
 
-#: PostgreSQL ends a query by its own clock; ours comes after it, and then the connection goes
+#: PostgreSQL ends a query by its own clock; ours comes after it, and so long after ours the connection goes
 _GRACE_S = 0.2
+_CUT_AFTER_S = 0.2
 _CONNECT_S = 10
 #: advisory locks, of which each query holds one until its backend is done: PostgreSQL cannot interrupt all that it
 #: does, and a query that nobody waits for any more still counts here
@@ -112,7 +114,7 @@ class _Clock:
         self.rang = True
         with suppress(psycopg.Error):  # the server is away: then there is nothing to cancel
             self._connection.cancel_safe(timeout=0.5)
-        self._over.wait(0.2)
+        self._over.wait(_CUT_AFTER_S)
         with self._cutting:
             if not self._over.is_set():
                 with suppress(OSError), socket.socket(fileno=os.dup(self._descriptor)) as line:
@@ -225,12 +227,12 @@ def _columns(connection: psycopg.Connection[Any], query: str) -> tuple[str, ...]
 def _fetch(
     connection: psycopg.Connection[Any], query: str, limits: Limits
 ) -> tuple[tuple[str, ...], list[list[Any]], str | None]:
-    """With the rights of who asks: a cursor takes a single SELECT and hands over only the rows that are fetched."""
+    """With the rights of who asks, but no secrets. A cursor takes a single SELECT and hands over what is fetched."""
     rows: list[list[Any]] = []
     nbytes = 0
     with connection.cursor(name="bitbudget_sql") as cursor:
         # the text is the user's own query: that is the point
-        cursor.execute(pgsql.SQL(query))
+        cursor.execute(pgsql.SQL(without_secrets(connection, query)))
         columns = tuple(column.name for column in cursor.description or ())
         while len(rows) <= limits.rows and (batch := cursor.fetchmany(min(1000, limits.rows + 1 - len(rows)))):
             for row in batch:
@@ -254,6 +256,8 @@ def _refusal(error: psycopg.Error, limits: Limits, stop: Stop, *, rang: bool) ->
             f"only reading the views is allowed ({_first_line(error)})",
             cure="write one SELECT on the views; changes go through the API",
         )
+    if CLOSED in str(error):
+        return QueryRefused(Refusal.NOT_ALLOWED, f"a table of the query {CLOSED}", cure=LIST_VIEWS)
     if state in _TOO_LARGE or "memory alloc" in str(error):
         return QueryRefused(Refusal.TOO_LARGE, f"the query needs too much: {_first_line(error)}", cure="ask for less")
     if not state:

@@ -75,7 +75,8 @@ class Fence:
         if action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE):
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_READ:
-            return self._read(str(first), str(second), view)
+            # a table of which no column is read comes as the query writes it
+            return self._read(str(first).lower(), str(second).lower(), view)
         if action == sqlite3.SQLITE_FUNCTION and str(second).lower() in FUNCTIONS:
             return sqlite3.SQLITE_OK
         name = second if action == sqlite3.SQLITE_FUNCTION else None
@@ -135,7 +136,7 @@ def _prepare(connection: sqlite3.Connection, fence: Fence, request: dict[str, An
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute(f"PRAGMA hard_heap_limit = {_HEAP_BYTES}")
     schema = connection.execute("SELECT name, type, sql FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
-    fence.present = frozenset(name for name, _, _ in schema)
+    fence.present = frozenset(name.lower() for name, _, _ in schema)
     fence.views = frozenset(name for name, type_, _ in schema if type_ == "view" and name in request["views"])
     fence.tables = request["reach"] == "tables"
     if not fence.tables:

@@ -13,6 +13,18 @@ ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
 #: on PostgreSQL: texts of 4, 8, 16, … characters
 LONG_TEXT = "WITH RECURSIVE t(s) AS (SELECT 'aaaa' UNION ALL SELECT s || s FROM t)"
 
+#: a text of 2 to the 40 characters is too long, whatever it is made by
+DOUBLED = {TIME, LARGE}
+
+
+def doubled(select: str) -> str:
+    """40 such queries, each ``{}`` of the next."""
+    query = "SELECT chr(65) AS x"
+    for _ in range(40):
+        query = select.format(query)
+    return f"SELECT length(x) FROM ({query}) AS q"
+
+
 #: on both databases
 EVERYWHERE: list[tuple[str, str]] = [
     ("insert", "INSERT INTO tokens (id, name, token_hash, scope) VALUES ('t2', 'x', 'y', 'admin')"),
@@ -50,6 +62,8 @@ EVERYWHERE: list[tuple[str, str]] = [
     ("secrets", "SELECT token_hash FROM tokens"),
     ("secrets by star", "SELECT * FROM tokens"),
     ("how many secrets", "SELECT count(*) FROM tokens"),
+    ("how many secrets, in capitals", "SELECT count(*) FROM Tokens"),
+    ("whether there are sessions, in capitals", "SELECT 1 WHERE EXISTS (SELECT 1 FROM PAGE_SESSIONS)"),
     ("secrets behind a view's name", "WITH errors AS (SELECT token_hash AS id FROM tokens) SELECT id FROM errors"),
     ("secrets in a view's alias", "SELECT errors.token_hash FROM tokens AS errors"),
     ("secrets beside a view", "SELECT e.id, (SELECT max(token_hash) FROM tokens) AS t FROM jobs_overview AS e"),
@@ -78,6 +92,7 @@ SQLITE: list[tuple[str, str, str | set[str]]] = [
     ("pragma as a table", "SELECT * FROM pragma_table_info('tokens')", ALLOWED),
     ("pragma as a table, counted", "SELECT count(*) FROM pragma_database_list", ALLOWED),
     ("the schema", "SELECT sql FROM sqlite_master", ALLOWED),
+    ("the schema in capitals", "SELECT count(*) FROM SQLITE_MASTER", ALLOWED),
     ("the schema by its other name", "SELECT name FROM sqlite_schema", ALLOWED),
     ("the temporary schema", "SELECT * FROM sqlite_temp_master", ALLOWED),
     ("how rows lie in pages", "SELECT * FROM dbstat", {ALLOWED, INVALID}),
@@ -189,7 +204,36 @@ POSTGRESQL: list[tuple[str, str, str | set[str]]] = [
     ("a text that doubles",
      "WITH RECURSIVE t(s) AS (SELECT 'xxxxxxxx' UNION ALL SELECT s || s FROM t) SELECT max(length(s)) FROM t", BOMB),
     ("a text that grows", f"{ENDLESS} SELECT length(string_agg(i::text, ',')) FROM n", BOMB),
-    ("a wide format", "SELECT length(format('%1000000000s', 'x'))", DUD),
+    ("a wide format", "SELECT length(format('%1000000000s', 'x'))", ALLOWED),
+    ("a long pattern", "SELECT length(to_char(1, concat('9', '9')))", ALLOWED),
+    ("many digests of long texts",
+     f"{LONG_TEXT} SELECT {' || '.join(['md5(s)'] * 2_000)} FROM (SELECT s FROM t LIMIT 24) AS l", ALLOWED),
+    ("many digests by fields", f"{LONG_TEXT} SELECT {', '.join(['(s).md5'] * 300)} FROM t", ALLOWED),
+    ("a slow logarithm by a field", "SELECT (9.9::numeric).ln", ALLOWED),
+    ("many comparisons", f"{LONG_TEXT} SELECT {' AND '.join(['s < s'] * 300)} FROM t", ALLOWED),
+    ("many casts", f"{LONG_TEXT} SELECT {', '.join(['s::json'] * 300)} FROM t", ALLOWED),
+    ("many arguments", f"{LONG_TEXT} SELECT greatest({', '.join(['s'] * 300)}) FROM t", ALLOWED),
+    ("many columns", f"{LONG_TEXT} SELECT {', '.join(['s = s'] * 1_000)} FROM t", ALLOWED),
+    ("expressions that double, by subqueries", doubled("SELECT x || x AS x FROM ({}) AS q"), DOUBLED),
+    ("expressions that double, by an alias called offset",
+     doubled("SELECT x || x AS x, 1 AS offset FROM ({}) AS q"), DOUBLED),
+    ("expressions that double, by a union",
+     doubled("SELECT x || x AS x FROM (SELECT 'a' UNION ALL ({})) AS q(x)"), DUD),
+    ("expressions that double, by values",
+     "SELECT length(v40.x) FROM (VALUES (chr(65))) AS v0(x)"
+     + "".join(f" CROSS JOIN LATERAL (VALUES (v{i}.x || v{i}.x)) AS v{i + 1}(x)" for i in range(40)), DOUBLED),
+    ("expressions that double, by WITH",
+     "WITH c0 AS (SELECT chr(65) AS x)"
+     + "".join(f", c{i + 1} AS (SELECT x || x AS x FROM c{i})" for i in range(40))
+     + " SELECT length(x) FROM c40", DOUBLED),
+    ("queries that double",
+     "WITH c0 AS (SELECT 1 AS x)"
+     + "".join(f", c{i + 1} AS NOT MATERIALIZED (SELECT a.x FROM c{i} AS a, c{i} AS b)" for i in range(40))
+     + " SELECT count(*) FROM c40", ALLOWED),
+    ("an array in an array", "SELECT ARRAY[1] @> ARRAY[1]", ALLOWED),
+    ("a key of many", "SELECT '{}'::jsonb - 'a'", ALLOWED),
+    ("any of an array", f"{LONG_TEXT} SELECT s > ANY (array_agg(s)) FROM t GROUP BY s", ALLOWED),
+    ("any of an array that a query gives", "SELECT 1 = ANY ((SELECT array_agg(id) FROM events) || ARRAY[1])", ALLOWED),
     ("LIKE with a computed pattern", "SELECT 'a' LIKE '%' || 'a'", ALLOWED),
     ("LIKE as an operator", "SELECT 'a' ~~ '%a'", ALLOWED),
     ("LIKE on a long text",

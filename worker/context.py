@@ -83,3 +83,5 @@ class JobContext:
     batch_tokens: int
     #: where finished calibrations and packed models lie, and folders for unfinished ones
     store: ArtefactStore
+    #: whether an attempt before this one ran out of memory: what can be done in smaller pieces is
+    starved: bool = False

@@ -113,6 +113,8 @@ def open_calibration(
         context.store.workspace("hessians", f"{context.claim.job_id} {row.id}"),
         device=context.device.torch_name,
         wanted=wanted,
+        # otherwise in the batches of the calibration, which a stored one of the same tokens has
+        most_batch_tokens=context.batch_tokens if context.starved else None,
         ram_bytes=hidden_ram_bytes(context),
         progress=lambda done, total, message: context.progress.note(message),
     )

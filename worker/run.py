@@ -118,10 +118,14 @@ def _compute(recorder: Recorder, worker: CurrentWorker, progress: ProgressMeter,
         progress=progress,
         batch_tokens=_SMALL_BATCH_TOKENS if starved else _BATCH_TOKENS,
         store=ArtefactStore(settings.artefacts_url, settings.var_dir, check=progress.check),
+        starved=starved,
     )
-    result = handler_of(kind)(params, context)
-    # a job that is done has nothing left to go on with
-    context.store.workspaces.close_all()
+    try:
+        result = handler_of(kind)(params, context)
+        # a job that is done has nothing left to go on with
+        context.store.workspaces.close_all()
+    finally:
+        context.store.workspaces.leave_all()
     return result
 
 

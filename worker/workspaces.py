@@ -20,7 +20,7 @@ _DAY_S = 86_400.0
 class Workspaces:
     """Folders ``root/<kind>/<hash of key>``, each with a lock file beside it.
 
-    A lock is held until the process ends: the job's work horse, so that a killed job frees its workspace.
+    A lock is held until the attempt ends, with its process at the latest, so that a killed job frees its workspace.
     """
 
     def __init__(self, root: Path) -> None:
@@ -47,6 +47,11 @@ class Workspaces:
         """Remove every workspace of this process: its job is done."""
         for folder in list(self._locks):
             self.close(folder)
+
+    def leave_all(self) -> None:
+        """Let go of every workspace of this process and leave what is in it to another attempt."""
+        while self._locks:
+            self._locks.popitem()[1].release()
 
     def close(self, folder: Path) -> None:
         """Remove a workspace whose contents were moved away or are of no more use. Folders of others stay."""

@@ -79,10 +79,15 @@ class StreamedCalibration:
         *,
         device: str | torch.device = "cpu",
         wanted: Collection[MatrixKey] | None = None,
+        most_batch_tokens: int | None = None,
         ram_bytes: int = DEFAULT_RAM_BYTES,
         progress: Progress = silent,
     ) -> StreamedCalibration:
         """From a calibration's folder: the tokens that it kept, and the dtype and batches that it names.
+
+        Args:
+            most_batch_tokens: cuts larger batches to this, where memory is scarce. H is then summed in another order:
+                its last bits are not those of a stored calibration. None = as it names.
 
         Raises:
             CalibrationError: not there, of another model, or it has no tokens (an imported one).
@@ -98,7 +103,7 @@ class StreamedCalibration:
             seed=told.seed,
             device=device,
             dtype=told.dtype,
-            batch_tokens=told.batch_tokens,
+            batch_tokens=min(told.batch_tokens, most_batch_tokens or told.batch_tokens),
         )
         return cls(
             checkpoint, tokens, info, scratch, device=device, wanted=wanted, ram_bytes=ram_bytes, progress=progress

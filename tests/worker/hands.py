@@ -28,7 +28,9 @@ class Hands(Service):
 
     def __init__(self, database_url: str, redis_url: str, folder: Path, repo: Path, roots: list[Path]) -> None:
         super().__init__(database_url, redis_url, folder, repo, roots)
-        settings = Settings(database_url=database_url, var_dir=folder, model_roots=tuple(roots), lease_s=LEASE_S)
+        settings = Settings(
+            database_url=database_url, var_dir=folder, model_roots=tuple(roots), lease_s=LEASE_S, retry_base_s=0.0
+        )
         self._me = CurrentWorker(register(self.database, "hands", CPU), os.getpid(), settings, CPU, StopRequest())
 
     def start_worker(self, **_: Any) -> Any:

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from compress_core import NUMERICS_VERSION, CompressionConfig, MatrixMeasurement, MatrixSpec, sweep_matrix
 from compress_core.calibrate.inputs import INPUT_OF
+from compress_core.calibrate.source import HessianSource
 from compress_core.checkpoint import Checkpoint
 from compress_core.checkpoint.read import read_matrix
 from compress_core.errors import ConfigError
@@ -100,9 +101,14 @@ def run(params: SweepParams, context: JobContext) -> dict[str, Any]:
         layers = {spec.key.layer_idx for spec, _ in todo}
         wanted = {spec.key for spec, _ in plan.rows if spec.key.layer_idx in layers}
         hessians = open_calibration(context, calibration, checkpoint, wanted=wanted)
-        inputs = SharedInputs(hessians, torch.device(context.device.torch_name))
+        device = torch.device(context.device.torch_name)
+        inputs = SharedInputs(hessians, device)
         for spec, missing in todo:
-            run.measure(checkpoint, spec, missing, inputs.of(spec))
+            with naming(f"matrix {spec.key}"):
+                if context.starved:
+                    run.measure_apart(checkpoint, spec, missing, hessians, device)
+                else:
+                    run.measure(checkpoint, spec, missing, inputs.of(spec))
         hessians.close()
     counts: dict[str, Any] = {"recorded": run.recorded, "reused": reused}
     if n_parts:
@@ -139,14 +145,36 @@ class _SweepRun:
     def measure(
         self, checkpoint: Checkpoint, spec: MatrixSpec, configs: Sequence[CompressionConfig], shared: SharedInput
     ) -> None:
-        with naming(f"matrix {spec.key}"):
-            weight = read_matrix(checkpoint, spec)
+        sweep_matrix(
+            read_matrix(checkpoint, spec),
+            shared.h_II,
+            configs,
+            device=shared.device,
+            shared=shared,
+            spectrum_rank=self.spectrum_rank,
+            on_measurement=partial(self.record, spec),
+        )
+
+    def measure_apart(
+        self,
+        checkpoint: Checkpoint,
+        spec: MatrixSpec,
+        configs: Sequence[CompressionConfig],
+        hessians: HessianSource,
+        device: torch.device,
+    ) -> None:
+        """The same numbers in less memory and more time: a config at a time, nothing kept for the next one or for other
+        matrices, and H read whenever it is needed."""
+
+        def load() -> torch.Tensor:
+            return hessians.hessian(spec.key).to(device)
+
+        for config in configs:
             sweep_matrix(
-                weight,
-                shared.h_II,
-                configs,
-                device=shared.device,
-                shared=shared,
+                read_matrix(checkpoint, spec),
+                load,
+                [config],
+                device=device,
                 spectrum_rank=self.spectrum_rank,
                 on_measurement=partial(self.record, spec),
             )

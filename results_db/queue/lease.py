@@ -237,7 +237,11 @@ def release_attempt(session: Session, claim: Claim, *, to: JobState) -> None:
 
 
 def give_back(session: Session, attempt: Attempt) -> bool:
-    """Release a running attempt whose process was ended on purpose, in its name: it costs none. False if it had ended."""
+    """Release a running attempt whose process was ended on purpose, in its name: it costs none.
+
+    Returns:
+        False if it had ended.
+    """
     job = get_job(session, attempt.job_id)
     token = attempt.lease_token or ""
     claim = Claim(attempt.id, attempt.number, job.id, job.study_id, job.kind, dict(job.params), token, job.trace_id)

@@ -77,5 +77,6 @@ def _fit_group(
 def _bounded(relative: FloatArray, lower: FloatArray, upper: FloatArray) -> FloatArray:
     """Coefficients within their bounds for which ``relative @ coefficients`` is nearest to one."""
     scale = 1 / np.maximum(np.abs(relative).max(axis=0), np.finfo(float).tiny)
-    found = lsq_linear(relative * scale, np.ones(len(relative)), bounds=(lower / scale, upper / scale))
+    # active sets end at the optimum; scipy's default, an interior method, divides by zero where a start lies on a bound
+    found = lsq_linear(relative * scale, np.ones(len(relative)), bounds=(lower / scale, upper / scale), method="bvls")
     return np.asarray(np.clip(found.x * scale, lower, upper))

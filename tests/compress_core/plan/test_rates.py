@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -49,6 +50,22 @@ def test_what_grows_stays_near_its_count(share: float) -> None:
     terms, _ = fit_terms(timed, PRODUCT)
     found = terms[TermKey("start", "e8", 2)]["products"]
     assert floor * (1 - 1e-9) <= found <= floor * CEILINGS["products"] * (1 + 1e-9)
+
+
+def test_times_that_fit_nothing_are_fitted_all_the_same() -> None:
+    """A probe of a second on a busy machine: a few small matrices, whose times are mostly noise. An interior method
+    divided by zero at some of these."""
+    for seed in range(150):
+        chance = random.Random(seed)
+        found = [
+            Observation("measure", Size(32 * n, 32), 10 ** chance.uniform(-5, -1), "e8", b)
+            for b in (2, 3)
+            for n in (1, 2)
+        ]
+        terms, _ = fit_terms(found, PRODUCT)
+        for key, coefficients in terms.items():
+            for name, value in coefficients.items():
+                assert value >= FLOORS[key.kind].get(name, 0.0) / PRODUCT, (seed, name)
 
 
 def test_scatter_is_uncertainty() -> None:

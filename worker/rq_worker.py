@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from rq import Worker
 from rq.exceptions import StopRequested
 from rq.job import Job
+from rq.worker import WorkerStatus
 from sqlalchemy import select
 
 from results_db.logs import bind
@@ -116,6 +117,9 @@ class BitbudgetWorker(Worker):
             log.info("worker %s is drained", self.name)
             self.asked_to_stop = True
             raise StopRequested
+        if self.asked_to_stop and self.get_state() != WorkerStatus.BUSY:
+            # RQ's handler raises where the signal finds us, and some library's code may have caught it
+            raise StopRequested
         self._end_cancelled(orders)
 
     def maintain_heartbeats(self, job: Job, execution: Any) -> None:
@@ -144,6 +148,8 @@ class BitbudgetWorker(Worker):
         database = open_database(self.current.settings)
         try:
             return touch(database, self.current.id)
+        except StopRequested:  # a signal came meanwhile
+            raise
         except Exception as error:  # noqa: BLE001 - the row is for people's eyes; the next beat tries again
             log.warning("this worker's heartbeat could not be stored: %s", error)
             return None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rq.exceptions import StopRequested
 from sqlalchemy import select
 
 from results_db import Database
@@ -19,7 +21,7 @@ from results_db.tables import Attempt, Job
 from worker.current import CurrentWorker
 from worker.device import CPU
 from worker.main import _make_rq_worker
-from worker.registration import register
+from worker.registration import Orders, register
 from worker.rq_worker import BitbudgetWorker
 from worker.stop import StopRequest
 
@@ -90,3 +92,28 @@ def test_a_forced_stop_gives_back_what_this_worker_ran(
     assert ends(database, other) == (AttemptState.RUNNING, JobState.RUNNING)
     assert ends(database, ended) == (AttemptState.LOST, JobState.QUEUED)
     assert ends(database, paused) == (AttemptState.RELEASED, JobState.PAUSED)
+
+
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_a_signal_during_the_heartbeat_ends_the_worker(
+    make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch, swallowed: bool
+) -> None:
+    """RQ raises an ordinary exception wherever the signal finds the parent: our own code took it for a database that
+    does not answer, and the worker went on for ever."""
+    worker = make_worker("one")
+
+    def touch_when_told_to_stop(*_: object) -> Orders:
+        with suppress(*[StopRequested] * swallowed):
+            signal.raise_signal(signal.SIGTERM)
+        return Orders(drain=False, cancelled=None)
+
+    monkeypatch.setattr("worker.rq_worker.touch", touch_when_told_to_stop)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    worker._install_signal_handlers()
+    try:
+        with pytest.raises(StopRequested):
+            worker.heartbeat()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert worker.asked_to_stop
